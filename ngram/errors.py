@@ -1,0 +1,33 @@
+"""Errors that a user can act on, and the one place where they become one line and exit code 2."""
+
+import os
+import sys
+from collections.abc import Callable
+
+
+class SeedgramError(Exception):
+    """Bad input or a missing resource.  The message says what was wrong, where, and what to do."""
+
+
+class FileFormatError(SeedgramError):
+    """A file is cut, altered, foreign or of another version."""
+
+
+class LeakageError(SeedgramError):
+    """A score would have seen its own token, or a state update came out of order."""
+
+
+def run_cli(main: Callable[[], int | None]) -> None:
+    """Runs `main` and exits with its code; a SeedgramError becomes one line on stderr and exit code 2."""
+    try:
+        code = main()
+    except SeedgramError as error:
+        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # the reader of our output went away: nothing left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code or 0)
