@@ -1,0 +1,85 @@
+"""One log, two readers: JSON lines on disk, one aligned line on screen, the same keys."""
+
+import json
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from hybrid.config import Config
+from ngram.errors import SeedgramError
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a reader needs to judge a figure: versions, device, commit."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return {"commit": _commit(), "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version(), "device": name}
+
+
+def _commit() -> str | None:
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None  # installed without git, or not a checkout
+
+
+class RunLog:
+    """Appends records to a JSONL file and shows them; silent on ranks other than the first.
+
+    progress: a rich bar over the share of the run, with the newest figures beside it."""
+
+    def __init__(self, path: Path, *, active: bool = True) -> None:
+        self._active = active
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._begin = time.monotonic()
+        try:
+            self._file = open(path, "a", encoding="utf-8") if active else None  # noqa: SIM115 - held until close
+        except OSError as error:
+            raise SeedgramError(f"{path}: cannot write the log: {error.strerror}; choose another --out") from None
+
+    def header(self, config: Config, device: torch.device, world: int) -> None:
+        self.record("start", config=config.to_json(), world=world, **environment(device))
+
+    def record(self, event: str, **values: Any) -> None:
+        """Writes one JSON line; values must be JSON."""
+        if self._file is not None:
+            line = {"event": event, "at_s": round(time.monotonic() - self._begin, 3), **values}
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+
+    def show(self, event: str, **values: Any) -> None:
+        """The same record on disk and as one aligned line on screen."""
+        self.record(event, **values)
+        if self._active:
+            text = "  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+            (self._bar.console if self._bar else self._console).print(f"{event:<10} {text}", highlight=False, markup=False, soft_wrap=True)
+
+    def start_bar(self, what: str) -> None:
+        if self._active:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._task = self._bar.add_task(what, total=1.0, note="")
+            self._bar.start()
+
+    def advance(self, share: float, note: str = "") -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=share, note=note)
+
+    def stop_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def close(self) -> None:
+        self.stop_bar()
+        if self._file is not None:
+            self._file.close()
+            self._file = None

@@ -1,0 +1,328 @@
+"""The training loop: loader → model → optimisers, n-grams counted beside it on the host, checkpoints off the hot path.
+
+Order of one step: rows from the loader (host) → copy to the device → forward, backward → sum of gradients over ranks →
+optimisers; the same rows go to the counting thread the first time that they are seen.  The host runs at most QUEUE_STEPS
+ahead of the device, so the wall clock it reads is the device's to within that many steps, and nothing on the hot path waits.
+"""
+
+import math
+import signal
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hybrid import checkpoint, optim
+from hybrid.config import Config
+from hybrid.data import Loader
+from hybrid.distributed import DeviceError, Ranks
+from hybrid.log import RunLog
+from hybrid.model import HybridLM
+from ngram.cache import NgramCache
+from ngram.errors import SeedgramError
+
+QUEUE_STEPS = 2
+
+
+class TrainError(SeedgramError):
+    """Training cannot go on: a loss that is no number, a batch that does not divide."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished or interrupted run leaves in memory, besides the model's own weights."""
+
+    steps: int
+    wall_s: float  # inside the clock, over all resumes
+    tokens: int  # targets trained on, over all ranks and resumes
+    loss_nats: float  # mean of the last log window
+    warmup_s: float
+    interrupted: bool
+
+
+class Batches:
+    """Rows of one step on the device, and the host's copy for counting."""
+
+    def __init__(self, config: Config, loader: Loader, ranks: Ranks) -> None:
+        self.loader, self.device = loader, ranks.device
+        self.context = max(config.cache.ngram_order - 1, 1)
+        per_rank = config.train.batch_tokens // ranks.world
+        self.micro_rows = max(1, min(config.train.microbatch_tokens, per_rank) // config.train.seq_len)
+        self.rows = per_rank // config.train.seq_len
+        if self.rows * config.train.seq_len * ranks.world != config.train.batch_tokens or self.rows % self.micro_rows:
+            raise TrainError(
+                f"--batch-tokens {config.train.batch_tokens} does not split into {ranks.world} ranks of whole microbatches of "
+                f"{self.micro_rows} rows of {config.train.seq_len} tokens; choose multiples of one another"
+            )
+
+    def host(self, step: int) -> npt.NDArray[np.uint16]:
+        """(rows, context + seq_len) uint16 of this rank."""
+        return self.loader.batch(step)
+
+    def to_device(self, rows: npt.NDArray[np.uint16]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Inputs and targets (micro_rows, seq_len) int64 on the device, one pair a microbatch."""
+        tensor = torch.from_numpy(rows.view(np.int16))
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
+        tokens = tensor.to(torch.int64) & 0xFFFF
+        inputs, targets = tokens[:, self.context - 1 : -1].contiguous(), tokens[:, self.context :].contiguous()
+        return list(zip(inputs.split(self.micro_rows), targets.split(self.micro_rows), strict=True))
+
+
+class Trainer:
+    """Weights, optimisers and counts of one run; `run` is the loop.
+
+    config, loader, ranks, log: see their modules.  model: on the device already, in training mode."""
+
+    def __init__(self, config: Config, loader: Loader, model: HybridLM, ranks: Ranks, log: RunLog) -> None:
+        self.config, self.model, self.ranks, self.log = config, model, ranks, log
+        self.batches = Batches(config, loader, ranks)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.gradients = flat_gradients(self.parameters)
+        self.optimisers = optim.build(model, config.train)
+        compiling = config.train.compile and ranks.device.type == "cuda"
+        self.loss = torch.compile(model.loss, dynamic=False, fullgraph=True) if compiling else model.loss
+        order = config.cache.ngram_order
+        self.cache = NgramCache(config.model.vocab_size, orders=(2, order), bos=1) if order else None
+        self.average = [p.detach().clone() for p in self.parameters] if config.train.ema_decay else []
+        self.step, self.wall_s = 0, 0.0
+        self.frozen_late = False
+
+    # -- one step ---------------------------------------------------------------------------------------------------
+
+    def forward_backward(self, rows: npt.NDArray[np.uint16]) -> torch.Tensor:
+        """Accumulates gradients of the mean loss over all ranks; returns this rank's mean loss, on the device."""
+        pairs = self.batches.to_device(rows)
+        total = torch.zeros((), device=self.ranks.device)
+        for inputs, targets in pairs:
+            with self._precision():
+                loss = self.loss(inputs, targets)
+            (loss / (len(pairs) * self.ranks.world)).backward()
+            total += loss.detach() / len(pairs)
+        self.ranks.sum_(self.gradients)
+        return total
+
+    def update(self, progress: float) -> None:
+        """One optimiser step at `progress` in [0, 1] of the schedule; gradients are zero afterwards."""
+        if self.config.train.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.config.train.clip_norm, foreach=True)
+        optim.set_progress(self.optimisers, progress)
+        for optimiser in self.optimisers:
+            optimiser.step()
+        self.gradients.zero_()
+        if self.average:  # young averages forget faster, so that a run shorter than 1/(1-decay) is not its own start
+            decay = min(self.config.train.ema_decay, (1 + self.step) / (10 + self.step))
+            torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast("cuda", torch.bfloat16) if self.ranks.device.type == "cuda" else nullcontext()
+
+    def count(self, step: int, rows: npt.NDArray[np.uint16]) -> None:
+        """Hands the rows seen for the first time to the counting thread."""
+        if self.cache is not None:
+            fresh = self.batches.loader.is_first_epoch(step)
+            if fresh.any():
+                self.cache.submit(rows if fresh.all() else rows[fresh])
+
+    # -- before and after -------------------------------------------------------------------------------------------
+
+    def warm_up(self) -> float:
+        """Compiles and warms everything that a step uses, then restores weights and optimisers.  Counts nothing.  Returns seconds."""
+        begin = time.monotonic()
+        before = [p.detach().clone() for p in self.parameters]
+        rows = self.batches.host(0)
+        for _ in range(self.config.train.warmup_steps):
+            self.forward_backward(rows)
+            self.update(0.5)
+        with torch.no_grad():
+            torch._foreach_copy_(self.parameters, before)
+            if self.average:
+                torch._foreach_copy_(self.average, before)
+        for optimiser in self.optimisers:
+            optimiser.state.clear()
+        self.gradients.zero_()
+        synchronize(self.ranks.device)
+        self.ranks.barrier()
+        return time.monotonic() - begin
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "config": self.config.to_json(),
+            "world": self.ranks.world,
+            "step": self.step,
+            "wall_s": self.wall_s,
+            "frozen_late": self.frozen_late,
+            "parameters": [p.detach() for p in self.parameters],
+            "average": self.average,
+            "optimisers": [o.state_dict() for o in self.optimisers],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continues from `state`; counts what was counted before, again."""
+        if state["config"] != checkpoint.unflatten(*reversed(checkpoint.flatten(self.config.to_json()))) or state["world"] != self.ranks.world:
+            raise TrainError("--resume: the checkpoint was made with other settings or another number of ranks; repeat those or use another --out")
+        if state["frozen_late"]:
+            self._freeze_late()
+        with torch.no_grad():
+            torch._foreach_copy_(self.parameters, [t.to(self.ranks.device) for t in state["parameters"]])
+            if self.average:
+                torch._foreach_copy_(self.average, [t.to(self.ranks.device) for t in state["average"]])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.step, self.wall_s = state["step"], state["wall_s"]
+        for step in range(self.step):
+            if not self.batches.loader.is_first_epoch(step).any():
+                break
+            self.count(step, self.batches.host(step))
+
+    def _freeze_late(self) -> None:
+        """Progressive freezing: what was trained so far stays as it is, and is stored like any learned weight."""
+        self.model.freeze_learned()
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.gradients = flat_gradients(self.parameters)
+        self.average = []
+        self.optimisers = optim.build(self.model, self.config.train)
+        self.frozen_late = True
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    def run(self, writer: checkpoint.Writer) -> TrainResult:
+        """Trains until the clock or the step count is used up, or SIGTERM.  Weights end as the average if one is kept."""
+        settings = self.config.train
+        warmup_s = self._warm_up_or_resume(writer)
+        losses = LossReader(self.ranks.device)
+        begin, saved_at, stop, interrupted = time.monotonic() - self.wall_s, time.monotonic(), False, False
+        self.log.start_bar("training")
+        with terminated() as signals:
+            while True:
+                self.wall_s = time.monotonic() - begin
+                progress = self.step / settings.steps if settings.steps else min(self.wall_s / settings.seconds, 1.0) if settings.seconds else 1.0
+                progress, stop = self.ranks.agree(progress, bool(signals))
+                if progress >= 1.0 or stop:
+                    interrupted = stop and progress < 1.0
+                    break
+                if 0 <= settings.freeze_at <= progress and not self.frozen_late:
+                    self._freeze_late()
+                rows = self.batches.host(self.step)
+                self.count(self.step, rows)
+                losses.push(self.forward_backward(rows))
+                self.update(progress)
+                self.step += 1
+                if self.step % settings.log_every == 0:
+                    self._log(losses, progress)
+                if settings.checkpoint_seconds and time.monotonic() - saved_at >= settings.checkpoint_seconds and self.ranks.is_first:
+                    writer.submit(*checkpoint.snapshot(self.state()))
+                    saved_at = time.monotonic()
+        synchronize(self.ranks.device)
+        self.wall_s = time.monotonic() - begin
+        self.log.stop_bar()
+        return self._finish(writer, losses, warmup_s, interrupted)
+
+    def _warm_up_or_resume(self, writer: checkpoint.Writer) -> float:
+        warmup_s = self.warm_up()
+        if writer.path.exists():
+            self.restore(checkpoint.load(writer.path))
+            self.log.show("resume", step=self.step, wall_s=self.wall_s)
+        return warmup_s
+
+    def _log(self, losses: "LossReader", progress: float) -> None:
+        loss = losses.mean()
+        if not math.isfinite(loss):
+            raise TrainError(f"step {self.step}: the loss is {loss}; lower --matrix-lr or set --clip-norm, then --resume from the last checkpoint")
+        rate = self.step * self.config.train.batch_tokens / max(self.wall_s, 1e-9)
+        self.log.record("step", step=self.step, loss_nats=loss, wall_s=round(self.wall_s, 3), tokens_per_s=round(rate), progress=round(progress, 5))
+        self.log.advance(progress, f"step {self.step}  loss {loss:.4f} nats  {rate:,.0f} tokens/s")
+
+    def _finish(self, writer: checkpoint.Writer, losses: "LossReader", warmup_s: float, interrupted: bool) -> TrainResult:
+        writer.wait()
+        if interrupted and self.ranks.is_first:
+            checkpoint.save(writer.path, *checkpoint.snapshot(self.state()))
+        if self.cache is not None:
+            self.cache.drain()
+            whole = self.step * self.batches.rows * self.ranks.world >= self.batches.loader.rows_per_epoch
+            if whole and self.ranks.is_first and not interrupted:  # the end of the corpus that fills no row
+                self.cache.update(self.batches.loader.remainder())
+        if self.average and not interrupted:
+            with torch.no_grad():
+                torch._foreach_copy_(self.parameters, self.average)
+        loss = losses.mean()
+        result = TrainResult(self.step, self.wall_s, self.step * self.config.train.batch_tokens, loss, warmup_s, interrupted)
+        self.log.show("trained", steps=result.steps, loss_nats=loss, wall_s=result.wall_s, tokens_per_s=round(result.tokens / max(result.wall_s, 1e-9)), warmup_s=warmup_s)
+        return result
+
+
+def flat_gradients(parameters: list[torch.nn.Parameter]) -> torch.Tensor:
+    """One float32 buffer of which every parameter's .grad is a view: one all-reduce, one zeroing."""
+    flat = torch.zeros(sum(p.numel() for p in parameters), device=parameters[0].device)
+    for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        p.grad = part.view_as(p)
+    return flat
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class LossReader:
+    """Losses of the last steps without stalling: copied to the host asynchronously, read QUEUE_STEPS later."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._pending: deque[tuple[torch.Tensor, torch.cuda.Event | None]] = deque()
+        self._window: list[float] = []
+        self._last = float("nan")
+
+    def push(self, loss: torch.Tensor) -> None:
+        if self._cuda:
+            host = torch.empty((), pin_memory=True)
+            host.copy_(loss, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            self._pending.append((host, event))
+        else:
+            self._pending.append((loss, None))
+        while len(self._pending) > QUEUE_STEPS:
+            self._read()
+
+    def _read(self) -> None:
+        host, event = self._pending.popleft()
+        if event is not None:
+            event.synchronize()
+        self._window.append(float(host))
+
+    def mean(self) -> float:
+        """Mean loss of the steps read since the last call (nats); the last value again when there is none."""
+        if not self._window and self._pending:
+            while self._pending:
+                self._read()
+        if self._window:
+            self._last = sum(self._window) / len(self._window)
+            self._window.clear()
+        return self._last
+
+
+@contextmanager
+def terminated() -> Iterator[list[int]]:
+    """Collects SIGTERMs instead of dying of them; the loop looks once a step."""
+    seen: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turns CUDA's out-of-memory into one line that names the setting to change."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise DeviceError(f"the GPU ran out of memory ({str(error).split('.')[0]}); lower --microbatch-tokens") from None
