@@ -1,19 +1,21 @@
 """Ranks: who this process is under torchrun, and the few collectives the project needs.
 
-Two process groups: the device's (NCCL on CUDA, Gloo on CPU) for gradients, and a Gloo group on the host for decisions
-(stop, progress), so that deciding never waits for the GPU.
+Three process groups: the device's (NCCL on CUDA, Gloo on CPU) for gradients; a Gloo group on the host for decisions (stop,
+progress), so that deciding never waits for the GPU; and a patient one for the phases where one rank works and the others wait.
 """
 
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from ngram.errors import SeedgramError
 
-TIMEOUT_S = 60  # a rank that is silent for this long is taken for dead
+TIMEOUT_S = 60  # a rank that is silent for this long while training is taken for dead
+PATIENT_S = 3600  # … while the first rank merges, prunes and packs
 
 
 class DeviceError(SeedgramError):
@@ -27,7 +29,8 @@ class Ranks:
     rank: int
     world: int
     device: torch.device
-    host_group: object | None = None
+    host_group: Any = None
+    patient_group: Any = None
 
     @property
     def is_first(self) -> bool:
@@ -43,23 +46,24 @@ class Ranks:
         if self.world == 1:
             return progress, stop
         mine = torch.tensor([progress if self.is_first else 0.0, float(stop)], dtype=torch.float64)
-        dist.all_reduce(mine, group=self.host_group)  # type: ignore[arg-type]
+        dist.all_reduce(mine, group=self.host_group)
         return float(mine[0]), bool(mine[1] > 0)
 
     def barrier(self) -> None:
+        """Waits for every rank, up to an hour."""
         if self.world > 1:
-            dist.barrier(group=self.host_group)  # type: ignore[arg-type]
+            dist.barrier(group=self.patient_group)
 
     def broadcast_bytes(self, data: bytes | None) -> bytes:
-        """Rank 0's bytes, on every rank."""
+        """Rank 0's bytes, on every rank; waits up to an hour for them."""
         if self.world == 1:
             assert data is not None
             return data
         size = torch.tensor([len(data or b"")], dtype=torch.int64)
-        dist.broadcast(size, 0, group=self.host_group)  # type: ignore[arg-type]
+        dist.broadcast(size, 0, group=self.patient_group)
         buffer = torch.frombuffer(bytearray(data or b""), dtype=torch.uint8) if self.is_first else torch.empty(int(size), dtype=torch.uint8)
         if int(size):
-            dist.broadcast(buffer, 0, group=self.host_group)  # type: ignore[arg-type]
+            dist.broadcast(buffer, 0, group=self.patient_group)
         return buffer.numpy().tobytes()
 
     def close(self) -> None:
@@ -88,5 +92,5 @@ def start(device: str = "auto") -> Ranks:
         return Ranks(rank, world, chosen)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if use_cuda else "gloo", timeout=timedelta(seconds=TIMEOUT_S), device_id=chosen if use_cuda else None)
-    host = dist.new_group(backend="gloo", timeout=timedelta(seconds=TIMEOUT_S)) if use_cuda else None
-    return Ranks(rank, world, chosen, host)
+    host, patient = (dist.new_group(backend="gloo", timeout=timedelta(seconds=s)) for s in (TIMEOUT_S, PATIENT_S))
+    return Ranks(rank, world, chosen, host, patient)

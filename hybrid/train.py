@@ -190,6 +190,13 @@ class Trainer:
         self.optimisers = optim.build(self.model, self.config.train)
         self.frozen_late = True
 
+    def progress(self) -> float:
+        """Share of the run that is done: of the steps, of the seconds, or the larger of both when both are limited."""
+        steps, seconds = self.config.train.steps, self.config.train.seconds
+        if not steps and not seconds:
+            raise TrainError("a run needs a limit; give --seconds or --steps")
+        return min(1.0, max(self.step / steps if steps else 0.0, self.wall_s / seconds if seconds else 0.0))
+
     # -- the loop ---------------------------------------------------------------------------------------------------
 
     def run(self, writer: checkpoint.Writer) -> TrainResult:
@@ -202,8 +209,7 @@ class Trainer:
         with terminated() as signals:
             while True:
                 self.wall_s = time.monotonic() - begin
-                progress = self.step / settings.steps if settings.steps else min(self.wall_s / settings.seconds, 1.0) if settings.seconds else 1.0
-                progress, stop = self.ranks.agree(progress, bool(signals))
+                progress, stop = self.ranks.agree(self.progress(), bool(signals))
                 if progress >= 1.0 or stop:
                     interrupted = stop and progress < 1.0
                     break

@@ -1,0 +1,116 @@
+"""The artifact: one file with everything that scoring needs, and nothing of the machine that made it.
+
+Sections: tokenizer, weights (quantise.py), ngram (ngram/codec.py), gate (ngram/gate.py); the header holds the settings, the
+checksum of every frozen map, and codec and raw size of each section.  Same run, same bytes: no times, no paths.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hybrid import quantise
+from hybrid.config import Config, ConfigError
+from hybrid.model import HybridLM
+from ngram import codec, container
+from ngram.errors import FileFormatError, SeedgramError
+from ngram.table import NgramTable
+
+MAGIC = b"SEEDGRAM"
+VERSION = 1
+STORED_AS_IS = {"ngram", "gate"}  # entropy-coded already, or tiny
+
+
+class BudgetError(SeedgramError):
+    """Code and artifact together exceed the cap."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A loaded artifact; model in evaluation mode on the CPU, table and gate None where the run had none."""
+
+    config: Config
+    model: HybridLM
+    tokenizer: bytes
+    table: NgramTable | None
+    gate: bytes | None
+    header: dict[str, Any]
+    size_bytes: int
+
+
+def code_bytes() -> int:
+    """Size of everything that the challenge counts as code: hybrid/ ngram/ train_gpt.py eval.py, uncompressed."""
+    root = Path(__file__).resolve().parent.parent
+    files = [*root.glob("hybrid/**/*.py"), *root.glob("ngram/**/*.py"), root / "train_gpt.py", root / "eval.py"]
+    return sum(f.stat().st_size for f in files)
+
+
+class Packer:
+    """Collects the sections of one artifact and keeps the books of its size."""
+
+    def __init__(self, config: Config, tokenizer: bytes, map_checksums: Mapping[str, str]) -> None:
+        self.config = config
+        self._header: dict[str, Any] = {"config": config.to_json(), "maps": dict(map_checksums), "codecs": {}}
+        self._sections: dict[str, bytes] = {}
+        self.add("tokenizer", tokenizer)
+
+    def add_weights(self, meta: Any, sections: Mapping[str, bytes]) -> None:
+        self._header["weights"] = meta
+        for name, data in sections.items():
+            self.add("weights." + name, data)
+
+    def add(self, name: str, data: bytes) -> None:
+        chosen, packed = ("none", data) if name in STORED_AS_IS else quantise.compress(data, self.config.quant.codec)
+        self._header["codecs"][name] = [chosen, len(data)]
+        self._sections[name] = packed
+
+    def to_bytes(self) -> bytes:
+        return container.pack(MAGIC, VERSION, self._header, self._sections)
+
+    def room(self, *, reserve: int) -> int:
+        """Bytes left under the cap for one more section, after the code and `reserve` bytes for others."""
+        return self.config.cache.cap_bytes - code_bytes() - len(self.to_bytes()) - reserve
+
+    def write(self, path: str | os.PathLike[str]) -> dict[str, int]:
+        """Writes the file atomically; returns {section: bytes} with header, code and total.  Raises BudgetError over the cap."""
+        data = self.to_bytes()
+        sizes = {name: len(section) for name, section in self._sections.items()}
+        books = {**sizes, "header": len(data) - sum(sizes.values()), "code": code_bytes(), "total": code_bytes() + len(data)}
+        if books["total"] > self.config.cache.cap_bytes:
+            listed = ", ".join(f"{name} {size:,}" for name, size in books.items())
+            raise BudgetError(f"{path}: {books['total']:,} bytes exceed --cap-bytes {self.config.cache.cap_bytes:,} ({listed}); choose a smaller model or cache")
+        container.atomic_write(path, data)
+        return books
+
+
+def load(path: str | os.PathLike[str]) -> Artifact:
+    """Reads and checks an artifact: digest, settings, sizes, and the checksum of every regenerated map.
+
+    Raises FileFormatError naming the file, for anything cut, altered, foreign or of another version."""
+    data = container.read_bytes(path)
+    header, packed = container.unpack(data, MAGIC, VERSION, str(path))
+    try:
+        config = Config.from_json(header["config"])
+        raw = {name: quantise.decompress(data, *_codec_of(header, name)) for name, data in packed.items()}
+        model = HybridLM(config.model)
+        _check_maps(header["maps"], model.map_checksums(), str(path))
+        weights = {name.removeprefix("weights."): section for name, section in raw.items() if name.startswith("weights.")}
+        model.load_state_dict(quantise.decode_state(header["weights"], weights))
+        table = codec.decode(raw["ngram"]) if "ngram" in raw else None
+    except (KeyError, ValueError, TypeError, RuntimeError, ConfigError) as error:
+        raise FileFormatError(f"{path}: malformed artifact ({str(error).splitlines()[0]}); pack it again") from None
+    if table is not None and table.vocab_size != config.model.vocab_size:
+        raise FileFormatError(f"{path}: cache of {table.vocab_size} pieces beside a model of {config.model.vocab_size}; pack it again")
+    return Artifact(config, model.eval(), raw["tokenizer"], table, raw.get("gate"), header, len(data))
+
+
+def _codec_of(header: Mapping[str, Any], name: str) -> tuple[str, int]:
+    chosen, raw_bytes = header["codecs"][name]
+    return str(chosen), int(raw_bytes)
+
+
+def _check_maps(stored: Mapping[str, str], made: Mapping[str, str], path: str) -> None:
+    for name in sorted(set(stored) | set(made)):
+        if stored.get(name) != made.get(name):
+            raise FileFormatError(f"{path}: frozen map {name} regenerates differently on this machine ({made.get(name)} instead of {stored.get(name)})")
