@@ -1,0 +1,126 @@
+"""ScoreFirst: the one place where scoring a stream and learning from it are put in order.
+
+A chunk is a range [start, stop) of target positions of the whole stream, so it does not depend on how scores are
+computed, batched or spread over ranks.  Position 0 is given; positions 1 … N-1 are each scored exactly once:
+
+    order = ScoreFirst(tokens, {"cache": cache})
+    for start, stop in order.chunks(1024):
+        result = order.score(start, stop)["cache"]     # every part frozen
+        order.update(start, stop)                      # allowed, never required, after the last chunk
+
+Anything else raises LeakageError and names the positions.  Over ranks every rank runs the same loop over the same
+global chunks; costly frozen scores (the network's) are computed in parts beforehand and gathered.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ngram.errors import LeakageError
+
+Tokens = npt.NDArray[np.uint16]
+
+
+class Part(Protocol):
+    """Something that scores a chunk and may then learn from it.
+
+    score   must not change what `digest` sees, and may use tokens[stop:] in no way
+    update  learns from targets tokens[start:stop]
+    digest  hexadecimal hash of all state that a score can depend on"""
+
+    def score(self, tokens: Tokens, start: int, stop: int) -> Any: ...
+
+    def update(self, tokens: Tokens, start: int, stop: int) -> None: ...
+
+    def digest(self) -> str: ...
+
+
+class ScoreFirst:
+    """Owns the stream, its stateful parts and the high-water mark.
+
+    tokens: (N,) uint16, token 0 given.  parts: name → Part, scored and updated in this order.
+    frozen: parts never learn, `update` raises.  paranoid: digests are compared around every score.
+    Raises LeakageError for every call that is out of order.  Condition C3 and C4 of the challenge's issue #1017."""
+
+    def __init__(self, tokens: Tokens, parts: Mapping[str, Part], *, frozen: bool = False, paranoid: bool = False) -> None:
+        self.tokens = tokens
+        self.parts = dict(parts)
+        self.frozen = frozen
+        self.paranoid = paranoid
+        self.mark = 1  # next position to score: everything before it has been scored
+        self._pending: tuple[int, int] | None = None  # the chunk that was scored and not yet learned
+
+    @property
+    def done(self) -> bool:
+        """Every target has been scored."""
+        return self.mark >= len(self.tokens)
+
+    def chunks(self, size: int) -> Iterator[tuple[int, int]]:
+        """The remaining positions as ranges of `size` targets, the last one shorter where they do not divide."""
+        if size < 1:
+            raise ValueError(f"chunk of {size} tokens")
+        for start in range(self.mark, len(self.tokens), size):
+            yield start, min(start + size, len(self.tokens))
+
+    def score(self, start: int, stop: int) -> dict[str, Any]:
+        """Results of every part for targets start … stop-1, state frozen."""
+        self._check_next(start, stop)
+        before = self.digests() if self.paranoid else {}
+        results = {name: part.score(self.tokens, start, stop) for name, part in self.parts.items()}
+        if self.paranoid:
+            changed = [name for name, digest in self.digests().items() if digest != before[name]]
+            if changed:
+                raise LeakageError(f"positions {start}…{stop - 1}: scoring changed the state of {', '.join(changed)}")
+        self.mark = stop
+        self._pending = None if self.frozen else (start, stop)
+        return results
+
+    def update(self, start: int, stop: int) -> None:
+        """Every part learns the chunk just scored: that chunk, whole, once."""
+        if self.frozen:
+            raise LeakageError(f"positions {start}…{stop - 1}: update of a frozen scorer")
+        if self._pending is None:
+            known = "was already learned" if stop <= self.mark else f"was not scored yet (scored so far: up to {self.mark - 1})"
+            raise LeakageError(f"positions {start}…{stop - 1}: update with a chunk that {known}")
+        if (start, stop) != self._pending:
+            first, end = self._pending
+            raise LeakageError(f"positions {start}…{stop - 1}: update out of order, the scored chunk is {first}…{end - 1}")
+        self._pending = None
+        for part in self.parts.values():
+            part.update(self.tokens, start, stop)
+
+    def score_then_update(self, start: int, stop: int) -> dict[str, Any]:
+        """The same as one-token chunks over start … stop-1, in one call of every part.
+
+        A part must have `score_then_update(tokens, start, stop)` whose result and final state equal those of
+        `for t in range(start, stop): score(t, t + 1); update(t, t + 1)`; a part that learns by blocks documents its own
+        block.  This object cannot look inside the call: tests hold each part to that loop.  The block moves the
+        mark as a scored and learned chunk."""
+        if self.frozen:
+            raise LeakageError(f"positions {start}…{stop - 1}: update of a frozen scorer")
+        self._check_next(start, stop)
+        results = {}
+        for name, part in self.parts.items():
+            results[name] = part.score_then_update(self.tokens, start, stop)  # type: ignore[attr-defined]
+        self.mark = stop
+        return results
+
+    def digests(self) -> dict[str, str]:
+        """The digest of every part's state."""
+        return {name: part.digest() for name, part in self.parts.items()}
+
+    def _check_next(self, start: int, stop: int) -> None:
+        where = f"positions {start}…{stop - 1}"
+        if start >= stop or stop > len(self.tokens):
+            raise LeakageError(f"{where}: not a chunk of the targets 1…{len(self.tokens) - 1}")
+        if start < 1:
+            raise LeakageError(f"{where}: position 0 is given and never a target")
+        if start < self.mark:
+            raise LeakageError(f"{where}: positions up to {self.mark - 1} were already scored")
+        if start > self.mark:
+            raise LeakageError(f"{where}: scoring would skip positions {self.mark}…{start - 1}")
+        if self._pending is not None:
+            first, end = self._pending
+            raise LeakageError(f"{where}: the chunk {first}…{end - 1} was scored but not learned yet; update with it first")
