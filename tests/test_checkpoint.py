@@ -1,0 +1,66 @@
+"""Checkpoints: exact, atomic, without pickle; one run a folder."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hybrid import checkpoint
+from ngram.errors import FileFormatError, SeedgramError
+
+
+def tree() -> dict[str, object]:
+    return {
+        "step": 3,
+        "wall_s": 1.25,
+        "flags": [True, None, "x"],
+        "parameters": [torch.arange(6.0).reshape(2, 3), torch.tensor(2.5), torch.empty(0, 4)],
+        "optimisers": [{"state": {0: {"m": torch.ones(3, dtype=torch.bfloat16), "step": 4}, 11: {}}, "param_groups": [{"lr": 0.1, "betas": [0.9, 0.95]}]}],
+    }
+
+
+def same(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return isinstance(b, list) and len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return type(a) is type(b) and a == b
+
+
+def test_a_tree_comes_back_exactly(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "c", *checkpoint.snapshot(tree()))
+    assert same(checkpoint.load(tmp_path / "c"), tree())
+
+
+def test_a_snapshot_does_not_move_with_the_weights(tmp_path: Path) -> None:
+    weight = torch.zeros(3)
+    tensors, skeleton = checkpoint.snapshot({"w": weight})
+    weight += 1
+    assert torch.equal(checkpoint.unflatten(skeleton, tensors)["w"], torch.zeros(3))
+
+
+def test_an_altered_checkpoint_is_refused(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "c", *checkpoint.snapshot(tree()))
+    data = bytearray((tmp_path / "c").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "c").write_bytes(data)
+    with pytest.raises(FileFormatError, match="digest"):
+        checkpoint.load(tmp_path / "c")
+
+
+def test_the_writer_reports_its_failure_on_the_next_call(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    writer = checkpoint.Writer(tmp_path / "file" / "checkpoint")
+    writer.submit(*checkpoint.snapshot({"w": torch.zeros(1)}))
+    with pytest.raises(SeedgramError, match="cannot write"):
+        writer.wait()
+
+
+def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
+    first = checkpoint.RunFolder(tmp_path / "run")
+    with pytest.raises(SeedgramError, match="another run"):
+        checkpoint.RunFolder(tmp_path / "run")
+    first.close()
+    checkpoint.RunFolder(tmp_path / "run").close()
