@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from hybrid import artifact, checkpoint, config, distributed, environment, evaluate, finish, presets, quantise, tokenizer
-from hybrid.data import Loader, find_shards
+from hybrid.data import Loader, find_shards, load_stream
 from hybrid.log import RunLog
 from hybrid.model import HybridLM
 from hybrid.train import Trainer, memory_errors
@@ -53,9 +53,10 @@ def parse() -> tuple[argparse.Namespace, config.Config]:
 def prepare(flags: argparse.Namespace, settings: config.Config, ranks: distributed.Ranks) -> tuple[Loader, HybridLM, bytes]:
     """Everything that can be wrong with the input is found here, before the first step."""
     quantise.check_codecs(settings.quant)
-    model_bytes = tokenizer.load(flags.tokenizer).serialized_model_proto()
-    tokenizer.check_vocabulary(model_bytes, settings.model.vocab_size, flags.tokenizer)
-    find_shards(flags.data, "val")
+    pieces = tokenizer.load(flags.tokenizer)
+    if pieces.vocab_size != settings.model.vocab_size:
+        raise config.ConfigError(f"{flags.tokenizer}: {pieces.vocab_size} pieces, the model has {settings.model.vocab_size}; set --vocab-size")
+    load_stream(flags.data, "val", settings.model.vocab_size)
     loader = Loader(
         find_shards(flags.data, "train"),
         batch_rows=settings.train.batch_tokens // settings.train.seq_len,
@@ -68,7 +69,7 @@ def prepare(flags: argparse.Namespace, settings: config.Config, ranks: distribut
         vocab_size=settings.model.vocab_size,
     )
     torch.manual_seed(settings.train.seed)
-    return loader, HybridLM(settings.model).to(ranks.device), model_bytes
+    return loader, HybridLM(settings.model).to(ranks.device), pieces.model
 
 
 def main() -> int:

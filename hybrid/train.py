@@ -253,7 +253,7 @@ class Trainer:
             self.cache.drain()
             whole = self.step * self.batches.rows * self.ranks.world >= self.batches.loader.rows_per_epoch
             if whole and self.ranks.is_first and not interrupted:  # the end of the corpus that fills no row
-                self.cache.update(self.batches.loader.remainder())
+                self.cache.update(self.batches.loader.remainder()[None])
         if self.average and not interrupted:
             with torch.no_grad():
                 torch._foreach_copy_(self.parameters, self.average)

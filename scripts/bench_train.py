@@ -1,0 +1,118 @@
+"""Training speed, in one run: tokens/s, model FLOPs utilisation, peak memory, time to first step, with and without counting.
+
+    python scripts/bench_train.py --data DIR --presets seed1095 dense9 [--steps 100] [--peak-tflops 989] [--profile FILE]
+
+Each preset is built, compiled and warmed up, then timed for --steps steps twice in turn with the cache on and off (on, off,
+on, off), so that drift of the machine shows.  --profile writes the kernels of three steps, the most expensive first.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from hybrid import config, distributed, presets
+from hybrid.data import Loader, find_shards
+from hybrid.log import RunLog
+from hybrid.model import HybridLM
+from hybrid.train import Trainer, synchronize
+from ngram.errors import run_cli
+
+
+def flops_per_token(model: HybridLM, settings: config.Config) -> float:
+    """Operations of one training step a token: frozen maps have no weight gradient (4 a weight), learned matrices do (6).
+
+    Attention: two products forward, four backward, over half of the context."""
+    shape = settings.model
+    learned = sum(p.numel() for p in model.parameters() if p.requires_grad and p.dim() == 2)
+    attention = 12 * shape.layers * shape.d_model * settings.train.seq_len / 2
+    return 4 * model.frozen_parameters() + 6 * learned + attention
+
+
+def build(name: str, flags: argparse.Namespace, ranks: distributed.Ranks, log: RunLog) -> tuple[Trainer, float]:
+    """A warm trainer and its time to the first step in seconds."""
+    begin = time.monotonic()
+    settings = config.override(presets.get(name), {**vars(flags), "train.holdout_tokens": 0})
+    loader = Loader(
+        find_shards(flags.data, "train"),
+        batch_rows=settings.train.batch_tokens // settings.train.seq_len,
+        seq_len=settings.train.seq_len,
+        history=max(1, settings.cache.ngram_order - 1),
+        rank=ranks.rank,
+        world=ranks.world,
+        seed=settings.train.seed,
+    )
+    torch.manual_seed(settings.train.seed)
+    trainer = Trainer(settings, loader, HybridLM(settings.model).to(ranks.device), ranks, log)
+    trainer.warm_up()
+    return trainer, time.monotonic() - begin
+
+
+def timed(trainer: Trainer, steps: int, counting: bool) -> float:
+    """Seconds a step over `steps` steps.  Counting takes every batch, as in a first epoch."""
+    synchronize(trainer.ranks.device)
+    begin = time.monotonic()
+    for step in range(steps):
+        rows = trainer.batches.host(step)
+        if counting and trainer.cache is not None:
+            trainer.cache.submit(rows)
+        trainer.forward_backward(rows)
+        trainer.update(0.5)
+    synchronize(trainer.ranks.device)
+    elapsed = (time.monotonic() - begin) / steps
+    if trainer.cache is not None:
+        trainer.cache.drain()
+    return elapsed
+
+
+def profile(trainer: Trainer, path: Path) -> None:
+    """Writes a table of kernels over three steps."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if trainer.ranks.device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as trace:
+        timed(trainer, 3, False)
+    order = "self_cuda_time_total" if trainer.ranks.device.type == "cuda" else "self_cpu_time_total"
+    path.write_text(trace.key_averages().table(sort_by=order, row_limit=60, max_name_column_width=110))
+
+
+def main() -> None:
+    parser = config.OneLineParser(prog="bench_train.py", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--presets", nargs="+", default=["seed1095", "dense9"])
+    parser.add_argument("--bench-steps", type=int, default=100, help="steps a timing")
+    parser.add_argument("--peak-tflops", type=float, default=989.0, help="dense bf16 peak of the device, for the utilisation")
+    parser.add_argument("--profile", type=Path, help="write the kernel tables of three steps to FILE.preset")
+    config.add_flags(parser)
+    flags = parser.parse_args()
+    ranks = distributed.start()
+    log = RunLog(Path("/dev/null"), active=False)
+    for name in flags.presets:
+        torch._dynamo.reset()
+        if ranks.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        trainer, first_s = build(name, flags, ranks, log)
+        on, off = zip(*[(timed(trainer, flags.bench_steps, True), timed(trainer, flags.bench_steps, False)) for _ in range(2)], strict=True)
+        settings = trainer.config
+        flops = flops_per_token(trainer.model, settings) * settings.train.batch_tokens
+        memory = torch.cuda.max_memory_allocated() / 2**30 if ranks.device.type == "cuda" else float("nan")
+        if ranks.is_first:
+            rates = " ".join(f"{settings.train.batch_tokens / s / 1e6:.3f}" for s in (*on, *off))
+            print(
+                f"{name:14} M tokens/s on on off off: {rates}  step {1000 * min(on):.2f} ms on, {1000 * min(off):.2f} off ({100 * (min(on) / min(off) - 1):+.2f} %)  "
+                f"utilisation {100 * flops / ranks.world / min(on) / flags.peak_tflops / 1e12:.1f} %  peak {memory:.2f} GiB  first step after {first_s:.1f} s",
+                flush=True,
+            )
+        if flags.profile and ranks.is_first:
+            profile(trainer, flags.profile.with_suffix("." + name))
+        del trainer
+    ranks.close()
+
+
+if __name__ == "__main__":
+    run_cli(main)
