@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ngram.errors import LeakageError
@@ -119,6 +119,7 @@ def test_paranoid_mode_catches_a_part_that_learns_while_scoring():
         order(Peeking(), paranoid=True).score(1, 4)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=40), st.integers(1, 50))
 def test_the_fused_call_equals_the_loop_of_one_token_chunks(values, block):
     tokens = np.array(values, dtype=np.uint16)
