@@ -25,6 +25,7 @@ def setting(default: Any, help: str, *, choices: Sequence[str] | None = None, lo
 
 BASES = ("orthogonal", "hadamard", "gaussian", "uniform", "rademacher")
 FREEZE_POLICIES = ("all", "mlp", "mlp_up", "attention", "none")
+ADAPTER_FORMS = ("merged", "split", "dense")
 ACTIVATIONS = ("leaky_relu2", "relu2", "swiglu")
 
 
@@ -63,6 +64,8 @@ class ModelConfig(_Checked):
     freeze_layers: int = setting(-1, "only the first N layers follow the freeze policy; -1: all", low=-1)
     rank_attention: int = setting(64, "LoRA rank beside frozen attention maps; 0: no adapter", low=0)
     rank_mlp: int = setting(64, "LoRA rank beside frozen MLP maps; 0: no adapter", low=0)
+    adapter_form: str = setting("merged", "how map and adapter are multiplied; same result up to rounding, other speed", choices=ADAPTER_FORMS)
+    progressive: bool = setting(False, "parts named by the freeze policy start learned and stop training at train.freeze_at; then they are stored")
     hidden_gate: bool = setting(False, "learned gate per hidden unit of the MLP")
     feature_gain: bool = setting(False, "learned gain per output feature of the frozen MLP up map")
     # extras
@@ -95,6 +98,7 @@ class TrainConfig(_Checked):
     holdout_tokens: int = setting(262144, "end of the training text kept for fitting the gate, neither trained on nor counted; tokens", low=0)
     warmup_steps: int = setting(20, "untimed warm-up steps before the clock starts, weights restored after", low=0)
     matrix_lr: float = setting(0.03, "Muon learning rate of matrices", low=0)
+    muon_iterations: int = setting(5, "Newton-Schulz iterations of Muon", low=1, high=20)
     matrix_momentum: float = setting(0.95, "Muon momentum", low=0, high=1)
     matrix_weight_decay: float = setting(0.0, "decoupled weight decay of matrices", low=0)
     embed_lr: float = setting(0.05, "AdamW learning rate of embeddings", low=0)

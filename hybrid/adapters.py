@@ -1,0 +1,143 @@
+"""Block matrices: frozen random maps with low-rank adapters, or learned weights, behind one interface.
+
+Legend: T rows of activations, I fan-in, O fan-out, R adapter rank; `w_OI` maps x_TI to y_TO = x_TI w_OIᵀ.
+
+A frozen group computes  y = scale · x Mᵀ + x Bᵀ Aᵀ  in one of three forms that agree up to rounding:
+
+    merged   W = scale·M + A B once a call, one product; the backward pass makes adapter gradients only
+    split    map and adapter as separate products
+    dense    W as in merged, but through its full gradient: more FLOPs, fewer and larger products
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hybrid import random_maps
+
+
+class _MergedProduct(torch.autograd.Function):
+    """x Wᵀ with W = scale·M + A B given; no gradient of W is ever formed, only those of x, A and B."""
+
+    @staticmethod
+    def forward(ctx: Any, x_TI: Tensor, w_OI: Tensor, a_OR: Tensor, b_RI: Tensor) -> Tensor:
+        ctx.save_for_backward(x_TI, w_OI, a_OR, b_RI)
+        return x_TI @ w_OI.t()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x_TI, w_OI, a_OR, b_RI = ctx.saved_tensors
+        dy_TO = grads[0]
+        dx_TI = dy_TO @ w_OI if ctx.needs_input_grad[0] else None
+        da_OR = dy_TO.t() @ (x_TI @ b_RI.t())
+        db_RI = (dy_TO @ a_OR).t() @ x_TI
+        return dx_TI, None, da_OR, db_RI
+
+
+def block_diagonal(blocks: Sequence[Tensor]) -> Tensor:
+    """The blocks along the diagonal of one matrix, zero elsewhere; differentiable, free of graph breaks."""
+    if len(blocks) == 1:
+        return blocks[0]
+    width, rows, left = sum(block.shape[1] for block in blocks), [], 0
+    for block in blocks:
+        rows.append(F.pad(block, (left, width - left - block.shape[1])))
+        left += block.shape[1]
+    return torch.cat(rows)
+
+
+def adapted_linear(x_TI: Tensor, map_OI: Tensor, scale: float, a: Sequence[Tensor], b: Sequence[Tensor], form: str = "merged") -> Tensor:
+    """scale · x Mᵀ + the adapters' share, for matrices stacked along their outputs that read the same input.
+
+    map_OI: (ΣO, I) frozen, any float dtype; a: one (O, R) each, b: one (R, I) each, or none at all.  Computed in
+    x's dtype; returns (T, ΣO).  Hu et al. (2021) for the adapters; form: see the head of this file."""
+    dtype = x_TI.dtype
+    map_OI = map_OI.to(dtype)
+    if not a:
+        return scale * (x_TI @ map_OI.t())
+    a_cast, b_cast = [m.to(dtype) for m in a], [m.to(dtype) for m in b]
+    if form == "split":
+        low_TR = x_TI @ torch.cat(b_cast).t()
+        return torch.addmm(low_TR @ block_diagonal(a_cast).t(), x_TI, map_OI.t(), alpha=scale)
+    if form == "dense":
+        return x_TI @ merged_weight(map_OI, scale, a_cast, b_cast).t()
+    with torch.no_grad():
+        w_OI = merged_weight(map_OI, scale, a_cast, b_cast)
+    product: Tensor = _MergedProduct.apply(x_TI, w_OI, block_diagonal(a_cast), torch.cat(b_cast))  # type: ignore[no-untyped-call]
+    return product
+
+
+def merged_weight(map_OI: Tensor, scale: float, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """scale · M + A B, each adapter on its own rows of the stack: a new (ΣO, I) tensor in the map's dtype."""
+    parts = torch.split(map_OI, [m.shape[0] for m in a])
+    return torch.cat([torch.addmm(part, a_OR, b_RI, beta=scale) for part, a_OR, b_RI in zip(parts, a, b, strict=True)])
+
+
+class Projection(nn.Module):
+    """One or several block matrices that read the same input, computed as one product.
+
+    Frozen: buffer `map` (ΣO, I) bf16, not persistent, filled from seeds, plus adapters a (O, R) = 0 and b (R, I) ~
+    N(0, 1/I) of PR #1113.  Learned: `weights`, uniform ±1/√I, or zero where `zero` (output matrices).
+    `progressive` marks learned weights that `HybridLM.freeze_learned` stops training mid-way (PR #1301)."""
+
+    map: Tensor
+
+    def __init__(
+        self, names: Sequence[str], fan_outs: Sequence[int], fan_in: int, *, frozen: bool, rank: int = 0, zero: bool = False
+    ) -> None:
+        super().__init__()
+        self.names, self.fan_outs, self.fan_in = list(names), list(fan_outs), fan_in
+        self.frozen, self.progressive = frozen, False
+        self.basis, self.scale, self.form = "", 1.0, "merged"
+        self.weights, self.a, self.b = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
+        for name, fan_out in zip(names, fan_outs, strict=True):
+            if not frozen:
+                weight = torch.zeros(fan_out, fan_in) if zero else torch.empty(fan_out, fan_in).uniform_(-(fan_in**-0.5), fan_in**-0.5)
+                self.weights[name] = nn.Parameter(weight)
+            elif rank:
+                self.a[name] = nn.Parameter(torch.zeros(fan_out, rank))
+                self.b[name] = nn.Parameter(torch.empty(rank, fan_in).normal_(std=fan_in**-0.5))
+        if frozen:
+            self.register_buffer("map", torch.empty(sum(fan_outs), fan_in, dtype=torch.bfloat16), persistent=False)
+
+    def fill(self, basis: str, scale: float, seeds: Sequence[int]) -> None:
+        """Regenerates the frozen map from one seed a matrix; `scale` multiplies the basis' own."""
+        self.basis = basis
+        scales = {random_maps.map_scale(basis, fan_out, self.fan_in) for fan_out in self.fan_outs}
+        if len(scales) != 1:
+            raise ValueError(f"matrices {self.names} of one product need one scale, found {scales}")
+        self.scale = scale * scales.pop()
+        for part, seed in zip(torch.split(self.map, self.fan_outs), seeds, strict=True):
+            bits = random_maps.map_bits(basis, seed, part.shape[0], part.shape[1])
+            part.copy_(torch.from_numpy(bits.view("int16")).view(torch.bfloat16))
+
+    def checksums(self) -> dict[str, str]:
+        """Checksum of each frozen map as it lies in memory, by matrix name; empty when learned."""
+        if not self.frozen:
+            return {}
+        bits = self.map.detach().to(device="cpu", dtype=torch.bfloat16).view(torch.int16).numpy().view("uint16")
+        ends = [sum(self.fan_outs[: i + 1]) for i in range(len(self.fan_outs))]
+        return {
+            name: random_maps.map_checksum(bits[end - rows : end]) for name, rows, end in zip(self.names, self.fan_outs, ends, strict=True)
+        }
+
+    def merged(self) -> dict[str, Tensor]:
+        """The effective matrices, by name: new float32 tensors (O, I); the module is left as it is."""
+        with torch.no_grad():
+            if not self.frozen:
+                return {name: self.weights[name].detach().clone() for name in self.names}
+            map_OI = self.map.float()
+            if not len(self.a):
+                full = map_OI * self.scale
+            else:
+                full = merged_weight(map_OI, self.scale, list(self.a.values()), list(self.b.values()))
+            return dict(zip(self.names, torch.split(full, self.fan_outs), strict=True))
+
+    def forward(self, x_TI: Tensor) -> Tensor:
+        """(T, I) → (T, ΣO), in x's dtype."""
+        if self.frozen:
+            return adapted_linear(x_TI, self.map, self.scale, list(self.a.values()), list(self.b.values()), self.form)
+        weights = [weight.to(x_TI.dtype) for weight in self.weights.values()]
+        return x_TI @ (weights[0] if len(weights) == 1 else torch.cat(weights)).t()

@@ -1,0 +1,88 @@
+"""Causal self-attention with grouped queries, partial RoPE and the family's extras.
+
+Legend: B windows, L positions of a window, T = B·L, E model width, H query heads, K key/value heads, N head width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hybrid.adapters import Projection
+from hybrid.config import ModelConfig
+
+MAX_CONTEXT = 8192  # positions of the RoPE table; no window of this project is longer
+Rope = tuple[Tensor, Tensor] | None  # cos and sin (L, 1, dims/2), or no rotation
+QUERY_GAIN = 1.5  # of the challenge's baseline: queries and keys are normed, so the gain sets the sharpness
+
+
+def rope_tables(dims: int, base: float) -> tuple[Tensor, Tensor]:
+    """cos and sin (MAX_CONTEXT, dims/2) float32, position 0 at the window's start.  Su et al. (2021)."""
+    frequency = base ** (-torch.arange(0, dims, 2, dtype=torch.float64) / dims)
+    angle = torch.outer(torch.arange(MAX_CONTEXT, dtype=torch.float64), frequency)
+    return angle.cos().float(), angle.sin().float()
+
+
+def rotate(x_BLHN: Tensor, cos_L1R: Tensor, sin_L1R: Tensor) -> Tensor:
+    """RoPE on the first 2R dimensions of each head, the rest passes through."""
+    half = cos_L1R.shape[-1]
+    first, second, rest = x_BLHN.split([half, half, x_BLHN.shape[-1] - 2 * half], dim=-1)
+    return torch.cat([first * cos_L1R - second * sin_L1R, first * sin_L1R + second * cos_L1R, rest], dim=-1)
+
+
+def exclude_self(y_BLHN: Tensor, v_BLKN: Tensor) -> Tensor:
+    """XSA: takes from each head's output its component along the position's own value vector."""
+    batch, length, kv_heads, width = v_BLKN.shape
+    y = y_BLHN.view(batch, length, kv_heads, -1, width)
+    direction = F.normalize(v_BLKN, dim=-1).unsqueeze(3)
+    return (y - (y * direction).sum(dim=-1, keepdim=True) * direction).view(y_BLHN.shape)
+
+
+def attend(q_BLHN: Tensor, k_BLKN: Tensor, v_BLKN: Tensor) -> Tensor:
+    """Causal attention over the window, each key/value head shared by H/K query heads: (B, L, H, N)."""
+    q, k, v = q_BLHN.transpose(1, 2), k_BLKN.transpose(1, 2), v_BLKN.transpose(1, 2)
+    grouped = k.shape[1] != q.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Query/key/value product, normed and rotated; attention; output product."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, config: ModelConfig, layer: int, *, frozen: bool) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.width = config.heads, config.kv_heads, config.d_model // config.heads
+        kv_width, rank = self.kv_heads * self.width, config.rank_attention
+        self.input = Projection(("q", "k", "v"), (config.d_model, kv_width, kv_width), config.d_model, frozen=frozen, rank=rank)
+        self.output = Projection(("o",), (config.d_model,), config.d_model, frozen=frozen, rank=rank, zero=True)
+        self.query_gain = nn.Parameter(torch.full((self.heads,), QUERY_GAIN))
+        self.exclusive = layer >= config.layers - config.xsa_layers
+        if config.value_embed_dim and layer >= config.layers - config.value_embed_layers:
+            self.value_gain = nn.Parameter(torch.ones(1))
+        if config.value_residual and layer:
+            self.value_mix = nn.Parameter(torch.tensor([0.5, 0.5]))
+
+    def forward(
+        self, x_TE: Tensor, shape: tuple[int, int], rope: Rope, value_TK: Tensor | None, first_v: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """x_TE normed input; value_TK shared value embedding (T, K·N); first_v the first layer's values.
+
+        Returns the output (T, E) and the values (T, K·N) before they are split into heads."""
+        kv_width = self.kv_heads * self.width
+        q, k, v = self.input(x_TE).split([self.heads * self.width, kv_width, kv_width], dim=-1)
+        if value_TK is not None and hasattr(self, "value_gain"):
+            v = v + self.value_gain.to(v.dtype) * value_TK
+        if first_v is not None and hasattr(self, "value_mix"):
+            mix = self.value_mix.to(v.dtype)
+            v = mix[0] * first_v + mix[1] * v
+        values = v
+        q, k, v = (m.reshape(*shape, -1, self.width) for m in (q, k, v))
+        q, k = F.rms_norm(q, (self.width,)), F.rms_norm(k, (self.width,))
+        if rope is not None:
+            q, k = rotate(q, *rope), rotate(k, *rope)
+        q = q * self.query_gain.to(q.dtype)[:, None]
+        y = attend(q, k, v)
+        if self.exclusive:
+            y = exclude_self(y, v)
+        return self.output(y.reshape(x_TE.shape[0], -1)), values

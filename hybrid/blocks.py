@@ -1,0 +1,126 @@
+"""Transformer block, MLP and the input extras of the family.  Legend: T tokens, E model width, F hidden width."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hybrid.adapters import Projection
+from hybrid.attention import Attention, Rope
+from hybrid.config import ModelConfig
+
+
+def is_frozen(config: ModelConfig, layer: int, part: str) -> bool:
+    """Whether the freeze policy names this part ("attention", "up", "down") of this layer."""
+    if 0 <= config.freeze_layers <= layer:
+        return False
+    named = {"all": ("attention", "up", "down"), "mlp": ("up", "down"), "mlp_up": ("up",), "attention": ("attention",), "none": ()}
+    return part in named[config.freeze]
+
+
+def small_projection(fan_out: int, fan_in: int) -> nn.Parameter:
+    """Learned matrix (O, I) outside the blocks, uniform ±1/√I."""
+    return nn.Parameter(torch.empty(fan_out, fan_in).uniform_(-(fan_in**-0.5), fan_in**-0.5))
+
+
+class MLP(nn.Module):
+    """Up, non-linearity, down; SwiGLU has a gate matrix beside up."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.activation, width = config.activation, config.d_model
+        self.hidden = round(config.mlp_mult * width)
+        names = ("gate", "up") if config.activation == "swiglu" else ("up",)
+        up, down = (is_frozen(config, layer, part) and not config.progressive for part in ("up", "down"))
+        self.up = Projection(names, (self.hidden,) * len(names), width, frozen=up, rank=config.rank_mlp)
+        self.down = Projection(("down",), (width,), self.hidden, frozen=down, rank=config.rank_mlp, zero=True)
+        if config.feature_gain and up:
+            self.feature_gain = nn.Parameter(torch.ones(self.hidden * len(names)))
+        if config.hidden_gate:
+            self.hidden_gate = nn.Parameter(torch.zeros(self.hidden))
+
+    def forward(self, x_TE: Tensor) -> Tensor:
+        h_TF = self.up(x_TE)
+        if hasattr(self, "feature_gain"):
+            h_TF = h_TF * self.feature_gain.to(h_TF.dtype)
+        if self.activation == "swiglu":
+            gate_TF, h_TF = h_TF.chunk(2, dim=-1)
+            h_TF = F.silu(gate_TF) * h_TF
+        else:
+            h_TF = (F.relu(h_TF) if self.activation == "relu2" else F.leaky_relu(h_TF, 0.5)).square()
+        if hasattr(self, "hidden_gate"):
+            h_TF = h_TF * (1 + self.hidden_gate.to(h_TF.dtype))
+        out: Tensor = self.down(h_TF)
+        return out
+
+
+class Block(nn.Module):
+    """Residual mix with the embedding, attention, MLP; gains per feature as in the challenge's baseline."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        width = config.d_model
+        frozen = is_frozen(config, layer, "attention") and not config.progressive
+        self.attention = Attention(config, layer, frozen=frozen)
+        self.mlp = MLP(config, layer)
+        self.residual_mix = nn.Parameter(torch.stack([torch.ones(width), torch.zeros(width)]))
+        self.attention_gain, self.mlp_gain = nn.Parameter(torch.ones(width)), nn.Parameter(torch.ones(width))
+        self.norm_scale = (layer + 1) ** -0.5 if config.depth_norm_scale else 1.0
+
+    def norm(self, x_TE: Tensor) -> Tensor:
+        normed = F.rms_norm(x_TE, (x_TE.shape[-1],))
+        return normed if self.norm_scale == 1.0 else normed * self.norm_scale
+
+    def forward(
+        self, x_TE: Tensor, x0_TE: Tensor, shape: tuple[int, int], rope: Rope, value_TK: Tensor | None, first_v: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        mix = self.residual_mix.to(x_TE.dtype)
+        x_TE = mix[0] * x_TE + mix[1] * x0_TE
+        attended_TE, values = self.attention(self.norm(x_TE), shape, rope, value_TK, first_v)
+        x_TE = x_TE + self.attention_gain.to(x_TE.dtype) * attended_TE
+        return x_TE + self.mlp_gain.to(x_TE.dtype) * self.mlp(self.norm(x_TE)), values
+
+
+class HashedBigram(nn.Module):
+    """Embedding of the pair (previous token, token), hashed into a table, then projected to the model's width."""
+
+    MULTIPLIERS = (36313, 27191)  # odd, as in the systems of REFERENCES §2; any two odd numbers do
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.zeros(config.bigram_buckets, config.bigram_dim))
+        self.project = small_projection(config.d_model, config.bigram_dim)
+        self.gain = nn.Parameter(torch.full((1,), 0.05))
+
+    def buckets(self, tokens_BL: Tensor) -> Tensor:
+        """Table row of each position: (B, L) int64; row 0 is kept for the window's first position, which has no predecessor."""
+        mixed = (self.MULTIPLIERS[0] * tokens_BL[:, 1:]) ^ (self.MULTIPLIERS[1] * tokens_BL[:, :-1])
+        return F.pad(1 + mixed % (self.embedding.shape[0] - 1), (1, 0))
+
+    def forward(self, tokens_BL: Tensor, dtype: torch.dtype) -> Tensor:
+        rows_TD = F.embedding(self.buckets(tokens_BL).flatten(), self.embedding.to(dtype))
+        return (rows_TD @ self.project.to(dtype).t()) * self.gain.to(dtype)
+
+
+class SharedValues(nn.Module):
+    """One embedding of tokens that the last layers add to their values."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        kv_width = config.kv_heads * (config.d_model // config.heads)
+        self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.value_embed_dim).normal_(std=0.01))
+        self.project = small_projection(kv_width, config.value_embed_dim)
+
+    def forward(self, tokens_BL: Tensor, dtype: torch.dtype) -> Tensor:
+        return F.embedding(tokens_BL.flatten(), self.embedding.to(dtype)) @ self.project.to(dtype).t()
+
+
+class SmearGate(nn.Module):
+    """Mixes the previous position's embedding into each position's, by a learned share per feature (starts at one half)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x_BLE: Tensor) -> Tensor:
+        share_E = torch.sigmoid(self.gate).to(x_BLE.dtype)
+        return (1 - share_E) * x_BLE + share_E * F.pad(x_BLE, (0, 0, 1, 0))[:, :-1]

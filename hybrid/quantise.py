@@ -1,0 +1,128 @@
+"""Weights ↔ bytes: integers per row for matrices and embeddings, half floats for the rest.
+
+A quantised row is `integer · scale`, integers in ±(2^(bits-1) - 1), one value a byte (the codecs squeeze unused bits
+out); its scale is a float16 times a power of two that the tensor shares, so that tiny rows keep their precision.  The
+clipping point of each row is the one with the least squared error.  Plain numpy in float32/float64 with a fixed order
+of summation: the same weights give the same bytes.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hybrid.codecs import check_codecs, compress, decompress
+from hybrid.config import QuantConfig
+from hybrid.model import parameter_kind
+
+__all__ = ["check_codecs", "compress", "decode_state", "decompress", "dequantise_rows", "encode_state", "quantise_rows"]
+
+CLIPS = (1.0, 0.975, 0.95, 0.925, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)  # candidates: share of the row's largest entry
+SCALE_EXPONENT = 14  # the tensor's largest scale is moved to 2¹³…2¹⁴, below float16's 65,504
+
+F32 = npt.NDArray[np.float32]
+F16 = npt.NDArray[np.float16]
+I8 = npt.NDArray[np.int8]
+
+
+def _store_scales(scales: npt.NDArray[np.float64]) -> tuple[F16, int]:
+    """float16 scales and the power of two they were multiplied by."""
+    top = float(scales.max(initial=0.0))
+    exponent = SCALE_EXPONENT - int(np.frexp(top)[1]) if top > 0 else 0
+    return np.ldexp(scales, exponent).astype(np.float16), exponent
+
+
+def load_scales(stored: F16, exponent: int) -> F32:
+    """float32 (rows,) scales."""
+    return np.ldexp(stored.astype(np.float64), -exponent).astype(np.float32)
+
+
+def quantise_rows(weight_OI: F32, bits: int) -> tuple[I8, F16, int]:
+    """Integers (O, I), stored scales (O,) and their exponent, minimising each row's squared error over CLIPS."""
+    top = 2 ** (bits - 1) - 1
+    largest = np.abs(weight_OI).max(axis=1, initial=0.0).astype(np.float64)
+    best_scale, best_error = largest / top, np.full(len(weight_OI), np.inf)
+    for clip in CLIPS:
+        scale = largest * (clip / top)
+        integers = np.clip(np.rint(weight_OI / np.maximum(scale, 1e-300)[:, None]), -top, top)
+        error = np.square(weight_OI - integers * scale[:, None]).sum(axis=1)
+        better = error < best_error
+        best_scale, best_error = np.where(better, scale, best_scale), np.where(better, error, best_error)
+    stored, exponent = _store_scales(best_scale)
+    return round_to_scales(weight_OI, load_scales(stored, exponent), top), stored, exponent
+
+
+def round_to_scales(weight_OI: F32, scales_O: F32, top: int) -> I8:
+    """Nearest integers for given scales; rows of scale 0 become 0."""
+    safe = np.where(scales_O > 0, scales_O, np.float32(np.inf))
+    return np.clip(np.rint(weight_OI / safe[:, None]), -top, top).astype(np.int8)
+
+
+def dequantise_rows(integers_OI: I8, stored: F16, exponent: int) -> F32:
+    """The weights that a reader of the file gets: float32 (O, I)."""
+    return integers_OI.astype(np.float32) * load_scales(stored, exponent)[:, None]
+
+
+def encode_state(state: Mapping[str, Tensor], config: QuantConfig) -> tuple[list[Any], dict[str, bytes]]:
+    """Meta data (JSON values) and raw sections "matrices", "embeddings", "scales", "vectors" of a state dict.
+
+    meta: one [name, shape, bits, exponent] a tensor, in the state dict's order; bits 8/6/4… integers, 16 or 32 floats."""
+    meta: list[Any] = []
+    parts: dict[str, list[bytes]] = {"matrices": [], "embeddings": [], "scales": [], "vectors": []}
+    for name, tensor in state.items():
+        values = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+        kind = parameter_kind(name, values.ndim)
+        bits = {"matrix": config.weight_bits, "embedding": config.embed_bits, "scalar": 16}[kind]
+        section = {"matrix": "matrices", "embedding": "embeddings", "scalar": "vectors"}[kind]
+        exponent = 0
+        if bits >= 9:
+            bits = 16 if np.abs(values).max(initial=0.0) <= np.finfo(np.float16).max else 32
+            parts[section].append(values.astype("<f2" if bits == 16 else "<f4").tobytes())
+        else:
+            integers, stored, exponent = quantise_rows(values, bits)
+            parts[section].append(integers.tobytes())
+            parts["scales"].append(stored.astype("<f2").tobytes())
+        meta.append([name, list(values.shape), bits, exponent])
+    return meta, {name: b"".join(chunks) for name, chunks in parts.items()}
+
+
+class _Reader:
+    """Takes arrays off the front of the sections; raises ValueError when one is too short."""
+
+    def __init__(self, sections: Mapping[str, bytes]) -> None:
+        self.sections, self.offsets = sections, dict.fromkeys(sections, 0)
+
+    def take(self, section: str, dtype: str, count: int) -> npt.NDArray[Any]:
+        start, size = self.offsets[section], count * np.dtype(dtype).itemsize
+        if start + size > len(self.sections[section]):
+            raise ValueError(f"section {section} is too short")
+        self.offsets[section] = start + size
+        return np.frombuffer(self.sections[section], dtype=dtype, count=count, offset=start)
+
+    def finish(self) -> None:
+        left = [name for name, data in self.sections.items() if self.offsets[name] != len(data)]
+        if left:
+            raise ValueError(f"sections {left} are longer than the tensors in them")
+
+
+def decode_state(meta: list[Any], sections: Mapping[str, bytes]) -> dict[str, Tensor]:
+    """The state dict as float32 tensors.  Raises ValueError, KeyError or TypeError on malformed input, before allocating for it."""
+    reader, state = _Reader(sections), {}
+    for name, shape, bits, exponent in meta:
+        if any(type(n) is not int or n < 0 for n in (*shape, bits)) or type(exponent) is not int or abs(exponent) > 300:
+            raise ValueError(f"{name}: shape {shape}, bits {bits}, exponent {exponent}")
+        kind, count = parameter_kind(name, len(shape)), int(np.prod([int(n) for n in shape], dtype=object))
+        section = {"matrix": "matrices", "embedding": "embeddings", "scalar": "vectors"}[kind]
+        if bits in (16, 32):
+            values = reader.take(section, "<f2" if bits == 16 else "<f4", count).astype(np.float32).reshape(shape)
+        elif 2 <= bits <= 8 and len(shape) == 2:
+            integers = reader.take(section, "<i1", count).reshape(shape)
+            values = dequantise_rows(integers, reader.take("scales", "<f2", shape[0]), exponent)
+        else:
+            raise ValueError(f"{name}: {bits} bits for shape {shape}")
+        state[name] = torch.from_numpy(values)
+    reader.finish()
+    return state
