@@ -7,6 +7,7 @@ Shapes: N tokens of a stream, T = seq_len, H = history (tokens carried before ea
 """
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def find_shards(path: str | os.PathLike[str], split: str) -> list[Path]:
     place = Path(path)
     if place.is_file():
         return [place]
-    found = sorted(place.glob(f"*_{split}_*.bin"))
+    found = sorted(path for path in place.glob("*.bin") if re.fullmatch(rf"[^.].*_{split}_\d+\.bin", path.name))
     if not found:
         state = "no such folder" if not place.is_dir() else f"no *_{split}_*.bin in it"
         raise DataError(f"{place}: {state}; make shards with scripts/prepare_data.py --out {place}")
