@@ -1,0 +1,199 @@
+"""OnlineCache: an exact n-gram model that scores, and then counts what it has scored.
+
+Seeded with a trained table it is the trained model; never updated it stays that.  Counts go on by update exclusion:
+from the longest order down, stopping at the first n-gram already seen, which keeps lower orders at numbers of
+distinct left neighbours without a set of neighbours.  (Kneser & Ney 1995; update exclusion after Moffat 1990.)
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from ngram import online_kernels as kernels
+from ngram.errors import SeedgramError
+from ngram.online_kernels import DEPTH, State
+from ngram.table import F64, NgramTable
+
+# What a gate may look at: functions of the context alone, in the order of the columns of ChunkScores.features.
+FEATURES: tuple[str, ...] = (
+    "matched_order",  # tokens in the longest context seen before
+    "log_total",  # log1p of its total count
+    "log_distinct",  # log1p of its number of different successors
+    "backoff",  # its λ: share of probability it leaves to shorter contexts
+    "log_total_below",  # the same three for the next shorter context seen
+    "log_distinct_below",
+    "backoff_below",
+    "sure_contexts",  # how many matched contexts had a single successor
+    "log_escape",  # -log of the product of λ over contexts of 2 tokens and more: how little is left to bigrams
+)
+MIN_SLOTS = 1 << 10
+
+
+@dataclass(frozen=True)
+class ChunkScores:
+    """prob (n,) float64 of each target; features (n, len(FEATURES)) float32; by_order (n, order + 1) float64 or None:
+    the target's probability when only orders up to 0, 1, … are used."""
+
+    prob: F64
+    features: npt.NDArray[np.float32]
+    by_order: F64 | None = None
+
+
+class OnlineCache:
+    """A growing exact cache over a table.  Nothing is hashed away: keys are compared in full.
+
+    tokens: the whole stream, (N,) uint16, BOS before each document; targets are tokens[start:stop], start ≥ 1, whose
+    histories are read from the stream to their left and never reach past a BOS."""
+
+    def __init__(self, table: NgramTable):
+        self.order, self.vocab_size, self.bos = table.order, table.vocab_size, table.bos
+        sizes = table.sizes()
+        children, nodes = sum(sizes[1:]), sum(sizes[: max(1, self.order - 1)])
+        log_slots = max(MIN_SLOTS, 2 * children).bit_length()  # 1/4 to 1/2 full: misses end early
+        settings = np.array([self.order, self.vocab_size, self.bos, 64 - log_slots], np.int64)
+        discounts = np.zeros((self.order, 4))
+        discounts[:, 1:] = table.discounts
+        unigrams = table.exact_counts(1)
+        meta = np.zeros(kernels.META_SIZE, np.int64)
+        meta[kernels.N_NODES] = nodes
+        meta[kernels.FREE :] = -1
+        self.state = State(
+            slots=np.zeros(2 << log_slots, np.int64),
+            nodes=np.zeros((nodes, 8), np.uint32),
+            pool_tokens=np.empty(children, np.uint16),
+            pool_counts=np.empty(children, np.uint32),
+            unigrams=unigrams,
+            root=_root(unigrams, int(table.pruned[0][0])),
+            meta=meta,
+            discounts=discounts,
+            settings=settings,
+        )
+        self._seed(table)
+
+    @property
+    def counted(self) -> int:
+        """Tokens counted since the table."""
+        return int(self.state.meta[kernels.COUNTED])
+
+    def score(self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True, with_orders: bool = False) -> ChunkScores:
+        """Scores of tokens[start:stop]; the state does not change."""
+        stream = self._stream(tokens, start, stop)
+        scores = self._blank(stop - start, features, with_orders)
+        cursor = self._seek(stream, start, create=False)
+        kernels.score_range(self.state, stream, start, stop, cursor, *scores)
+        return ChunkScores(scores[0], scores[1], scores[2] if with_orders else None)
+
+    def update(self, tokens: npt.ArrayLike, start: int, stop: int) -> None:
+        """Counts tokens[start:stop]."""
+        stream = self._stream(tokens, start, stop)
+        self._count(stream, start, stop, self._blank(0, False, False))
+
+    def score_then_update(self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True, with_orders: bool = False) -> ChunkScores:
+        """Each token is scored and then counted: the same as chunks of one token, in one kernel."""
+        stream = self._stream(tokens, start, stop)
+        scores = self._blank(stop - start, features, with_orders)
+        self._count(stream, start, stop, scores)
+        return ChunkScores(scores[0], scores[1], scores[2] if with_orders else None)
+
+    def rows(self, histories: npt.ArrayLike) -> F64:
+        """(P, V) float64 distributions, each summing to 1.  histories: (P, order-1) uint16, PAD on the left."""
+        past = self._histories(histories)
+        rows = np.empty((len(past), self.vocab_size))
+        kernels.fill_rows(self.state, past, rows, np.empty((0, len(FEATURES)), np.float32))
+        return rows
+
+    def row_features(self, histories: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """(P, len(FEATURES)) float32, as in ChunkScores."""
+        past = self._histories(histories)
+        features = np.empty((len(past), len(FEATURES)), np.float32)
+        kernels.fill_rows(self.state, past, np.empty((0, self.vocab_size)), features)
+        return features
+
+    def digest(self) -> str:
+        """xxh3_128 of all state, as hex: equal before and after anything that only reads."""
+        state, hasher = self.state, xxhash.xxh3_128()
+        nodes, pool = int(state.meta[kernels.N_NODES]), int(state.meta[kernels.POOL_USED])
+        parts = (state.slots, state.nodes[:nodes], state.pool_tokens[:pool], state.pool_counts[:pool])
+        for part in (*parts, state.unigrams, state.root, state.meta, state.discounts, state.settings):
+            hasher.update(np.ascontiguousarray(part).view(np.uint8).reshape(-1).data)
+        return hasher.hexdigest()
+
+    def _seed(self, table: NgramTable) -> None:
+        base = np.cumsum([0, *table.sizes()])
+        for n in range(2, self.order + 1):
+            columns = (table.tokens[n - 1], table.parents[n - 1], table.exact_counts(n))
+            fits = kernels.seed_order(self.state, n, *columns, base[n - 2], base[n - 1], n == self.order)
+            context = self.state.nodes[base[n - 2] : base[n - 1]]
+            total = context[:, kernels.TOTAL].astype(np.int64) + table.pruned[n - 1]
+            if not fits or (len(total) and total.max() > kernels.U32_MAX):
+                raise SeedgramError(f"a context of order {n} has more than 2^32 - 1 counts; train on less text")
+            context[:, kernels.TOTAL] = total
+            context[:, kernels.PRUNED] = table.pruned[n - 1]
+
+    def _stream(self, tokens: npt.ArrayLike, start: int, stop: int) -> npt.NDArray[np.uint16]:
+        stream = np.ascontiguousarray(tokens, dtype=np.uint16)
+        if stream.ndim != 1 or not 0 < start <= stop <= len(stream):
+            raise SeedgramError(f"targets {start}…{stop} of {stream.shape} tokens: token 0 is given, so 1 ≤ start ≤ stop ≤ length")
+        seen = stream[max(0, start - self.order + 1) : stop]
+        if len(seen) and int(seen.max()) >= self.vocab_size:
+            raise SeedgramError(f"token {int(seen.max())} is outside the vocabulary of {self.vocab_size}; use the model's tokenizer")
+        return stream
+
+    def _histories(self, histories: npt.ArrayLike) -> npt.NDArray[np.uint16]:
+        past = np.ascontiguousarray(histories, dtype=np.uint16)
+        known = past[past != 65535]
+        if past.ndim != 2 or past.shape[1] != self.order - 1 or (len(known) and int(known.max()) >= self.vocab_size):
+            raise SeedgramError(f"histories of shape {past.shape} must be (P, {self.order - 1}) tokens under {self.vocab_size}")
+        return past
+
+    def _blank(self, size: int, features: bool, with_orders: bool) -> tuple[F64, npt.NDArray[np.float32], F64]:
+        return (
+            np.empty(size),
+            np.empty((size if features else 0, len(FEATURES)), np.float32),
+            np.empty((size if with_orders else 0, self.order + 1)),
+        )
+
+    def _seek(self, stream: npt.NDArray[np.uint16], start: int, create: bool) -> npt.NDArray[np.int64]:
+        cursor = np.zeros(DEPTH + 1, np.int64)
+        if not kernels.seek(self.state, stream, start, cursor, False) and create:
+            self._make_room(self.order * self.order)
+            kernels.seek(self.state, stream, start, cursor, True)
+        return cursor
+
+    def _count(self, stream: npt.NDArray[np.uint16], start: int, stop: int, scores: tuple[F64, npt.NDArray[np.float32], F64]) -> None:
+        cursor = self._seek(stream, start, create=True)
+        at = start
+        while at < stop:
+            self._make_room(self.order)
+            views = [column[at - start :] if len(column) else column for column in scores]
+            at = kernels.count_range(self.state, stream, at, stop, cursor, *views)
+
+    def _make_room(self, inserts: int) -> None:
+        """Doubles what is too small; when that happens depends on what was counted, never on how it was cut."""
+        while not kernels.has_room(self.state, inserts):
+            state, meta = self.state, self.state.meta
+            widest = 2 * self.vocab_size
+            if meta[kernels.N_SLOTS] + inserts > len(state.slots) // 16 * 5:
+                slots = np.zeros(2 * len(state.slots), np.int64)
+                state.settings[3] -= 1
+                kernels.rehash(state.slots, slots, int(state.settings[3]))
+                self.state = state = state._replace(slots=slots)
+            if meta[kernels.N_NODES] + inserts > len(state.nodes):
+                self.state = state = state._replace(nodes=_longer(state.nodes, inserts))
+            if meta[kernels.POOL_USED] + inserts * widest > len(state.pool_tokens):
+                longer = (_longer(state.pool_tokens, inserts * widest), _longer(state.pool_counts, inserts * widest))
+                self.state = state = state._replace(pool_tokens=longer[0], pool_counts=longer[1])
+
+
+def _longer(array: npt.NDArray[np.generic], extra: int) -> npt.NDArray[np.generic]:
+    """A copy with half as much again, and room for `extra` rows; new rows are not initialised."""
+    longer = np.empty((len(array) + max(len(array) // 2, extra), *array.shape[1:]), array.dtype)
+    longer[: len(array)] = array
+    return longer
+
+
+def _root(unigrams: npt.NDArray[np.uint32], pruned: int) -> npt.NDArray[np.int64]:
+    counts = unigrams.astype(np.int64)
+    return np.array([counts.sum() + pruned, (counts == 1).sum(), (counts == 2).sum(), (counts > 2).sum(), pruned], np.int64)
