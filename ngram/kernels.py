@@ -1,3 +1,4 @@
+# mypy: disable-error-code="arg-type,assignment,return-value,index,attr-defined"
 """Numba kernels of counting: tokens → keys → sorted runs → merged runs → columns of the table.
 
 Arrays in, arrays out; the caller allocates and validates; every kernel releases the GIL, so that counting can run on a
@@ -179,7 +180,9 @@ def _find_from(list_hi: Array, list_lo: Array, cursor: int, key_hi: int, key_lo:
 
 
 @njit(nogil=True)
-def scan_order(run: Array, masks: Array, n: int, top: int, bos: int, min_raw: int, parents: Array, kept: Array, pruned: Array) -> tuple[int, Array]:
+def scan_order(
+    run: Array, masks: Array, n: int, top: int, bos: int, min_raw: int, parents: Array, kept: Array, pruned: Array
+) -> tuple[int, Array]:
     """One order of the table from a run: raw counts, adjusted counts, the threshold and who the parents are.
 
     run: as in merge_runs.  masks: (3, 2) uint64, keeping n-1, n and n+1 slots.  parents: (hi, lo, forward index) of

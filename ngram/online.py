@@ -90,7 +90,9 @@ class OnlineCache:
         stream = self._stream(tokens, start, stop)
         self._count(stream, start, stop, self._blank(0, False, False))
 
-    def score_then_update(self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True, with_orders: bool = False) -> ChunkScores:
+    def score_then_update(
+        self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True, with_orders: bool = False
+    ) -> ChunkScores:
         """Each token is scored and then counted: the same as chunks of one token, in one kernel."""
         stream = self._stream(tokens, start, stop)
         scores = self._blank(stop - start, features, with_orders)

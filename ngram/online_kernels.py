@@ -1,3 +1,4 @@
+# mypy: disable-error-code="arg-type,assignment,return-value,index,attr-defined"
 """Numba kernels of the online cache: find, score, count, full rows.
 
 The trie lives in a few flat arrays (`State`).  A child is found through one open-addressing table keyed exactly by

@@ -6,6 +6,7 @@ slots in that block.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +38,7 @@ class Run:
     def __len__(self) -> int:
         return len(self.hi)
 
-    def columns(self) -> tuple[U64, U64, U16, I64, I64]:
+    def columns(self) -> "Columns":
         return self.hi, self.lo, self.counts, self.overflow_index, self.overflow_count
 
     def exact_counts(self) -> I64:
@@ -54,8 +55,8 @@ class Run:
     def slice(self, start: int, stop: int) -> "Run":
         """Entries start…stop-1 as a run of its own (views, not copies, except the overflow)."""
         first, last = np.searchsorted(self.overflow_index, [start, stop])
-        index = self.overflow_index[first:last] - start
-        return Run(self.order, self.hi[start:stop], self.lo[start:stop], self.counts[start:stop], index, self.overflow_count[first:last].copy())
+        overflow = self.overflow_index[first:last] - start, self.overflow_count[first:last].copy()
+        return Run(self.order, self.hi[start:stop], self.lo[start:stop], self.counts[start:stop], *overflow)
 
     @staticmethod
     def from_counts(order: int, hi: U64, lo: U64, exact: npt.ArrayLike) -> "Run":
@@ -70,14 +71,18 @@ class Run:
         return Run.from_counts(order, none, none, np.zeros(0, np.int64))
 
 
-def _blank(size: int, overflow: int) -> tuple[U64, U64, U16, I64, I64]:
-    return (
-        np.empty(size, np.uint64),
-        np.empty(size, np.uint64),
-        np.empty(size, np.uint16),
-        np.empty(overflow, np.int64),
-        np.empty(overflow, np.int64),
-    )
+Columns = tuple[U64, U64, U16, I64, I64]
+
+
+def _blank(size: int, overflow: int) -> Columns:
+    words = np.empty(size, np.uint64), np.empty(size, np.uint64)
+    return *words, np.empty(size, np.uint16), np.empty(overflow, np.int64), np.empty(overflow, np.int64)
+
+
+def _filled(order: int, columns: Columns, size: int, overflow: int) -> Run:
+    """The run in the first `size` entries of blank columns; pages that were never written take no memory."""
+    hi, lo, counts, over_index, over_count = columns
+    return Run(order, hi[:size], lo[:size], counts[:size], over_index[:overflow].copy(), over_count[:overflow].copy())
 
 
 def run_of_keys(keys: npt.NDArray[np.uint64], scratch: npt.NDArray[np.uint64], fill: int, order: int, vocab_size: int) -> Run:
@@ -85,8 +90,7 @@ def run_of_keys(keys: npt.NDArray[np.uint64], scratch: npt.NDArray[np.uint64], f
     if kernels.sort_keys(keys, scratch, fill, order, vocab_size):
         keys = scratch
     blank = _blank(fill, fill // kernels.FULL + 1)
-    size, overflow = kernels.group_keys(keys, fill, *blank)
-    return Run(order, *(column[:size] for column in blank[:3]), *(column[:overflow].copy() for column in blank[3:]))
+    return _filled(order, blank, *kernels.group_keys(keys, fill, *blank))
 
 
 def merge(a: Run, b: Run) -> Run:
@@ -97,15 +101,14 @@ def merge(a: Run, b: Run) -> Run:
         return a if len(a) else b
     # an overflow entry stands for at least 65,535 positions, which bounds how many there can be
     out = _blank(len(a) + len(b), (a.total() + b.total()) // kernels.FULL + 1)
-    size, overflow = kernels.merge_runs(a.columns(), b.columns(), out)
-    return Run(a.order, *(column[:size] for column in out[:3]), *(column[:overflow].copy() for column in out[3:]))
+    return _filled(a.order, out, *kernels.merge_runs(a.columns(), b.columns(), out))
 
 
 def _thresholds(min_raw: list[int] | tuple[int, ...] | None, order: int) -> list[int]:
     if min_raw is None:
         return [1] * order
     wanted = [max(1, int(value)) for value in min_raw]
-    if len(wanted) != order or any(a > b for a, b in zip(wanted, wanted[1:], strict=False)):
+    if len(wanted) != order or any(a > b for a, b in pairwise(wanted)):
         raise SeedgramError(f"thresholds {list(min_raw)} must be {order} numbers, one an order, that never fall")
     return wanted
 
@@ -155,7 +158,8 @@ class _Builder:
         contexts = len(self.columns[-1][0]) if n > 1 else 1
         size = len(self.run)
         # as long as the run, but pages that are never written cost nothing
-        kept = (np.empty(size, np.uint64), np.empty(size, np.uint64), np.empty(size, np.uint32), np.empty(size, np.int64), np.empty(size, np.int64))
+        keys = np.empty(size, np.uint64), np.empty(size, np.uint64)
+        kept = (*keys, np.empty(size, np.uint32), np.empty(size, np.int64), np.empty(size, np.int64))
         pruned = np.zeros(contexts, np.int64)
         masks = _masks(n, self.top)
         found, self.count_of_counts[n - 1] = kernels.scan_order(
@@ -166,7 +170,8 @@ class _Builder:
             self._dense_unigrams(kept, found)
             return
         forward = np.empty(found, np.uint32)
-        columns = (np.empty(found, np.uint16), np.empty(found, np.uint32), np.empty(found, np.uint32), np.empty(found, np.uint32))
+        parents, adjusted, raw = (np.empty(found, np.uint32) for _ in range(3))
+        columns = (np.empty(found, np.uint16), parents, adjusted, raw)
         kernels.sort_forward(kept, found, contexts, forward, columns)
         self.columns.append(columns)
         self.parents = (kept[0][:found], kept[1][:found], forward)
