@@ -1,0 +1,258 @@
+"""NgramTable ↔ bytes: about 6 bits an n-gram, exact keys, counts on a log scale.
+
+Orders go up.  For order n, each context h (an n-gram of order n-1) says first how much its children weigh together,
+T(h), or that it has none.  Its children are a subset of the children of its suffix context h′, so they are coded as
+membership: every candidate (h, w) falls into a bucket by T(h)/T(h′) and by w's count under h′ (together: how often
+h w is to be expected), and a bucket's members are coded as geometric gaps.  Last come the members' counts, given T(h) and the
+expected count.  Sets of children nested in this way: Raj & Whittaker (2003); everything else is semi-static arithmetic coding.
+
+    2 bytes   format version (little-endian, as all)       1 byte   order         1 byte    shift of the count scale
+    2 bytes   vocabulary size      2 bytes   BOS           8 bytes  pruned mass of the empty context
+    24·order  discounts, float64   4·order   n-grams of each order        4·order   largest level + 1 of counts and totals
+    the rest  range-coded words, uint32
+
+What a reader gets is `quantise(table)`.  A context without children keeps no pruned mass: its rows are its suffix's either way.
+"""
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ngram import code_kernels as kernels
+from ngram.code_models import Coder, code_classed, code_numbers, code_positions, level_values, log16, nearest_level
+from ngram.errors import FileFormatError, SeedgramError
+from ngram.table import MAX_ORDER, PAD, NgramTable
+
+VERSION = 1
+COUNT_SHIFT = 3  # steps of 1/8 of the value from 16 on: measured in scripts/bench_codec.py
+_HEAD = struct.Struct("<HBBHHQ")
+_ROWS = 48  # half octaves of T(h′)/T(h)
+_GRAMS_A_BYTE = 1024  # no table is denser than this: what a reader allocates is bounded by what it was given
+
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass
+class _Order:
+    """One order while it is coded.  (M,) a row each; contexts are the rows of the order below."""
+
+    tokens: npt.NDArray[np.uint16]
+    parents: I64
+    suffixes: I64  # row in the order below without the first token; order 1: all 0
+    counts: I64
+    first: I64  # (contexts + 1,) children of each context
+    totals: I64  # (contexts,) T(h), 0 without children
+
+
+@dataclass
+class _Truth:
+    """What the writer knows and the reader is about to learn of one order."""
+
+    totals: I32  # (contexts,) 0: no children, else 1 + level of T(h)
+    first: I64
+    suffixes: I64
+    levels: I32  # (M,) level of the count - 1
+
+
+def quantise(table: NgramTable) -> NgramTable:
+    """The table that a reader of `encode(table)` gets: same n-grams, counts and pruned masses on the log scale, no raw counts."""
+    return decode(encode(table))
+
+
+def encode(table: NgramTable) -> bytes:
+    """Serialises a table.  Raises SeedgramError when it is not closed under suffixes or out of range."""
+    levels = level_values(COUNT_SHIFT)
+    truths = _truths(table, levels)
+    coder = Coder()
+    alphabets = [(int(t.levels.max(initial=-1)) + 1, int(t.totals.max(initial=-1)) + 1) for t in truths]
+    unigrams = _unigrams(coder, levels, table.vocab_size, alphabets[0][0], truths[0].levels)
+    orders = [unigrams]
+    unigrams.totals[0] += int(table.pruned[0][0])
+    for n in range(2, table.order + 1):
+        orders.append(_code_order(coder, levels, orders, alphabets[n - 1], len(table.tokens[n - 1]), truths[n - 1]))
+    head = _HEAD.pack(VERSION, table.order, COUNT_SHIFT, table.vocab_size, table.bos, int(table.pruned[0][0]))
+    sizes = np.array(table.sizes(), "<u4").tobytes()
+    limits = np.array(alphabets, "<u2").tobytes()
+    data = head + table.discounts.astype("<f8").tobytes() + sizes + limits + coder.words().astype("<u4").tobytes()
+    return data + bytes(-(-max(0, sum(table.sizes()) - _GRAMS_A_BYTE * len(data)) // (4 * _GRAMS_A_BYTE)) * 4)
+
+
+def decode(data: bytes) -> NgramTable:
+    """The table in `data`.  Raises FileFormatError on anything that `encode` does not write; bounded by the data's size."""
+    order, levels, vocab_size, bos, pruned, discounts, sizes, alphabets, words = _read_head(data)
+    coder = Coder(words)
+    unigrams = _unigrams(coder, levels, vocab_size, alphabets[0][0], None)
+    unigrams.totals[0] += pruned
+    orders = [unigrams]
+    for n in range(2, order + 1):
+        orders.append(_code_order(coder, levels, orders, alphabets[n - 1], sizes[n - 1], None))
+    return NgramTable(
+        vocab_size=vocab_size,
+        bos=bos,
+        tokens=[o.tokens for o in orders],
+        parents=[o.parents.astype(np.uint32) for o in orders],
+        counts=[np.minimum(o.counts, 65535).astype(np.uint16) for o in orders],
+        pruned=[np.array([pruned], np.uint32)] + [_pruned(o) for o in orders[1:]],
+        discounts=discounts,
+        excess={n: _excess(o.counts) for n, o in enumerate(orders, 1) if o.counts.max(initial=0) > 65535},
+    )
+
+
+def suffix_rows(table: NgramTable) -> list[I64]:
+    """For each order n (1 first) the row in order n-1 of each n-gram without its first token; order 1: zeros.
+
+    Raises SeedgramError when one is missing: the table is not closed under suffixes."""
+    rows = [np.zeros(len(table.tokens[0]), np.int64)]
+    for n in range(2, table.order + 1):
+        below = (table.parents[n - 2].astype(np.int64) << 16) | table.tokens[n - 2]
+        wanted = (rows[-1][table.parents[n - 1]] << 16) | table.tokens[n - 1]
+        found = np.minimum(np.searchsorted(below, wanted), len(below) - 1)
+        if len(wanted) and not np.array_equal(below[found], wanted):
+            raise SeedgramError(f"n-gram table: order {n} holds n-grams whose suffix is not in order {n - 1}; prune it with ngram.prune")
+        rows.append(found)
+    return rows
+
+
+def _truths(table: NgramTable, levels: I64) -> list[_Truth]:
+    if not 1 <= table.order <= MAX_ORDER or not 1 <= table.vocab_size <= PAD or len(table.tokens[0]) != table.vocab_size:
+        raise SeedgramError(f"n-gram table: order {table.order}, vocabulary {table.vocab_size}: cannot be written; use orders 1…8")
+    suffixes = suffix_rows(table)
+    truths = []
+    for n in range(1, table.order + 1):
+        exact = table.exact_counts(n)
+        count_levels = nearest_level(exact, levels)
+        first = table.first_child(n - 1)
+        running = np.concatenate([[0], np.cumsum(levels[count_levels])])
+        children_mass = running[first[1:]] - running[:-1][first[:-1].clip(max=len(exact) - 1)] if len(exact) else np.zeros(len(first) - 1)
+        if n > 1 and len(exact) and exact.min() == 0:
+            raise SeedgramError(f"n-gram table: order {n} holds a count of 0; prune it with ngram.prune")
+        pruned = table.pruned[n - 1].astype(np.int64)
+        near = nearest_level(np.minimum(children_mass + pruned, levels[-1]), levels)
+        # Nothing left out stays nothing left out: a level at or below the children's own mass says so (see _pruned).
+        floor = np.searchsorted(levels, np.minimum(children_mass, levels[-1]), side="right") - 1
+        totals = np.where(pruned > 0, np.maximum(near, floor), floor).astype(np.int32)
+        totals = np.where(np.diff(first) > 0, totals + 1, 0).astype(np.int32)
+        truths.append(_Truth(totals, first, suffixes[n - 1], count_levels - (n > 1)))
+    return truths
+
+
+def _unigrams(coder: Coder, levels: I64, vocab_size: int, alphabet: int, truth: I32 | None) -> _Order:
+    zeros = np.zeros(vocab_size, np.int32)
+    counts = levels[code_classed(coder, zeros, zeros, alphabet, truth)]
+    first = np.array([0, vocab_size], np.int64)
+    return _Order(np.arange(vocab_size, dtype=np.uint16), zeros.astype(np.int64), zeros.astype(np.int64), counts, first, counts.sum(keepdims=True))
+
+
+def _code_order(coder: Coder, levels: I64, orders: list[_Order], alphabet: tuple[int, int], size: int, truth: _Truth | None) -> _Order:
+    """Codes the next order on top of `orders`: totals, then members, then counts."""
+    below = orders[-1]
+    log_counts, log_totals = log16(below.counts), log16(below.totals)
+    may = np.flatnonzero(np.diff(below.first)[below.suffixes] > 0)
+    suffix_total = log_totals[below.suffixes[may]]
+    # A context's weight per left neighbour is much like its suffix's: T(h) ≈ c(h)·T(h′)/c(h′).
+    suffix_count = log16(orders[-2].counts)[below.suffixes[may]] if len(orders) > 1 else suffix_total
+    columns = np.clip((suffix_total - suffix_count) // 5 + 16, 0, 39).astype(np.int32)
+    symbols = code_classed(coder, np.minimum(log_counts[may] >> 2, 127), columns, alphabet[1], None if truth is None else truth.totals[may])
+    parents = may[symbols > 0]
+    totals = np.zeros(len(below.counts), np.int64)
+    totals[parents] = levels[symbols[symbols > 0] - 1]
+
+    rows = np.clip((log_totals[below.suffixes[parents]] - log16(totals[parents]) + 4) >> 3, 0, _ROWS - 1).astype(np.int64)
+    children_first, members = _code_members(coder, below, parents, rows, log_counts, size, truth)
+    first = np.zeros(len(below.counts) + 1, np.int64)
+    first[parents + 1] = np.diff(children_first)
+    first = np.cumsum(first)
+    owners = np.repeat(parents, np.diff(children_first))
+
+    log_total = log16(totals)[owners]
+    expected = log_counts[members] + log_total - log_totals[below.suffixes[owners]]
+    columns = np.clip((expected + 160) >> 3, 0, 63).astype(np.int32)
+    kinds = np.minimum(log_total * 3 >> 4, 63).astype(np.int32)
+    counts = levels[code_classed(coder, kinds, columns, alphabet[0], None if truth is None else truth.levels) + 1]
+    running = np.concatenate([[0], np.cumsum(counts)])
+    totals = np.where(np.diff(first) > 0, np.maximum(totals, running[first[1:]] - running[first[:-1]]), 0)
+    return _Order(below.tokens[members], owners, members, counts, first, totals)
+
+
+def _code_members(
+    coder: Coder, below: _Order, parents: I64, rows: I64, log_counts: I32, size: int, truth: _Truth | None
+) -> tuple[I64, I64]:
+    """Codes which candidates are children.  Returns offsets (len(parents) + 1,) and the children's suffixes (size,)."""
+    classes = np.where(log_counts > 0, np.minimum(((log_counts - 16) * 3 >> 4) + 1, kernels.CLASSES - 1), 0).astype(np.uint8)
+    ordered, rank, group_first, group_stop, group_class = kernels.group_children(below.first, classes)
+    walk = (parents, below.suffixes, rows, below.first, group_first, group_stop, group_class)
+    slots = np.zeros(_ROWS * kernels.CLASSES, np.int64)
+    kernels.count_slots(*walk, slots)
+    used = np.flatnonzero(slots)
+    bucket, slot = np.empty(0, np.int32), np.empty(0, np.int64)
+    if truth is not None:
+        bucket, slot = np.empty(size, np.int32), np.empty(size, np.int64)
+        kernels.locate_members(*walk, rank, truth.first, truth.suffixes, np.zeros_like(slots), bucket, slot)
+        slot = slot[np.argsort(bucket, kind="stable")]
+    truly = None if truth is None else np.bincount(bucket, minlength=len(slots))[used]
+    bits = np.frexp(slots[used].astype(np.float64))[1].astype(np.int32)
+    found = np.zeros_like(slots)
+    found[used] = code_numbers(coder, np.minimum(bits, 48), truly)
+    if (found > slots).any() or int(found.sum()) != size:
+        raise FileFormatError("n-gram data: more n-grams than contexts can hold; the file was altered, make it again")
+    inverted = found * 2 > slots
+    events = _code_events(coder, slots, found, inverted, None if truth is None else slot)
+    event_first = np.concatenate([[0], np.cumsum(np.where(inverted, slots - found, found))])
+    if truth is not None:
+        return np.append(truth.first[parents], size), truth.suffixes
+    out_first, out = np.zeros(len(parents) + 1, np.int64), np.empty(size, np.uint32)
+    if kernels.expand_members(*walk, ordered, event_first, events, inverted, np.zeros_like(slots), out_first, out) != size:
+        raise FileFormatError("n-gram data: members and contexts disagree; the file was altered, make it again")
+    return out_first, out.astype(np.int64)
+
+
+def _code_events(coder: Coder, slots: I64, found: I64, inverted: npt.NDArray[np.bool_], members: I64 | None) -> I64:
+    """Codes each bucket's rarer kind of slot.  members (sum of found,) or None; returns all buckets' events in one array."""
+    parts = [np.empty(0, np.int64)]
+    stops = np.cumsum(found)
+    for bucket in np.flatnonzero((found > 0) & (found < slots)).tolist():
+        size, count = int(slots[bucket]), int(found[bucket])
+        events = None if members is None else members[stops[bucket] - count : stops[bucket]]
+        if inverted[bucket]:
+            count = size - count
+            events = None if events is None else np.delete(np.arange(size), events)
+        parts.append(code_positions(coder, size, count, events))
+    return np.concatenate(parts)
+
+
+def _pruned(order: _Order) -> npt.NDArray[np.uint32]:
+    running = np.concatenate([[0], np.cumsum(order.counts)])
+    return (order.totals - (running[order.first[1:]] - running[order.first[:-1]])).astype(np.uint32)
+
+
+def _excess(counts: I64) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
+    index = np.flatnonzero(counts > 65535)
+    return index.astype(np.uint32), counts[index].astype(np.uint32)
+
+
+def _read_head(data: bytes) -> tuple[int, I64, int, int, int, npt.NDArray[np.float64], list[int], list[tuple[int, int]], npt.NDArray[np.uint32]]:
+    problem = "n-gram data: {}; the file was altered or cut, make it again"
+    if len(data) < _HEAD.size:
+        raise FileFormatError(problem.format("shorter than its header"))
+    version, order, shift, vocab_size, bos, pruned = _HEAD.unpack_from(data)
+    if version != VERSION:
+        raise FileFormatError(f"n-gram data: format version {version}, this program reads {VERSION}; make the file again")
+    body = _HEAD.size + 32 * order
+    if not (1 <= order <= MAX_ORDER and shift <= 16 and 1 <= vocab_size <= PAD and bos < vocab_size and pruned < 2**32):
+        raise FileFormatError(problem.format("impossible header"))
+    if len(data) < body or (len(data) - body) % 4:
+        raise FileFormatError(problem.format(f"{len(data)} bytes"))
+    discounts = np.frombuffer(data, "<f8", 3 * order, _HEAD.size).reshape(order, 3).astype(np.float64)
+    sizes = np.frombuffer(data, "<u4", order, _HEAD.size + 24 * order).tolist()
+    alphabets = np.frombuffer(data, "<u2", 2 * order, _HEAD.size + 28 * order).reshape(order, 2).tolist()
+    levels = level_values(shift)
+    # D1 ≤ 1, D2 ≤ 2, D3+ ≤ 3 as in Chen & Goodman: a count never falls below 0, so rows stay distributions.
+    if not ((discounts >= 0) & (discounts <= [1, 2, 3])).all():
+        raise FileFormatError(problem.format("impossible discounts"))
+    if sizes[0] != vocab_size or sum(sizes) > vocab_size + _GRAMS_A_BYTE * len(data) or max(max(a) for a in alphabets) > len(levels) + 1:
+        raise FileFormatError(problem.format("impossible sizes"))
+    words = np.frombuffer(data, "<u4", -1, body).astype(np.uint32)
+    return order, levels, vocab_size, bos, pruned, discounts, sizes, [(a, b) for a, b in alphabets], words
