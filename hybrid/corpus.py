@@ -38,16 +38,20 @@ class Document:
     text: str
 
 
-def _strings(tree: ast.Module) -> Iterator[str]:
-    """Docstrings, and the texts that NumPy attaches to C functions through add_newdoc, in source order."""
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            if doc := ast.get_docstring(node):
-                yield doc
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.startswith("add_newdoc"):
-            for part in ast.walk(node):
-                if isinstance(part, ast.Constant) and isinstance(part.value, str):
-                    yield inspect.cleandoc(part.value)
+def _strings(node: ast.AST) -> Iterator[str]:
+    """Docstrings, and the texts that NumPy attaches to C functions through add_newdoc, in source order.
+
+    Goes down statements only: expressions hold no docstrings and are most of a tree."""
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        if doc := ast.get_docstring(node):
+            yield doc
+    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and ast.unparse(node.value.func).startswith("add_newdoc"):
+        for part in ast.walk(node):
+            if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                yield inspect.cleandoc(part.value)
+    for block in ("body", "handlers", "orelse", "finalbody"):
+        for statement in getattr(node, block, ()):
+            yield from _strings(statement)
 
 
 def _package(root: Path, prefix: str) -> Iterator[tuple[str, list[str]]]:
