@@ -190,9 +190,15 @@ def score_blend(art: "Artifact", tokens: Tokens, neural: NeuralScores, options: 
     """Network, n-gram and mixed probability and the n-grams' weight of every target, (N-1,) float64 each.
 
     Every rank does this in full: the cache must learn the whole stream anyway, and learning costs what scoring does."""
-    part = Blend(neural, OnlineCache(art.table), load_gate(art, learning=options.online))
+    part = Blend(neural, OnlineCache(_table(art)), load_gate(art, learning=options.online))
     order = ScoreFirst(tokens, {"blend": part}, frozen=not options.online, paranoid=options.paranoid)
     return blend.run(order, "blend", chunk, cache_by_chunk=options.cache_by_chunk or options.paranoid)
+
+
+def _table(art: "Artifact") -> NgramTable:
+    if art.table is None:
+        raise ConfigError("this artifact holds no n-gram cache; train with --ngram-order 7")
+    return art.table
 
 
 def load_gate(art: "Artifact", *, learning: bool) -> Gate:

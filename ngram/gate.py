@@ -16,14 +16,14 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import xxhash
+from numba import njit
 
 from ngram.errors import FileFormatError
 
-kernel: Any = numba.njit(nogil=True)  # Any: numba's own types refuse the splats below
+Array = Any  # kernels are typed by numba, not by the checker
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
@@ -34,8 +34,8 @@ _MAGIC = b"SGGATE\0\1"
 _HEAD = struct.Struct("<8sHHHHd")  # magic, K, F, H, length of the names, learning rate
 
 
-@kernel
-def _forward(x_F, w1_HF, b1_H, w2_KH, w3_KF, b2_K, hidden_H, weight_K):
+@njit(nogil=True)
+def _forward(x_F: Array, w1_HF: Array, b1_H: Array, w2_KH: Array, w3_KF: Array, b2_K: Array, hidden_H: Array, weight_K: Array) -> None:
     """Fills hidden_H and weight_K (softmax, before the floor) for one standardised row.  w2, w3, b2 have K-1 rows."""
     outputs = len(b2_K)
     for h in range(len(b1_H)):
@@ -61,8 +61,9 @@ def _forward(x_F, w1_HF, b1_H, w2_KH, w3_KF, b2_K, hidden_H, weight_K):
         weight_K[k] /= mass
 
 
-@kernel
-def _weights(x_NF, w1_HF, b1_H, w2_KH, w3_KF, b2_K, floor, out_NK):
+@njit(nogil=True)
+def _weights(x_NF: Array, net: tuple[Array, ...], floor: float, out_NK: Array) -> None:
+    w1_HF, b1_H, w2_KH, w3_KF, b2_K = net
     hidden_H = np.empty(len(b1_H))
     experts = out_NK.shape[1]
     for i in range(len(x_NF)):
@@ -71,9 +72,11 @@ def _weights(x_NF, w1_HF, b1_H, w2_KH, w3_KF, b2_K, floor, out_NK):
             out_NK[i, k] = (1.0 - floor) * out_NK[i, k] + floor / experts
 
 
-@kernel
-def _gradient(x_NF, p_NK, w1_HF, b1_H, w2_KH, w3_KF, b2_K, floor, g1_HF, gb1_H, g2_KH, g3_KF, gb2_K):
+@njit(nogil=True)
+def _gradient(x_NF: Array, p_NK: Array, net: tuple[Array, ...], floor: float, gradients: tuple[Array, ...]) -> float:
     """Mean of -ln Σ_k weight_k p_k over rows; the gradient arrays are overwritten with its gradient."""
+    w1_HF, b1_H, w2_KH, w3_KF, b2_K = net
+    g1_HF, gb1_H, g2_KH, g3_KF, gb2_K = gradients
     rows, features = x_NF.shape
     outputs, hidden = w2_KH.shape
     hidden_H, soft_K, back_H = np.empty(hidden), np.empty(outputs + 1), np.empty(hidden)
@@ -138,12 +141,12 @@ class Gate:
     def weights(self, features_NF: F32 | F64) -> F64:
         """(N, K) float64, rows sum to 1; each at least FLOOR / K."""
         out_NK = np.empty((len(features_NF), self.experts))
-        _weights(self.standardise(features_NF), *self.parameters, FLOOR, out_NK)
+        _weights(self.standardise(features_NF), tuple(self.parameters), FLOOR, out_NK)
         return out_NK
 
     def gradient(self, x_NF: F64, probs_NK: F64) -> tuple[float, list[F64]]:
         """Mean nats a row of the mixture and its gradient; x_NF standardised, probs_NK (N, K) the experts' probabilities."""
-        loss = _gradient(x_NF, np.ascontiguousarray(probs_NK), *self.parameters, FLOOR, *self._gradients)
+        loss = _gradient(x_NF, np.ascontiguousarray(probs_NK), tuple(self.parameters), FLOOR, tuple(self._gradients))
         return loss, self._gradients
 
     def update(self, features_NF: F32 | F64, probs_NK: F64) -> None:

@@ -1,0 +1,221 @@
+"""Evaluation scores every token but the first, once, before anything learns from it; whatever the batching and the ranks."""
+
+import math
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hybrid import blend, evaluate
+from hybrid.blend import GATE_FEATURES, Blend
+from hybrid.config import Config, ConfigError
+from ngram import gate_fit
+from ngram.cache import NgramCache
+from ngram.contexts import histories
+from ngram.gate import Gate
+from ngram.online import OnlineCache
+from ngram.score_first import ScoreFirst
+
+SLOW = bool(os.environ.get("NUMBA_DISABLE_JIT"))
+CPU = torch.device("cpu")
+V = 11
+
+
+class TinyLM(torch.nn.Module):
+    """A causal model of 11 tokens: logits from the running mean of embeddings in the window."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        random = torch.Generator().manual_seed(seed)
+        self.embedding = torch.nn.Parameter(torch.randn(V, 16, generator=random))
+
+    def forward(self, tokens_BL):
+        x = self.embedding[tokens_BL]
+        mean = x.cumsum(1) / torch.arange(1, x.shape[1] + 1)[None, :, None]
+        return torch.tanh(x + mean) @ self.embedding.T
+
+
+def stream(length, seed=0):
+    random = np.random.default_rng(seed)
+    tokens = random.integers(2, V, length).astype(np.uint16)
+    tokens[3::4] = tokens[2::4][: len(tokens[3::4])]  # something to learn
+    tokens[random.random(length) < 0.05] = 1
+    tokens[0] = 1
+    return tokens
+
+
+def table(length=400, seed=1):
+    cache = NgramCache(V, (2, 4))
+    cache.count_stream(stream(length, seed))
+    return cache.table()
+
+
+@torch.no_grad()
+def oracle_nll(model, tokens, seq_len, stride):
+    """Token by token: the window that ends just before the target, as the windows are laid out."""
+    out = []
+    for begin, end, first in evaluate.windows(len(tokens), seq_len, stride):
+        for target in range(first, end + 1):
+            logits = model(torch.from_numpy(tokens[begin:target].astype(np.int64))[None])[0, -1].double()
+            out.append(float(torch.logsumexp(logits, 0) - logits[int(tokens[target])]))
+    return np.array(out)
+
+
+@given(st.integers(2, 90), st.integers(1, 20), st.data())
+@settings(deadline=None)
+def test_windows_cover_each_target_once_in_order(length, seq_len, data):
+    stride = data.draw(st.integers(0, seq_len))
+    laid = list(evaluate.windows(length, seq_len, stride))
+    assert [t for _, end, first in laid for t in range(first, end + 1)] == list(range(1, length))
+    for begin, end, first in laid:
+        assert 0 < end - begin <= seq_len
+        assert begin < first
+        context = first - begin  # tokens before the first scored one
+        assert stride in (0, seq_len) or begin == 0 or context == min(seq_len, end - begin) - (end - first)
+
+
+def test_a_stride_longer_than_the_window_is_refused():
+    with pytest.raises(ConfigError, match="--stride 9 must lie in 0…8"):
+        list(evaluate.windows(20, 8, 9))
+
+
+@pytest.mark.parametrize("stride", [0, 1, 3, 8])
+@pytest.mark.parametrize("length", [2, 8, 9, 30])
+def test_neural_scores_equal_a_slow_oracle_tail_included(length, stride):
+    model, tokens = TinyLM(), stream(length)
+    for batch in (1, 3):
+        scores = evaluate.neural_scores(model, tokens, 8, stride, CPU, batch_windows=batch)
+        assert np.allclose(scores.nll_nats, oracle_nll(model, tokens, 8, stride), atol=1e-5)
+
+
+def test_neural_features_are_entropy_and_greatest_log_probability():
+    model, tokens = TinyLM(), stream(9)
+    scores = evaluate.neural_scores(model, tokens, 8, 0, CPU)
+    logp = torch.log_softmax(model(torch.from_numpy(tokens[None, :8].astype(np.int64)))[0].double(), -1)
+    assert np.allclose(scores.entropy, -(logp.exp() * logp).sum(-1).detach(), atol=1e-5)
+    assert np.allclose(scores.max_logp, logp.amax(-1).detach(), atol=1e-5)
+
+
+def whole_run(tokens, *, fused, chunk, gate=None, paranoid=False):
+    neural = evaluate.neural_scores(TinyLM(), tokens, 16, 0, CPU)
+    gate = gate or gate_fit.fallback(GATE_FEATURES, rate=0.5)
+    order = ScoreFirst(tokens, {"blend": Blend(neural, OnlineCache(table()), gate)}, paranoid=paranoid)
+    return blend.run(order, "blend", chunk, cache_by_chunk=not fused), order
+
+
+def test_the_fused_run_equals_one_token_chunks():
+    tokens = stream(60 if SLOW else 300)
+    left, first = whole_run(tokens, fused=True, chunk=1)
+    right, second = whole_run(tokens, fused=False, chunk=1, paranoid=True)
+    for field in left:
+        assert np.array_equal(left[field], right[field])
+    second.update(len(tokens) - 1, len(tokens))  # the slow loop leaves the last chunk unlearned
+    caches = [order.parts["blend"].cache for order in (first, second)]
+    past = histories(tokens, np.arange(1, len(tokens), 7), 4, 1)
+    assert np.array_equal(caches[0].rows(past), caches[1].rows(past))  # whole distributions, whatever lies where in memory
+    assert first.parts["blend"].gate.digest() == second.parts["blend"].gate.digest()
+
+
+def test_a_token_is_never_scored_with_its_own_count():
+    """Every score of a chunk equals that of a fresh state that has learned the earlier chunks and nothing else."""
+    tokens, chunk = stream(48), 12
+    scores, _ = whole_run(tokens, fused=False, chunk=chunk, paranoid=True)
+    for start in range(1, len(tokens), chunk):
+        cache = OnlineCache(table())
+        if start > 1:
+            cache.update(tokens, 1, start)
+        stop = min(start + chunk, len(tokens))
+        assert np.array_equal(scores["ngram"][start - 1 : stop - 1], cache.score(tokens, start, stop).prob)
+
+
+def test_counting_a_chunk_before_scoring_it_would_change_its_scores():
+    tokens = stream(48)
+    scores, _ = whole_run(tokens, fused=False, chunk=47)
+    cache = OnlineCache(table())
+    cache.update(tokens, 1, 48)
+    assert not np.allclose(scores["ngram"], cache.score(tokens, 1, 48).prob)
+
+
+def test_chunk_size_changes_no_score_of_frozen_parts():
+    tokens = stream(80)
+    neural = evaluate.neural_scores(TinyLM(), tokens, 16, 0, CPU)
+    results = []
+    for chunk in (1, 7, 200):
+        order = ScoreFirst(tokens, {"blend": Blend(neural, OnlineCache(table()), gate_fit.fallback(GATE_FEATURES))}, frozen=True)
+        results.append(blend.run(order, "blend", chunk, cache_by_chunk=True))
+    for other in results[1:]:
+        for field in other:
+            assert np.array_equal(other[field], results[0][field])
+
+
+def test_the_blend_is_the_weighted_sum_of_its_experts():
+    scores, _ = whole_run(stream(100), fused=True, chunk=16)
+    expected = (1 - scores["weight"]) * scores["neural"] + scores["weight"] * scores["ngram"]
+    assert np.allclose(scores["mixed"], expected, rtol=1e-12)
+    assert len(set(scores["weight"])) > 1  # the gate has learned
+
+
+def test_the_gate_is_fitted_on_what_it_is_given_and_nothing_else():
+    config = replace(Config(), train=replace(Config().train, seq_len=16), cache=replace(Config().cache, chunk_tokens=64))
+    tokens = stream(gate_fit.SMALLEST - 1)
+    small = evaluate.fit_gate(TinyLM(), table(), tokens, CPU, config)
+    assert small == gate_fit.fallback(GATE_FEATURES, rate=evaluate.GATE_RATE).to_bytes()
+    if not SLOW:
+        tokens = stream(gate_fit.SMALLEST + 100)
+        data = evaluate.fit_gate(TinyLM(), table(), tokens, CPU, config)
+        assert data == evaluate.fit_gate(TinyLM(), table(), tokens, CPU, config)
+        fitted, _ = whole_run(tokens, fused=True, chunk=64, gate=Gate.from_bytes(data, GATE_FEATURES))
+        fixed, _ = whole_run(tokens, fused=True, chunk=64, gate=gate_fit.fallback(GATE_FEATURES))
+        assert np.log(fitted["mixed"]).sum() > np.log(fixed["mixed"]).sum()
+
+
+def test_the_challenge_protocol_drops_the_tail_that_fills_no_window(tmp_path):
+    from hybrid.data import DataError, write_shard
+
+    write_shard(tmp_path / "x_val_000000.bin", stream(30))
+    paths = [tmp_path / "x_val_000000.bin"]
+    assert len(evaluate.load_tokens(paths, V, 8, "full")) == 30
+    assert len(evaluate.load_tokens(paths, V, 8, "challenge")) == 25
+    with pytest.raises(DataError, match="fill no window of 64"):
+        evaluate.load_tokens(paths, V, 64, "challenge")
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_an_empty_validation_set_is_one_error_that_names_the_file(tmp_path, length):
+    from hybrid.data import DataError, write_shard
+
+    write_shard(tmp_path / "x_val_000000.bin", stream(30)[:length])
+    with pytest.raises(DataError, match=r"x_val_000000\.bin"):
+        evaluate.load_tokens([tmp_path / "x_val_000000.bin"], V, 8, "full")
+
+
+def _one_rank(rank, world, port, path, results):
+    import torch.distributed as dist
+
+    from hybrid.distributed import Ranks
+
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    scores = evaluate.neural_scores(TinyLM(), np.load(path), 16, 4, CPU, 2, Ranks(rank, world, CPU))
+    np.save(f"{results}{rank}.npy", scores.nll_nats)
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(SLOW, reason="process start only")
+def test_two_ranks_give_the_scores_of_one(tmp_path):
+    import socket
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    tokens = stream(203)
+    np.save(tmp_path / "tokens.npy", tokens)
+    torch.multiprocessing.spawn(_one_rank, (2, port, str(tmp_path / "tokens.npy"), str(tmp_path / "r")), nprocs=2)
+    alone = evaluate.neural_scores(TinyLM(), tokens, 16, 4, CPU, 2).nll_nats
+    for rank in range(2):
+        found = np.load(tmp_path / f"r{rank}.npy")
+        assert abs(found.sum() - alone.sum()) / math.log(2) < 1e-6
+        assert np.allclose(found, alone, atol=1e-6)
