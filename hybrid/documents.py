@@ -16,6 +16,7 @@ from hybrid.data import DataError
 KINDS = (".txt", ".jsonl")
 PACKINGS = ("", ".xz", ".zst", ".gz")
 SUFFIXES = tuple(kind + packing for kind in KINDS for packing in PACKINGS)
+BLOCK_BYTES = 1 << 17  # packed bytes taken at a time: one may unpack to a thousand times as much
 
 _DAMAGE = (lzma.LZMAError, zstandard.ZstdError, gzip.BadGzipFile, zlib.error, EOFError)
 
@@ -40,6 +41,32 @@ def find_inputs(places: Sequence[str]) -> list[Path]:
     return found
 
 
+class _ZstdFrames(io.RawIOBase):
+    """The content of zstd frames back to back.  The library's own stream reader takes a cut file for a short one."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw, self._frame = raw, zstandard.ZstdDecompressor().decompressobj()
+        self._packed, self._ready, self._inside = b"", memoryview(b""), False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            if self._frame.eof:
+                self._packed = self._frame.unused_data
+                self._frame, self._inside = zstandard.ZstdDecompressor().decompressobj(), False
+            self._packed = self._packed or self._raw.read(BLOCK_BYTES)
+            if not self._packed:
+                if self._inside:
+                    raise EOFError
+                return 0
+            self._ready, self._packed, self._inside = memoryview(self._frame.decompress(self._packed)), b"", True
+        count = min(len(buffer), len(self._ready))
+        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+
 def _unpacked(path: Path, raw: BinaryIO) -> io.BufferedIOBase | BinaryIO:
     """The uncompressed bytes of an open file, by its name."""
     if path.suffix == ".xz":
@@ -47,7 +74,7 @@ def _unpacked(path: Path, raw: BinaryIO) -> io.BufferedIOBase | BinaryIO:
     if path.suffix == ".gz":
         return gzip.open(raw)
     if path.suffix == ".zst":
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True), 1 << 20)
+        return io.BufferedReader(_ZstdFrames(raw), BLOCK_BYTES)
     return raw
 
 
