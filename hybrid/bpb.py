@@ -16,6 +16,8 @@ import sentencepiece as spm
 from hybrid.tokenizer import SPACE, processor
 from ngram.table import U16
 
+BLOCK_TOKENS = 1 << 22  # tokens counted at a time by `total`: 100 MB of temporaries
+
 
 @dataclass(frozen=True)
 class TokenBytes:
@@ -49,6 +51,10 @@ class TokenBytes:
         """Bytes of each target: tokens (N,) → (N-1,) int64, entry i for tokens[i+1]."""
         targets, previous = tokens[1:], tokens[:-1]
         return self.base[targets] + (self.space[targets] & ~self.silent[previous])
+
+    def total(self, tokens: U16) -> int:
+        """Bytes of all targets of a stream, (N,), a block at a time: corpora are larger than memory for `count`."""
+        return sum(int(self.count(tokens[start : start + BLOCK_TOKENS + 1]).sum()) for start in range(0, len(tokens) - 1, BLOCK_TOKENS))
 
 
 def bits_per_byte(nats: float, total_bytes: int) -> float:

@@ -209,7 +209,7 @@ def _write(out: Path, name: str, splits: dict[str, list[U16]], model: bytes, man
             stream = np.concatenate(parts)
             for path in write_shards(out, name, split, stream):
                 manifest["shards"][path.name] = path.stat().st_size
-            manifest["splits"][split] = {"documents": len(parts), "tokens": len(stream), "bytes": int(counter.count(stream).sum())}
+            manifest["splits"][split] = {"documents": len(parts), "tokens": len(stream), "bytes": counter.total(stream)}
     if not manifest["shards"]:
         raise DataError(f"{out}: the input holds no documents; give text files or folders with some")
     atomic_write(out / TOKENIZER, model)

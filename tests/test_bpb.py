@@ -12,7 +12,7 @@ import sentencepiece as spm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid import tokenizer
+from hybrid import bpb, tokenizer
 from hybrid.bpb import TokenBytes, bits_per_byte
 from hybrid.data import load_stream
 
@@ -62,6 +62,14 @@ def test_the_bytes_of_a_lossless_stream_are_those_of_its_text(model: bytes, text
     assert counts.sum() == len(text.encode())
 
 
+def test_totals_do_not_depend_on_the_block(model: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject, tokens = TokenBytes.from_model(model), np.random.default_rng(0).integers(0, 270, 1000).astype(np.uint16)
+    for block in (1, 7, 999, 1000):
+        monkeypatch.setattr(bpb, "BLOCK_TOKENS", block)
+        assert subject.total(tokens) == subject.count(tokens).sum()
+    assert subject.total(tokens[:1]) == subject.total(tokens[:0]) == 0
+
+
 def test_bits_per_byte_is_the_code_length_in_bits_over_bytes() -> None:
     assert bits_per_byte(8 * math.log(2) * 10, 10) == pytest.approx(8.0)
 
@@ -72,7 +80,7 @@ def test_the_official_validation_prefix_has_1248746_bytes() -> None:
         pytest.skip("no official validation prefix here")
     tokens = load_stream(shard, "val", 1024)
     assert len(tokens) == 520_981
-    assert TokenBytes.from_model(MODEL).count(tokens).sum() == 1_248_746
+    assert TokenBytes.from_model(MODEL).total(tokens) == 1_248_746
 
 
 def test_the_reported_text_has_1297314_tokens_and_3214950_bytes() -> None:
@@ -83,4 +91,4 @@ def test_the_reported_text_has_1297314_tokens_and_3214950_bytes() -> None:
     with lzma.open(file, "rt", encoding="utf-8") as lines:
         tokens = np.concatenate(list(codec.encode_documents(json.loads(line)["text"] for line in lines)))
     assert len(tokens) == 1_297_314
-    assert TokenBytes.from_model(MODEL).count(tokens).sum() == 3_214_950
+    assert TokenBytes.from_model(MODEL).total(tokens) == 3_214_950
