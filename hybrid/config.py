@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
+from ngram.cli import OneLineParser as OneLineParser
 from ngram.errors import SeedgramError
 
 
@@ -107,6 +108,8 @@ class TrainConfig(_Checked):
     lr_warmup: float = setting(0.01, "share of the run over which the learning rate rises", low=0, high=1)
     lr_decay: float = setting(0.5, "share of the run, at its end, over which the learning rate falls to zero", low=0, high=1)
     clip_norm: float = setting(0.0, "gradient norm clip; 0: none", low=0)
+    qat_from: float = setting(-1.0, "late quantisation-aware training: share of the run after which weights are rounded in the forward pass", low=-1, high=1)
+    swa_every: int = setting(0, "steps between the snapshots of stochastic weight averaging, over the decay of the learning rate; 0: none", low=0)
     ema_decay: float = setting(0.0, "decay a step of the weight average that is packed; 0: none", low=0, high=1)
     freeze_at: float = setting(-1.0, "progressive freezing: share of the run after which frozen parts stop training; -1: never", low=-1, high=1)
     compile: bool = setting(True, "torch.compile the model (CUDA only)")
@@ -174,13 +177,6 @@ def _from_json(cls: Any, data: Any, where: str) -> Any:
 
 
 GROUPS = ("model", "train", "cache", "quant")
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """argparse whose errors are one line and exit code 2, like every other bad input here."""
-
-    def error(self, message: str) -> Any:
-        raise ConfigError(f"{message}; see {self.prog} --help")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
