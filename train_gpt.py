@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from hybrid import artifact, checkpoint, config, distributed, environment, evaluate, finish, presets, quantise, tokenizer
+from hybrid import artifact, checkpoint, codecs, config, distributed, environment, evaluate, finish, presets, tokenizer
 from hybrid.data import Loader, find_shards, load_stream
 from hybrid.log import RunLog
 from hybrid.model import HybridLM
@@ -52,7 +52,7 @@ def parse() -> tuple[argparse.Namespace, config.Config]:
 
 def prepare(flags: argparse.Namespace, settings: config.Config, ranks: distributed.Ranks) -> tuple[Loader, HybridLM, bytes]:
     """Everything that can be wrong with the input is found here, before the first step."""
-    quantise.check_codecs(settings.quant)
+    codecs.check_codecs(settings.quant)
     pieces = tokenizer.load(flags.tokenizer)
     if pieces.vocab_size != settings.model.vocab_size:
         raise config.ConfigError(f"{flags.tokenizer}: {pieces.vocab_size} pieces, the model has {settings.model.vocab_size}; set --vocab-size")

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hybrid import quantise
+from hybrid import codecs, quantise
 from hybrid.config import Config, ConfigError
 from hybrid.model import HybridLM
+from hybrid.random_maps import MapMismatch
 from ngram import codec, container
 from ngram.errors import FileFormatError, SeedgramError
 from ngram.table import NgramTable
@@ -61,7 +62,7 @@ class Packer:
             self.add("weights." + name, data)
 
     def add(self, name: str, data: bytes) -> None:
-        chosen, packed = ("none", data) if name in STORED_AS_IS else quantise.compress(data, self.config.quant.codec)
+        chosen, packed = ("none", data) if name in STORED_AS_IS else codecs.compress(data, self.config.quant.codec)
         self._header["codecs"][name] = [chosen, len(data)]
         self._sections[name] = packed
 
@@ -92,13 +93,15 @@ def load(path: str | os.PathLike[str]) -> Artifact:
     header, packed = container.unpack(data, MAGIC, VERSION, str(path))
     try:
         config = Config.from_json(header["config"])
-        raw = {name: quantise.decompress(data, *_codec_of(header, name)) for name, data in packed.items()}
+        raw = {name: codecs.decompress(section, *_codec_of(header, name)) for name, section in packed.items()}
         model = HybridLM(config.model)
-        _check_maps(header["maps"], model.map_checksums(), str(path))
+        model.check_maps(header["maps"])
         weights = {name.removeprefix("weights."): section for name, section in raw.items() if name.startswith("weights.")}
         model.load_state_dict(quantise.decode_state(header["weights"], weights))
         table = codec.decode(raw["ngram"]) if "ngram" in raw else None
-    except (KeyError, ValueError, TypeError, RuntimeError, ConfigError) as error:
+    except MapMismatch as error:
+        raise MapMismatch(f"{path}: {error}") from None
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, ConfigError) as error:
         raise FileFormatError(f"{path}: malformed artifact ({str(error).splitlines()[0]}); pack it again") from None
     if table is not None and table.vocab_size != config.model.vocab_size:
         raise FileFormatError(f"{path}: cache of {table.vocab_size} pieces beside a model of {config.model.vocab_size}; pack it again")
@@ -108,9 +111,3 @@ def load(path: str | os.PathLike[str]) -> Artifact:
 def _codec_of(header: Mapping[str, Any], name: str) -> tuple[str, int]:
     chosen, raw_bytes = header["codecs"][name]
     return str(chosen), int(raw_bytes)
-
-
-def _check_maps(stored: Mapping[str, str], made: Mapping[str, str], path: str) -> None:
-    for name in sorted(set(stored) | set(made)):
-        if stored.get(name) != made.get(name):
-            raise FileFormatError(f"{path}: frozen map {name} regenerates differently on this machine ({made.get(name)} instead of {stored.get(name)})")

@@ -9,6 +9,7 @@ import pytest
 from hybrid import config
 from hybrid.config import CacheConfig, Config, ConfigError, ModelConfig, TrainConfig
 from hybrid.environment import CHALLENGE_NAMES, challenge_settings
+from ngram.errors import SeedgramError
 
 
 def test_json_round_trip_is_exact() -> None:
@@ -53,7 +54,7 @@ def test_flags_override_only_what_they_name() -> None:
 
 def test_an_unknown_flag_is_one_line() -> None:
     parser = config.OneLineParser(prog="p")
-    with pytest.raises(ConfigError, match="--nonsense"):
+    with pytest.raises(SeedgramError, match="--nonsense"):
         parser.parse_args(["--nonsense"])
 
 
