@@ -23,7 +23,7 @@ install() { # "" or "[dev]": .venv with the pinned dependencies; nothing to do w
     if [ ! -x "$python" ]; then
         "$base" -m venv .venv || { rm -rf .venv; stop "$base cannot make a virtual environment; install its venv module (Debian: python3-venv)"; }
     fi
-    local quiet="-q"
+    local quiet="-qq"
     [ -t 1 ] && quiet="" # on a terminal pip shows its own progress bar
     # shellcheck disable=SC2086
     "$python" -m pip install $quiet --disable-pip-version-check -c constraints.txt -e ".$1" ||
