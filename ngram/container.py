@@ -66,7 +66,7 @@ def pack(magic: bytes, version: int, header: Mapping[str, Any], sections: Mappin
 def unpack(data: bytes, magic: bytes, version: int, name: str) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Header and sections of a container.  Raises FileFormatError naming the file `name` and the remedy."""
     if len(data) < _PREFIX.size + DIGEST_BYTES or data[:8] != magic:
-        raise FileFormatError(f"{name}: not a {magic.decode(errors='replace').strip()} file; check the path")
+        raise FileFormatError(f"{name}: not a {magic.decode(errors='replace').strip(chr(0) + ' ')} file; check the path")
     _, found_version, header_size = _PREFIX.unpack_from(data)
     if hashlib.sha256(memoryview(data)[:-DIGEST_BYTES]).digest() != data[-DIGEST_BYTES:]:
         raise FileFormatError(f"{name}: digest does not match, the file was cut or altered; copy or make it again")
