@@ -126,7 +126,7 @@ class Tokenizer:
         """Whether this character between letters comes back unchanged."""
         if char not in self._kept:
             around = f"a{char}a"
-            self._kept[char] = char != SPACE and _is_utf8(char) and self.decode_bytes(self.sp.encode(around)) == around.encode()
+            self._kept[char] = _is_utf8(char) and self.decode_bytes(self.sp.encode(around)) == around.encode()
         return self._kept[char]
 
     def _runs(self, text: str) -> Iterator[str]:

@@ -70,6 +70,7 @@ def test_any_bytes_come_back_from_our_tokenizer(ours: Tokenizer, data: bytes) ->
 @settings(max_examples=200, deadline=None)
 @given(data=st.one_of(st.binary(), st.text().map(lambda text: text.encode("utf-8", "replace"))))
 @example("  two  spaces\n\nand\ttabs \ufb01ne \u00bd e\u0301\u0301 \u2581 end ".encode())
+@example("\u304b\u3099 joins into one character that shares two bytes".encode())
 @example("e\u0301 \uff21\u3000\u00a0 x\u200b".encode())
 def test_any_bytes_come_back_from_a_normalising_tokenizer(public: Tokenizer, data: bytes) -> None:
     assert public.decode_bytes(public.encode_bytes(data)) == data
