@@ -75,6 +75,15 @@ def merged_weight(map_OI: Tensor, scale: float, a: Sequence[Tensor], b: Sequence
     return torch.cat([torch.addmm(part, a_OR, b_RI, beta=scale) for part, a_OR, b_RI in zip(parts, a, b, strict=True)])
 
 
+def fake_quantise(weight_OI: Tensor, bits: int) -> Tensor:
+    """The weight rounded as `quantise_rows` would without clipping; its gradient passes straight through.
+
+    For late quantisation-aware training.  Bengio, Léonard & Courville (2013)."""
+    top = 2 ** (bits - 1) - 1
+    scale_O1 = weight_OI.detach().abs().amax(dim=1, keepdim=True).clamp_min(1e-30) / top
+    return weight_OI + (torch.round(weight_OI / scale_O1) * scale_O1 - weight_OI).detach()
+
+
 class Projection(nn.Module):
     """One or several block matrices that read the same input, computed as one product.
 
@@ -91,6 +100,7 @@ class Projection(nn.Module):
         self.names, self.fan_outs, self.fan_in = list(names), list(fan_outs), fan_in
         self.frozen, self.progressive = frozen, False
         self.basis, self.scale, self.form = "", 1.0, "merged"
+        self.fake_bits = 0  # of late quantisation-aware training; 0: weights as they are
         self.weights, self.a, self.b = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
         for name, fan_out in zip(names, fan_outs, strict=True):
             if not frozen:
@@ -135,9 +145,13 @@ class Projection(nn.Module):
                 full = merged_weight(map_OI, self.scale, list(self.a.values()), list(self.b.values()))
             return dict(zip(self.names, torch.split(full, self.fan_outs), strict=True))
 
+    def _used(self, matrices: nn.ParameterDict) -> list[Tensor]:
+        """The matrices as the forward pass sees them: rounded during late quantisation-aware training."""
+        return [fake_quantise(m, self.fake_bits) if self.fake_bits else m for m in matrices.values()]
+
     def forward(self, x_TI: Tensor) -> Tensor:
         """(T, I) → (T, ΣO), in x's dtype."""
         if self.frozen:
-            return adapted_linear(x_TI, self.map, self.scale, list(self.a.values()), list(self.b.values()), self.form)
-        weights = [weight.to(x_TI.dtype) for weight in self.weights.values()]
+            return adapted_linear(x_TI, self.map, self.scale, self._used(self.a), self._used(self.b), self.form)
+        weights = [weight.to(x_TI.dtype) for weight in self._used(self.weights)]
         return x_TI @ (weights[0] if len(weights) == 1 else torch.cat(weights)).t()

@@ -135,6 +135,11 @@ class HybridLM(nn.Module):
                     f"{stored.get(name)}; use the numpy and BLAS of the training machine, or train with --basis hadamard"
                 )
 
+    def set_fake_bits(self, bits: int) -> None:
+        """Late quantisation-aware training: block matrices are rounded to `bits` in every forward pass from now on; 0: no longer."""
+        for projection in self.projections().values():
+            projection.fake_bits = bits
+
     def freeze_learned(self) -> int:
         """Progressive freezing (PR #1301): the parts that the policy names stop training from now on; returns their entries."""
         count = 0

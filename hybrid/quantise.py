@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hybrid.codecs import check_codecs, compress, decompress
 from hybrid.config import QuantConfig
+from hybrid.gptq import round_columns
 from hybrid.model import parameter_kind
 
 __all__ = ["check_codecs", "compress", "decode_state", "decompress", "dequantise_rows", "encode_state", "quantise_rows"]
@@ -66,9 +67,12 @@ def dequantise_rows(integers_OI: I8, stored: F16, exponent: int) -> F32:
     return integers_OI.astype(np.float32) * load_scales(stored, exponent)[:, None]
 
 
-def encode_state(state: Mapping[str, Tensor], config: QuantConfig) -> tuple[list[Any], dict[str, bytes]]:
+def encode_state(
+    state: Mapping[str, Tensor], config: QuantConfig, moments: Mapping[str, npt.NDArray[np.float64]] | None = None
+) -> tuple[list[Any], dict[str, bytes]]:
     """Meta data (JSON values) and raw sections "matrices", "embeddings", "scales", "vectors" of a state dict.
 
+    moments: second moments of the inputs (gptq.second_moments); matrices named there are rounded by GPTQ, others to nearest.
     meta: one [name, shape, bits, exponent] a tensor, in the state dict's order; bits 8/6/4… integers, 16 or 32 floats."""
     meta: list[Any] = []
     parts: dict[str, list[bytes]] = {"matrices": [], "embeddings": [], "scales": [], "vectors": []}
@@ -83,6 +87,8 @@ def encode_state(state: Mapping[str, Tensor], config: QuantConfig) -> tuple[list
             parts[section].append(values.astype("<f2" if bits == 16 else "<f4").tobytes())
         else:
             integers, stored, exponent = quantise_rows(values, bits)
+            if moments and name in moments:
+                integers = round_columns(values, load_scales(stored, exponent), 2 ** (bits - 1) - 1, moments[name])
             parts[section].append(integers.tobytes())
             parts["scales"].append(stored.astype("<f2").tobytes())
         meta.append([name, list(values.shape), bits, exponent])
