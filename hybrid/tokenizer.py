@@ -216,7 +216,7 @@ def train(texts: Iterable[str], vocab_size: int) -> bytes:
             eos_id=EOS_ID,
             unk_id=UNK_ID,
             num_threads=1,
-            minloglevel=3,
+            minloglevel=3,  # the library would print its own lines before our one
         )
     except (RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())
