@@ -88,7 +88,11 @@ def read_documents() -> list[Document]:
     """All documents, in order of source and module name.  Raises DataError when the installation carries too little."""
     numpy_spec = find_spec("numpy")
     numpy_roots = list(numpy_spec.submodule_search_locations or []) if numpy_spec else []
-    sources = [_topics(), _package(Path(sysconfig.get_paths()["stdlib"]), "python"), *(_package(Path(root), "numpy") for root in numpy_roots)]
+    sources = [
+        _topics(),
+        _package(Path(sysconfig.get_paths()["stdlib"]), "python"),
+        *(_package(Path(root), "numpy") for root in numpy_roots),
+    ]
     documents, seen = [], set[str]()
     for source in sources:
         for name, strings in source:

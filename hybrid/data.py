@@ -24,7 +24,6 @@ HEADER_INTS = 256
 SHARD_TOKENS = 10**8
 BOS = 1
 SCAN_TOKENS = 1 << 24  # vocabulary checks read this many tokens at a time: 32 MB
-SPLITS = ("train", "val")
 
 
 class DataError(SeedgramError):
@@ -49,7 +48,9 @@ def read_shard(path: str | os.PathLike[str], vocab_size: int | None = None) -> U
     if len(header) < HEADER_INTS or header[0] != SHARD_MAGIC:
         raise ShardError(f"{name}: not a token shard; make shards with scripts/prepare_data.py")
     if header[1] != SHARD_VERSION:
-        raise ShardError(f"{name}: shard version {header[1]}, this program reads {SHARD_VERSION}; make it again with scripts/prepare_data.py")
+        raise ShardError(
+            f"{name}: shard version {header[1]}, this program reads {SHARD_VERSION}; make it again with scripts/prepare_data.py"
+        )
     promised, found = int(header[2]), size - header_bytes
     if promised < 0 or found != 2 * promised:
         raise ShardError(f"{name}: header promises {promised:,} tokens, file holds {found / 2:,g}; copy or download it again")
@@ -192,11 +193,15 @@ class Loader:
         self._offset = rank * self.rows_per_rank
         name = self.stream.paths[0] if self.stream.paths else "training data"
         if holdout_tokens >= len(self.stream) - 1:
-            raise DataError(f"{name}: {len(self.stream):,} tokens leave nothing after holding out {holdout_tokens:,}; lower --holdout-tokens")
+            raise DataError(
+                f"{name}: {len(self.stream):,} tokens leave nothing after holding out {holdout_tokens:,}; lower --holdout-tokens"
+            )
         self.train_tokens = holdout_start(self.stream, holdout_tokens, bos)
         self.rows_per_epoch = max(self.train_tokens - 1, 0) // seq_len
         if self.rows_per_epoch == 0:
-            raise DataError(f"{name}: {self.train_tokens:,} training tokens make no row of {seq_len} targets; lower --seq-len or use more text")
+            raise DataError(
+                f"{name}: {self.train_tokens:,} training tokens make no row of {seq_len} targets; lower --seq-len or use more text"
+            )
         self._orders: dict[int, npt.NDArray[np.int64]] = {}
 
     @property

@@ -181,7 +181,9 @@ def prepare(config: PrepareConfig, report: Report = _quiet) -> dict[str, Any]:
     if config.tokenizer:
         model = read_bytes(config.tokenizer)
     else:
-        sample = _sample((text for text in train_texts("reading for the tokenizer") if not _is_val(text, _fraction(config))), TOKENIZER_SAMPLE_BYTES)
+        sample = _sample(
+            (text for text in train_texts("reading for the tokenizer") if not _is_val(text, _fraction(config))), TOKENIZER_SAMPLE_BYTES
+        )
         report("training the tokenizer", 0, 0)
         model = train(sample, config.vocab_size)
     tokenizer = Tokenizer(model)

@@ -27,10 +27,10 @@ RUN_CHARS = 4096  # longest text encoded in one go by encode_bytes, which may ha
 # Everything a normaliser is known to touch: newlines, tabs, runs of spaces, ends, ligatures, fractions, wide and combined forms
 _PROBE = "  a\n\n\tb\r\n  c \ufb01 \u00bd\u00a0\u3000\uff21 e\u0301 \u200b\u00ad\x00\x7f d  "
 
-spm.set_min_log_level(3)  # the library would print its own lines before our one
 
 class TokenizerError(SeedgramError):
     """A tokenizer that cannot be read, trained or used here."""
+
 
 def processor(model: bytes | str | os.PathLike[str]) -> spm.SentencePieceProcessor:
     """SentencePiece's own object from a model's bytes or path.  Raises TokenizerError."""
@@ -47,6 +47,7 @@ def processor(model: bytes | str | os.PathLike[str]) -> spm.SentencePieceProcess
     if not 0 <= sp.bos_id() < sp.get_piece_size():
         raise TokenizerError(f"{name}: has no beginning-of-document piece; train one with scripts/prepare_data.py")
     return sp
+
 
 class Tokenizer:
     """One vocabulary.  `vocab_size`, `bos` (id), `model` (the file's bytes), `piece_bytes` (what each token decodes to)."""
@@ -154,6 +155,7 @@ class Tokenizer:
                 tokens += [self._byte_token[bytes([b])] for b in rest[0].encode()]
             run = rest[1:]
 
+
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
     """Lists of texts of about BATCH_CHARS together."""
     batch, chars = list[str](), 0
@@ -187,9 +189,11 @@ def _is_utf8(text: str) -> bool:
         return False
     return True
 
+
 def load(model: bytes | str | os.PathLike[str]) -> Tokenizer:
     """A tokenizer from a SentencePiece model's bytes or its path.  Raises TokenizerError."""
     return Tokenizer(model)
+
 
 def train(texts: Iterable[str], vocab_size: int) -> bytes:
     """A lossless BPE model of `vocab_size` pieces, as the bytes of its file; the same texts give the same bytes.
@@ -220,6 +224,7 @@ def train(texts: Iterable[str], vocab_size: int) -> bytes:
         )
     except (RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise TokenizerError(f"tokenizer: {vocab_size:,} pieces cannot be learned from this text ({reason}); change --vocab-size or give more text") from None
+        raise TokenizerError(
+            f"tokenizer: {vocab_size:,} pieces cannot be learned from this text ({reason}); change --vocab-size or give more text"
+        ) from None
     return out.getvalue()
-

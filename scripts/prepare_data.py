@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Makes training and validation shards from text.
 
-    python scripts/prepare_data.py --embedded --out data/docs
-    python scripts/prepare_data.py book.txt --vocab-size 1024 --out data/book
-    python scripts/prepare_data.py train.jsonl.xz --val val.jsonl.xz --tokenizer fineweb_1024_bpe.model --out data/web
+python scripts/prepare_data.py --embedded --out data/docs
+python scripts/prepare_data.py book.txt --vocab-size 1024 --out data/book
+python scripts/prepare_data.py train.jsonl.xz --val val.jsonl.xz --tokenizer fineweb_1024_bpe.model --out data/web
 """
 
 import argparse
@@ -30,9 +30,17 @@ def parse() -> PrepareConfig:
     parser.add_argument("--embedded", action="store_true", help="the documentation inside CPython and NumPy instead of files")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for shards, tokenizer.model and manifest.json")
     parser.add_argument("--tokenizer", metavar="M", help="SentencePiece model to use; else a lossless BPE is trained")
-    parser.add_argument("--vocab-size", type=int, default=default.vocab_size, metavar="N", help="pieces of a trained tokenizer [%(default)s]")
+    parser.add_argument(
+        "--vocab-size", type=int, default=default.vocab_size, metavar="N", help="pieces of a trained tokenizer [%(default)s]"
+    )
     parser.add_argument("--val", action="append", default=[], metavar="FILE", help="validation text; may be given again")
-    parser.add_argument("--val-fraction", type=float, default=default.val_fraction, metavar="X", help="share of documents held out without --val [%(default)s]")
+    parser.add_argument(
+        "--val-fraction",
+        type=float,
+        default=default.val_fraction,
+        metavar="X",
+        help="share of documents held out without --val [%(default)s]",
+    )
     parser.add_argument("--seed", type=int, default=default.seed, metavar="N", help="seed of the order of training documents [%(default)s]")
     parser.add_argument("--name", default=default.name, help="first part of the shards' names [%(default)s]")
     parser.add_argument("--field", default=default.field, help="JSON key that holds the text [%(default)s]")

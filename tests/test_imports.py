@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = [*sorted(ROOT.glob("*.py")), *(path for folder in ("ngram", "hybrid", "scripts") for path in sorted((ROOT / folder).glob("*.py")))]
+SOURCES = [
+    *sorted(ROOT.glob("*.py")),
+    *(path for folder in ("ngram", "hybrid", "scripts") for path in sorted((ROOT / folder).glob("*.py"))),
+]
 
 
 def imports(path: Path, *, everywhere: bool) -> Iterator[str]:
@@ -19,7 +22,8 @@ def imports(path: Path, *, everywhere: bool) -> Iterator[str]:
     hidden = {
         node
         for block in ast.walk(tree)
-        if isinstance(block, (ast.FunctionDef, ast.AsyncFunctionDef)) or (isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test))
+        if isinstance(block, (ast.FunctionDef, ast.AsyncFunctionDef))
+        or (isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test))
         for node in ast.walk(block)
     }
     for node in ast.walk(tree):

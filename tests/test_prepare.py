@@ -133,7 +133,9 @@ def test_shards_of_other_origin_are_not_replaced(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "out") == ["fineweb_train_000000.bin"]
 
 
-def test_a_given_tokenizer_and_validation_file_are_used_as_they_are(prepared: tuple[Path, PrepareConfig, dict[str, Any]], tmp_path: Path) -> None:
+def test_a_given_tokenizer_and_validation_file_are_used_as_they_are(
+    prepared: tuple[Path, PrepareConfig, dict[str, Any]], tmp_path: Path
+) -> None:
     model = str(prepared[0] / "tokenizer.model")
     train, val = write(tmp_path / "t.jsonl", jsonl(TEXTS[:9], "body")), write(tmp_path / "v.jsonl", jsonl(TEXTS[9:12], "body"))
     prepare(PrepareConfig(out=str(tmp_path / "out"), inputs=(train,), val=(val,), tokenizer=model, field="body"))

@@ -19,10 +19,7 @@ WORDS = "the cat sat on a mat and then there was another hat in that house with 
 def small_texts() -> list[str]:
     """A few kilobytes with indentation, double newlines and accents."""
     rng = random.Random(1)
-    return [
-        "\n\n".join(" ".join(rng.choices(WORDS, k=30)) + ".\n    indented  twice: déjà vu\n" for _ in range(10))
-        for _ in range(20)
-    ]
+    return ["\n\n".join(" ".join(rng.choices(WORDS, k=30)) + ".\n    indented  twice: déjà vu\n" for _ in range(10)) for _ in range(20)]
 
 
 @pytest.fixture(scope="module")
