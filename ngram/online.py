@@ -29,6 +29,7 @@ FEATURES: tuple[str, ...] = (
     "log_escape",  # -log of the product of λ over contexts of 2 tokens and more: how little is left to bigrams
 )
 MIN_SLOTS = 1 << 10
+SLACK = 1 << 20  # room for growth from the start: pages that are never written take no memory
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,9 @@ class OnlineCache:
         meta[kernels.FREE :] = -1
         self.state = State(
             slots=np.zeros(2 << log_slots, np.int64),
-            nodes=np.zeros((nodes, 8), np.uint32),
-            pool_tokens=np.empty(children, np.uint16),
-            pool_counts=np.empty(children, np.uint32),
+            nodes=_longer(np.zeros((nodes, 8), np.uint32), SLACK),
+            pool_tokens=np.empty(children + children // 2 + SLACK, np.uint16),
+            pool_counts=np.empty(children + children // 2 + SLACK, np.uint32),
             unigrams=unigrams,
             root=_root(unigrams, int(table.pruned[0][0])),
             meta=meta,
@@ -81,8 +82,7 @@ class OnlineCache:
         """Scores of tokens[start:stop]; the state does not change."""
         stream = self._stream(tokens, start, stop)
         scores = self._blank(stop - start, features, with_orders)
-        cursor = self._seek(stream, start, create=False)
-        kernels.score_range(self.state, stream, start, stop, cursor, *scores)
+        kernels.score_range(self.state, stream, start, stop, *scores)
         return ChunkScores(scores[0], scores[1], scores[2] if with_orders else None)
 
     def update(self, tokens: npt.ArrayLike, start: int, stop: int) -> None:
@@ -157,26 +157,21 @@ class OnlineCache:
             np.empty((size if with_orders else 0, self.order + 1)),
         )
 
-    def _seek(self, stream: npt.NDArray[np.uint16], start: int, create: bool) -> npt.NDArray[np.int64]:
-        cursor = np.zeros(DEPTH + 1, np.int64)
-        if not kernels.seek(self.state, stream, start, cursor, False) and create:
-            self._make_room(self.order * self.order)
-            kernels.seek(self.state, stream, start, cursor, True)
-        return cursor
-
     def _count(self, stream: npt.NDArray[np.uint16], start: int, stop: int, scores: tuple[F64, npt.NDArray[np.float32], F64]) -> None:
-        cursor = self._seek(stream, start, create=True)
+        cursor, place = np.zeros((1, DEPTH + 1), np.int64), np.empty((1, 3 * DEPTH), np.int64)
+        if not kernels.seek(self.state, stream, start, cursor, place, False):
+            self._make_room(self.order * self.order)
+            kernels.seek(self.state, stream, start, cursor, place, True)
         at = start
         while at < stop:
             self._make_room(self.order)
             views = [column[at - start :] if len(column) else column for column in scores]
-            at = kernels.count_range(self.state, stream, at, stop, cursor, *views)
+            at = kernels.count_range(self.state, stream, at, stop, cursor, place, *views)
 
     def _make_room(self, inserts: int) -> None:
         """Doubles what is too small; when that happens depends on what was counted, never on how it was cut."""
         while not kernels.has_room(self.state, inserts):
             state, meta = self.state, self.state.meta
-            widest = 2 * self.vocab_size
             if meta[kernels.N_SLOTS] + inserts > len(state.slots) // 16 * 5:
                 slots = np.zeros(2 * len(state.slots), np.int64)
                 state.settings[3] -= 1
@@ -184,8 +179,9 @@ class OnlineCache:
                 self.state = state = state._replace(slots=slots)
             if meta[kernels.N_NODES] + inserts > len(state.nodes):
                 self.state = state = state._replace(nodes=_longer(state.nodes, inserts))
-            if meta[kernels.POOL_USED] + inserts * widest > len(state.pool_tokens):
-                longer = (_longer(state.pool_tokens, inserts * widest), _longer(state.pool_counts, inserts * widest))
+            moved = inserts * 2 * self.vocab_size
+            if meta[kernels.POOL_USED] + moved > len(state.pool_tokens):
+                longer = (_longer(state.pool_tokens, moved), _longer(state.pool_counts, moved))
                 self.state = state = state._replace(pool_tokens=longer[0], pool_counts=longer[1])
 
 
@@ -198,4 +194,4 @@ def _longer(array: npt.NDArray[np.generic], extra: int) -> npt.NDArray[np.generi
 
 def _root(unigrams: npt.NDArray[np.uint32], pruned: int) -> npt.NDArray[np.int64]:
     counts = unigrams.astype(np.int64)
-    return np.array([counts.sum() + pruned, (counts == 1).sum(), (counts == 2).sum(), (counts > 2).sum(), pruned], np.int64)
+    return np.array([[counts.sum() + pruned, (counts == 1).sum(), (counts == 2).sum(), (counts > 2).sum(), pruned]], np.int64)

@@ -17,7 +17,9 @@ Array = Any  # kernels are typed by numba, not by the checker
 TOTAL, ONES, TWOS, MORE, PRUNED, FIRST, SIZE, POSITION = range(8)  # columns of a node record: 32 bytes, half a cache line
 N_NODES, N_SLOTS, POOL_USED, COUNTED, FREE = range(5)  # meta; from FREE on: heads of the lists of free blocks, by log2
 META_SIZE = FREE + 17
-DEPTH = 9  # cursor[k] is the node of the context of k tokens; cursor[DEPTH] how many there are
+DEPTH = 9  # cursor[g, k] is the node of lane g's context of k tokens; cursor[g, DEPTH] how many there are
+LANES = 8  # walks side by side; 8 × 9 misses in flight are about what a core can hold
+LOOK_AHEAD = 1024  # tokens whose nodes stay in a 1 MB cache
 U32_MAX = (1 << 32) - 1
 N_FEATURES = 9
 _MULTIPLIER = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: Fibonacci hashing (Knuth, TAOCP 3, 6.4)
@@ -31,7 +33,7 @@ class State(NamedTuple):
     nodes (cap, 8) uint32: total, children with count 1, 2, 3+, pruned mass, first pool index, size + 2^16·capacity,
     position in the parent's block.  Nodes 0…V-1 are the unigrams.
     pool_tokens (cap,) uint16, pool_counts (cap,) uint32: blocks of children.
-    unigrams (V,) uint32: counts of order 1;  root (5,) int64: total, ones, twos, more, pruned of order 1.
+    unigrams (V,) uint32: counts of order 1;  root (1, 5) int64: total, ones, twos, more, pruned of order 1.
     meta (META_SIZE,) int64;  discounts (order, 4) float64, column min(count, 3);  settings (4,) int64: order,
     vocabulary, bos, 64 - log2 S."""
 
@@ -54,12 +56,12 @@ if config.DISABLE_JIT:  # plain integers: NumPy's would warn about the overflow 
 else:
     _FACTOR = np.uint64(_MULTIPLIER)
 
-    @njit(nogil=True)
+    @njit(nogil=True, forceinline=True)
     def home_slot(key: int, shift: int) -> int:
         return np.int64((np.uint64(key) * _FACTOR) >> np.uint64(shift))
 
 
-@njit(nogil=True)
+@njit(nogil=True, forceinline=True)
 def find(slots: Array, key: int, i: int) -> int:
     """Index into `slots` of the key, or -1 - index of the free slot where it belongs.  i: its home slot."""
     mask = (len(slots) >> 1) - 1
@@ -72,140 +74,172 @@ def find(slots: Array, key: int, i: int) -> int:
         i = (i + 1) & mask
 
 
-@njit(nogil=True)
-def find_children(state: State, cursor: Array, token: int, place: Array) -> None:
-    """place[k] = where (context of k tokens, token) is or belongs, for all contexts at hand."""
-    slots, shift = state.slots, state.settings[3]
-    depth = cursor[DEPTH]
-    homes = np.empty(DEPTH, np.int64)
-    for k in range(1, depth + 1):
-        key = ((cursor[k] + 1) << 16) | token
-        homes[k] = home_slot(key, shift)
-        place[k] = slots[2 * homes[k]]  # touches the slot with no branch behind it: the misses overlap
-    for k in range(1, depth + 1):
-        key = ((cursor[k] + 1) << 16) | token
-        place[k] = 2 * homes[k] if place[k] == key else find(slots, key, homes[k])
+@njit(nogil=True, forceinline=True)
+def touch(state: State, cursor: Array, place: Array, g: int, token: int) -> None:
+    """Loads, with no branch behind the loads, all that lane g needs for `token`: so the cache misses overlap.
+
+    Leaves home slots in place[g, DEPTH + k], the key found there in place[g, k]."""
+    slots, nodes, shift = state.slots, state.nodes, state.settings[3]
+    for k in range(1, cursor[g, DEPTH] + 1):
+        home = home_slot(((cursor[g, k] + 1) << 16) | token, shift)
+        place[g, DEPTH + k] = home
+        place[g, k] = slots[2 * home]
+        place[g, 2 * DEPTH + k] = nodes[cursor[g, k], TOTAL]
 
 
-@njit(nogil=True)
-def advance(state: State, cursor: Array, token: int, place: Array) -> None:
-    """Moves the cursor over `token`, whose places find_children has found."""
+@njit(nogil=True, forceinline=True)
+def resolve(state: State, cursor: Array, place: Array, g: int, token: int) -> None:
+    """After `touch`: place[g, k] = where (context of k tokens, token) is or belongs, for all contexts at hand."""
+    for k in range(1, cursor[g, DEPTH] + 1):
+        key = ((cursor[g, k] + 1) << 16) | token
+        home = place[g, DEPTH + k]
+        place[g, k] = 2 * home if place[g, k] == key else find(state.slots, key, home)
+
+
+@njit(nogil=True, forceinline=True)
+def advance(state: State, cursor: Array, place: Array, g: int, token: int) -> None:
+    """Moves lane g over `token`, whose places are resolved."""
     order, bos = state.settings[0], state.settings[2]
     depth = 0
     if order > 1:
         depth = 1
         if token != bos:
-            while depth < order - 1 and depth <= cursor[DEPTH] and place[depth] >= 0:
+            limit = min(cursor[g, DEPTH] + 1, order - 1)
+            while depth < limit and place[g, depth] >= 0:
                 depth += 1
         for k in range(depth, 1, -1):
-            cursor[k] = state.slots[place[k - 1] + 1] >> 32
-        cursor[1] = token
-    cursor[DEPTH] = depth
+            cursor[g, k] = state.slots[place[g, k - 1] + 1] >> 32
+        cursor[g, 1] = token
+    cursor[g, DEPTH] = depth
 
 
-@njit(nogil=True)
-def backoff_mass(state: State, n: int, ones: int, twos: int, more: int, pruned: int) -> float:
-    """What order n gives to the shorter context, in counts."""
-    d = state.discounts
-    return d[n - 1, 1] * ones + d[n - 1, 2] * twos + d[n - 1, 3] * more + pruned
+@njit(nogil=True, forceinline=True)
+def backoff(state: State, n: int, context: int) -> float:
+    """Mass, in counts, that a seen context leaves to the shorter one; n: order of its children."""
+    nodes, d = state.nodes, state.discounts
+    discounted = d[n - 1, 1] * nodes[context, ONES] + d[n - 1, 2] * nodes[context, TWOS] + d[n - 1, 3] * nodes[context, MORE]
+    return discounted + nodes[context, PRUNED]
 
 
-@njit(nogil=True)
+@njit(nogil=True, forceinline=True)
+def root_backoff(state: State) -> float:
+    """The same for order 1."""
+    root, d = state.root, state.discounts
+    return d[0, 1] * root[0, ONES] + d[0, 2] * root[0, TWOS] + d[0, 3] * root[0, MORE] + root[0, PRUNED]
+
+
+@njit(nogil=True, forceinline=True)
 def kept_mass(state: State, n: int, count: int) -> float:
     """What is left of a count of order n after its discount."""
     return max(count - state.discounts[n - 1, min(count, 3)], 0.0)
 
 
-@njit(nogil=True)
-def target_probability(state: State, cursor: Array, token: int, place: Array, by_order: Array) -> float:
-    """p(token | context); by_order (order + 1,) or (0,) receives the probability with orders up to 0, 1, ….
+@njit(nogil=True, forceinline=True)
+def target_probability(state: State, cursor: Array, place: Array, g: int, token: int, by_order: Array, i: int) -> float:
+    """p(token | context); row i of by_order (·, order + 1), if it has any, receives p with orders up to 0, 1, ….
 
     The arithmetic is that of `fill_row`, operation by operation, so both agree to the last bit."""
     p = 1.0 / state.settings[1]
     wanted = len(by_order) > 0
     if wanted:
-        by_order[:] = p
-    root = state.root
-    if root[TOTAL] > 0:
-        scale = 1.0 / root[TOTAL]
-        p = backoff_mass(state, 1, root[ONES], root[TWOS], root[MORE], root[PRUNED]) * scale * p
+        by_order[i, :] = p
+    total = state.root[0, TOTAL]
+    if total > 0:
+        scale = 1.0 / total
+        p = root_backoff(state) * scale * p
         p += kept_mass(state, 1, np.int64(state.unigrams[token])) * scale
     if wanted:
-        by_order[1:] = p
-    for k in range(1, cursor[DEPTH] + 1):
-        node = state.nodes[cursor[k]]
-        if node[TOTAL] > 0:
-            scale = 1.0 / node[TOTAL]
-            p = backoff_mass(state, k + 1, node[ONES], node[TWOS], node[MORE], node[PRUNED]) * scale * p
-            if place[k] >= 0:
-                p += kept_mass(state, k + 1, state.slots[place[k] + 1] & U32_MAX) * scale
+        by_order[i, 1:] = p
+    for k in range(1, cursor[g, DEPTH] + 1):
+        context = cursor[g, k]
+        total = np.int64(state.nodes[context, TOTAL])
+        if total > 0:
+            scale = 1.0 / total
+            p = backoff(state, k + 1, context) * scale * p
+            if place[g, k] >= 0:
+                p += kept_mass(state, k + 1, state.slots[place[g, k] + 1] & U32_MAX) * scale
         if wanted:
-            by_order[k + 1 :] = p
+            by_order[i, k + 1 :] = p
     return p
 
 
-@njit(nogil=True)
-def fill_features(state: State, cursor: Array, out: Array) -> None:
-    """Features of the context (see online.FEATURES) → out (N_FEATURES,) float32."""
-    out[:] = 0.0
+@njit(nogil=True, forceinline=True)
+def fill_features(state: State, cursor: Array, g: int, out: Array, i: int) -> None:
+    """Features of the context (see online.FEATURES) → row i of out (·, N_FEATURES) float32."""
+    nodes = state.nodes
     longest, below, sure, escape = 0, 0, 0, 1.0
-    for k in range(1, cursor[DEPTH] + 1):
-        node = state.nodes[cursor[k]]
-        if node[TOTAL] == 0:
-            continue
-        longest, below = k, longest
-        distinct = np.int64(node[ONES]) + node[TWOS] + node[MORE]
-        sure += distinct == 1
-        if k > 1:
-            escape *= backoff_mass(state, k + 1, node[ONES], node[TWOS], node[MORE], node[PRUNED]) / node[TOTAL]
-    out[0], out[7], out[8] = longest, sure, -np.log(max(escape, 1e-9))
-    for rank, k in enumerate((longest, below)):
+    for k in range(1, cursor[g, DEPTH] + 1):
+        context = cursor[g, k]
+        if nodes[context, TOTAL] > 0:
+            longest, below = k, longest
+            sure += nodes[context, SIZE] & 0xFFFF == 1
+            if k > 1:
+                escape *= backoff(state, k + 1, context) / nodes[context, TOTAL]
+    out[i, 0], out[i, 7], out[i, 8] = longest, sure, -np.log(max(escape, 1e-9))
+    for rank in range(2):
+        k = longest if rank == 0 else below
+        at = 1 + 3 * rank
+        out[i, at], out[i, at + 1], out[i, at + 2] = 0.0, 0.0, 1.0
         if k > 0:
-            node = state.nodes[cursor[k]]
-            distinct = np.int64(node[ONES]) + node[TWOS] + node[MORE]
-            out[1 + 3 * rank] = np.log1p(np.float64(node[TOTAL]))
-            out[2 + 3 * rank] = np.log1p(np.float64(distinct))
-            out[3 + 3 * rank] = backoff_mass(state, k + 1, node[ONES], node[TWOS], node[MORE], node[PRUNED]) / node[TOTAL]
+            context = cursor[g, k]
+            total = np.float64(nodes[context, TOTAL])
+            out[i, at] = np.log1p(total)
+            out[i, at + 1] = np.log1p(np.float64(nodes[context, SIZE] & 0xFFFF))
+            out[i, at + 2] = backoff(state, k + 1, context) / total
 
 
 @njit(nogil=True)
-def seek(state: State, tokens: Array, start: int, cursor: Array, create: bool) -> bool:
-    """Puts the cursor on the context of position `start`; True when every context of the history exists.
+def seek(state: State, tokens: Array, start: int, cursor: Array, place: Array, create: bool) -> bool:
+    """Puts lane 0 on the context of position `start`; True when every context of the history exists.
 
     create: adds missing contexts with count 0 (the caller has made room), for updates that skip positions."""
     order, bos = state.settings[0], state.settings[2]
     low = start
     while low > 0 and start - low < order - 1 and (low == start or tokens[low] != bos):
         low -= 1
-    cursor[DEPTH] = 0
-    place = np.empty(DEPTH, np.int64)
+    cursor[0, DEPTH] = 0
     for t in range(low, start):
         token = np.int64(tokens[t])
-        find_children(state, cursor, token, place)
+        touch(state, cursor, place, 0, token)
+        resolve(state, cursor, place, 0, token)
         if create and token != bos:
-            for k in range(1, min(cursor[DEPTH], order - 2) + 1):
-                if place[k] < 0:
-                    place[k] = insert(state, cursor[k], token, 0, False)
-        advance(state, cursor, token, place)
-    return cursor[DEPTH] == start - low
+            for k in range(1, min(cursor[0, DEPTH], order - 2) + 1):
+                if place[0, k] < 0:
+                    place[0, k] = insert(state, cursor[0, k], token, 0, False)
+        advance(state, cursor, place, 0, token)
+    return cursor[0, DEPTH] == start - low
 
 
 @njit(nogil=True)
-def score_range(state: State, tokens: Array, start: int, stop: int, cursor: Array, prob: Array, features: Array, by_order: Array) -> None:
-    """Probabilities of tokens[start:stop] with nothing changed.  prob (n,); features and by_order have n or 0 rows."""
-    place = np.empty(DEPTH, np.int64)
-    none = np.empty(0, np.float64)
-    for t in range(start, stop):
-        token = np.int64(tokens[t])
-        find_children(state, cursor, token, place)
-        i = t - start
-        prob[i] = target_probability(state, cursor, token, place, by_order[i] if len(by_order) else none)
-        if len(features):
-            fill_features(state, cursor, features[i])
-        advance(state, cursor, token, place)
+def score_range(state: State, tokens: Array, start: int, stop: int, prob: Array, features: Array, by_order: Array) -> None:
+    """Probabilities of tokens[start:stop] with nothing changed.  features and by_order have as many rows as prob or none.
+
+    With an empty prob nothing is scored, but all that these tokens need has come into the processor's caches.
+    Lanes walk equal parts side by side: each token of a walk waits for memory, the walks do not wait for each other.
+    A lane starts order-1 tokens early, with no context, and has the right one when its part begins."""
+    order = state.settings[0]
+    lanes = LANES if stop - start >= LANES * 16 else 1
+    part = (stop - start + lanes - 1) // lanes
+    cursor = np.zeros((lanes, DEPTH + 1), np.int64)
+    place = np.empty((lanes, 3 * DEPTH), np.int64)
+    for step in range(1 - order, part):
+        for g in range(lanes):
+            t = start + g * part + step
+            if 0 <= t < stop:
+                touch(state, cursor, place, g, np.int64(tokens[t]))
+        for g in range(lanes):
+            t = start + g * part + step
+            if 0 <= t < stop:
+                token = np.int64(tokens[t])
+                resolve(state, cursor, place, g, token)
+                if step >= 0 and len(prob):
+                    prob[t - start] = target_probability(state, cursor, place, g, token, by_order, t - start)
+                    if len(features):
+                        fill_features(state, cursor, g, features, t - start)
+                advance(state, cursor, place, g, token)
 
 
-@njit(nogil=True)
+@njit(nogil=True, forceinline=True)
 def has_room(state: State, inserts: int) -> bool:
     """Whether so many children can be added: slots at most 5/8 full, nodes, and pool for as many moved blocks."""
     meta = state.meta
@@ -217,7 +251,7 @@ def has_room(state: State, inserts: int) -> bool:
     )
 
 
-@njit(nogil=True)
+@njit(nogil=True, forceinline=True)
 def _block_of(state: State, capacity: int) -> int:
     """First pool index of a free block of that capacity: an old one where there is one, else new."""
     meta = state.meta
@@ -232,7 +266,7 @@ def _block_of(state: State, capacity: int) -> int:
     return meta[POOL_USED] - capacity
 
 
-@njit(nogil=True)
+@njit(nogil=True, forceinline=True)
 def _add_child(state: State, context: int, token: int, count: int) -> int:
     """Appends a child to the context's block, moving the block when it is full; returns the child's position."""
     nodes, pool_tokens, pool_counts, meta = state.nodes, state.pool_tokens, state.pool_counts, state.meta
@@ -247,6 +281,8 @@ def _add_child(state: State, context: int, token: int, count: int) -> int:
         for j in range(size):
             pool_tokens[fresh + j] = pool_tokens[first + j]
             pool_counts[fresh + j] = pool_counts[first + j]
+        for j in range(fresh + size + 1, fresh + wider):  # the digest covers all of the pool
+            pool_tokens[j], pool_counts[j] = 0, 0
         rank = 0
         while (1 << rank) < capacity:
             rank += 1
@@ -261,7 +297,7 @@ def _add_child(state: State, context: int, token: int, count: int) -> int:
     return size
 
 
-@njit(nogil=True)
+@njit(nogil=True, forceinline=True)
 def insert(state: State, context: int, token: int, count: int, top: bool) -> int:
     """Adds a child that is not there; returns its index into slots.  The context's totals are the caller's."""
     meta = state.meta
@@ -281,22 +317,18 @@ def insert(state: State, context: int, token: int, count: int, top: bool) -> int
     return where
 
 
-@njit(nogil=True)
-def _raise_total(record: Array, count: int) -> None:
+@njit(nogil=True, forceinline=True)
+def _raise_total(nodes: Array, context: int, count: int) -> None:
     """Totals of a context one of whose children went from `count` to count + 1."""
-    record[TOTAL] += 1
-    if count == 0:
-        record[ONES] += 1
-    elif count == 1:
-        record[ONES] -= 1
-        record[TWOS] += 1
-    elif count == 2:
-        record[TWOS] -= 1
-        record[MORE] += 1
+    nodes[context, TOTAL] += 1
+    if count < 3:
+        nodes[context, ONES + count] += 1  # ones, twos, more
+        if count > 0:
+            nodes[context, ONES + count - 1] -= 1
 
 
-@njit(nogil=True)
-def count_token(state: State, cursor: Array, token: int, place: Array) -> None:
+@njit(nogil=True, forceinline=True)
+def count_token(state: State, cursor: Array, place: Array, token: int) -> None:
     """Counts `token` after the context at the cursor: from the longest order down, to the first already seen.
 
     Kneser–Ney counts by update exclusion: a shorter n-gram gains a left neighbour exactly when the longer one is
@@ -304,71 +336,77 @@ def count_token(state: State, cursor: Array, token: int, place: Array) -> None:
     order = state.settings[0]
     nodes, slots = state.nodes, state.slots
     state.meta[COUNTED] += 1
-    for k in range(cursor[DEPTH], 0, -1):
-        context = cursor[k]
+    for k in range(cursor[0, DEPTH], 0, -1):
+        context = cursor[0, k]
         top = k == order - 1
-        if place[k] < 0:
-            place[k] = insert(state, context, token, 0, top)
-        word = slots[place[k] + 1]
+        if place[0, k] < 0:
+            place[0, k] = insert(state, context, token, 0, top)
+        word = slots[place[0, k] + 1]
         count, name = word & U32_MAX, word >> 32
         if nodes[context, TOTAL] < U32_MAX:
-            slots[place[k] + 1] = word + 1
+            slots[place[0, k] + 1] = word + 1
             position = name if top else np.int64(nodes[name, POSITION])
             state.pool_counts[np.int64(nodes[context, FIRST]) + position] = count + 1
-            _raise_total(nodes[context], count)
+            _raise_total(nodes, context, count)
         if count > 0:
             return
     if state.unigrams[token] < U32_MAX:
-        _raise_total(state.root, np.int64(state.unigrams[token]))
+        _raise_total(state.root, 0, np.int64(state.unigrams[token]))
         state.unigrams[token] += 1
 
 
 @njit(nogil=True)
-def count_range(state: State, tokens: Array, start: int, stop: int, cursor: Array, prob: Array, features: Array, by_order: Array) -> int:
+def count_range(
+    state: State, tokens: Array, start: int, stop: int, cursor: Array, place: Array, prob: Array, features: Array, by_order: Array
+) -> int:
     """Scores (when prob has entries) and then counts each token in turn; returns where it stopped for want of room.
 
-    The order of the three calls is the guarantee that no score has seen its own token."""
-    place = np.empty(DEPTH, np.int64)
-    none = np.empty(0, np.float64)
+    The order of the calls in the loop is the guarantee that no score has seen its own token; looking a block ahead
+    before only warms the processor's caches."""
+    none, none_f, none_o = np.empty(0, np.float64), np.empty((0, 0), np.float32), np.empty((0, 0), np.float64)
     for t in range(start, stop):
         if not has_room(state, state.settings[0]):
             return t
+        if (t - start) % LOOK_AHEAD == 0 and stop - t >= LANES * 16:
+            score_range(state, tokens, t, min(stop, t + LOOK_AHEAD), none, none_f, none_o)
         token = np.int64(tokens[t])
-        find_children(state, cursor, token, place)
-        i = t - start
+        touch(state, cursor, place, 0, token)
+        resolve(state, cursor, place, 0, token)
         if len(prob):
-            prob[i] = target_probability(state, cursor, token, place, by_order[i] if len(by_order) else none)
+            i = t - start
+            prob[i] = target_probability(state, cursor, place, 0, token, by_order, i)
             if len(features):
-                fill_features(state, cursor, features[i])
-        count_token(state, cursor, token, place)
-        advance(state, cursor, token, place)
+                fill_features(state, cursor, 0, features, i)
+        count_token(state, cursor, place, token)
+        advance(state, cursor, place, 0, token)
     return stop
 
 
-@njit(nogil=True)
+@njit(nogil=True, forceinline=True)
 def fill_row(state: State, cursor: Array, unigram_row: Array, row: Array) -> None:
     """The whole distribution after the context at the cursor → row (V,) float64; see target_probability."""
     row[:] = unigram_row
-    pool_tokens, pool_counts = state.pool_tokens, state.pool_counts
-    for k in range(1, cursor[DEPTH] + 1):
-        node = state.nodes[cursor[k]]
-        if node[TOTAL] == 0:
+    nodes, pool_tokens, pool_counts = state.nodes, state.pool_tokens, state.pool_counts
+    for k in range(1, cursor[0, DEPTH] + 1):
+        context = cursor[0, k]
+        total = np.int64(nodes[context, TOTAL])
+        if total == 0:
             continue
-        scale = 1.0 / node[TOTAL]
-        row *= backoff_mass(state, k + 1, node[ONES], node[TWOS], node[MORE], node[PRUNED]) * scale
-        first = np.int64(node[FIRST])
-        for j in range(first, first + np.int64(node[SIZE] & 0xFFFF)):
+        scale = 1.0 / total
+        row *= backoff(state, k + 1, context) * scale
+        first = np.int64(nodes[context, FIRST])
+        for j in range(first, first + np.int64(nodes[context, SIZE] & 0xFFFF)):
             row[pool_tokens[j]] += kept_mass(state, k + 1, np.int64(pool_counts[j])) * scale
 
 
 @njit(nogil=True)
 def fill_unigram_row(state: State, row: Array) -> None:
     """Order 1 → row (V,) float64."""
-    root = state.root
     row[:] = 1.0 / state.settings[1]
-    if root[TOTAL] > 0:
-        scale = 1.0 / root[TOTAL]
-        row *= backoff_mass(state, 1, root[ONES], root[TWOS], root[MORE], root[PRUNED]) * scale
+    total = state.root[0, TOTAL]
+    if total > 0:
+        scale = 1.0 / total
+        row *= root_backoff(state) * scale
         for w in range(len(row)):
             row[w] += kept_mass(state, 1, np.int64(state.unigrams[w])) * scale
 
@@ -376,7 +414,8 @@ def fill_unigram_row(state: State, row: Array) -> None:
 @njit(nogil=True)
 def fill_rows(state: State, histories: Array, rows: Array, features: Array) -> None:
     """Distributions after histories (P, H) uint16, PAD on the left → rows (P, V) or (0, V), features (P, F) or (0, F)."""
-    cursor = np.empty(DEPTH + 1, np.int64)
+    cursor = np.zeros((1, DEPTH + 1), np.int64)
+    place = np.empty((1, 3 * DEPTH), np.int64)
     unigram_row = np.empty(state.settings[1], np.float64)
     fill_unigram_row(state, unigram_row)
     width = histories.shape[1]
@@ -384,11 +423,11 @@ def fill_rows(state: State, histories: Array, rows: Array, features: Array) -> N
         low = 0
         while low < width and histories[i, low] == 65535:
             low += 1
-        seek(state, histories[i, low:], width - low, cursor, False)
+        seek(state, histories[i, low:], width - low, cursor, place, False)
         if len(rows):
             fill_row(state, cursor, unigram_row, rows[i])
         if len(features):
-            fill_features(state, cursor, features[i])
+            fill_features(state, cursor, 0, features, i)
 
 
 @njit(nogil=True)

@@ -1,0 +1,225 @@
+"""Runs and the tables read from them hold exactly what a dictionary holds."""
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ngram.cache import NgramCache
+from ngram.contexts import pack_keys, unpack_keys
+from ngram.errors import SeedgramError
+from ngram.runs import Run, build_table, merge
+from tests.kn_oracle import PAD, adjusted_counts, discounts_of, raw_counts
+
+BOS = 1
+SLOW = bool(os.environ.get("NUMBA_DISABLE_JIT"))
+EXAMPLES = settings(max_examples=15 if SLOW else 80, deadline=None)
+
+
+@st.composite
+def streams(draw, max_size=60):
+    """(vocabulary, tokens): BOS anywhere, empty documents included."""
+    vocab = draw(st.sampled_from([2, 3, 5, 20, 300]))
+    tokens = st.one_of(st.just(BOS), st.integers(0, vocab - 1))
+    return vocab, draw(st.lists(tokens, min_size=1, max_size=max_size))
+
+
+def count(vocab, tokens, order, buffer_positions=64):
+    cache = NgramCache(vocab, (1, order), BOS, buffer_positions)
+    cache.count_stream(np.array(tokens, np.uint16))
+    return cache
+
+
+def ngrams_of(table):
+    """{n-gram: row of its order} per order, from the columns."""
+    grams, result = [()], []
+    for tokens, parents in zip(table.tokens, table.parents, strict=True):
+        grams = [(*grams[p], int(w)) for p, w in zip(parents, tokens, strict=True)]
+        assert grams == sorted(grams)
+        result.append({g: i for i, g in enumerate(grams)})
+    return result
+
+
+def as_dict(table, columns):
+    """{n-gram: value} of all orders without zeros."""
+    found = {}
+    for rows, column in zip(ngrams_of(table), columns, strict=True):
+        found.update({g: int(column[i]) for g, i in rows.items() if column[i]})
+    return found
+
+
+def adjusted_of(table):
+    return as_dict(table, [table.exact_counts(n) for n in range(1, table.order + 1)])
+
+
+def same_table(a, b):
+    pairs = zip((*a.tokens, *a.parents, *a.counts, *a.pruned, *a.raw), (*b.tokens, *b.parents, *b.counts, *b.pruned, *b.raw), strict=True)
+    return all(np.array_equal(x, y) for x, y in pairs) and np.array_equal(a.discounts, b.discounts)
+
+
+def same_run(a, b):
+    return a.order == b.order and all(np.array_equal(x, y) for x, y in zip(a.columns(), b.columns(), strict=True))
+
+
+@given(streams(), st.integers(1, 8), st.sampled_from([5, 16, 64]))
+@EXAMPLES
+def test_the_table_holds_the_raw_and_adjusted_counts_of_a_dictionary(stream, order, buffer_positions):
+    vocab, tokens = stream
+    table = count(vocab, tokens, order, buffer_positions).table()
+    raw, left = raw_counts(tokens, order, BOS)
+    adjusted = adjusted_counts(raw, left, order, BOS)
+    assert as_dict(table, table.raw) == dict(raw)
+    assert adjusted_of(table) == adjusted
+    np.testing.assert_allclose(table.discounts, discounts_of(adjusted, order))
+    assert table.sizes()[0] == vocab
+    assert not any(column.any() for column in table.pruned)
+
+
+@given(streams(), st.integers(2, 7), st.lists(st.integers(1, 4), min_size=7, max_size=7))
+@EXAMPLES
+def test_a_threshold_drops_by_raw_count_and_books_the_adjusted_count_with_the_context(stream, order, thresholds):
+    vocab, tokens = stream
+    min_raw = sorted(thresholds)[:order]
+    table = count(vocab, tokens, order).table(min_raw)
+    raw, left = raw_counts(tokens, order, BOS)
+    adjusted = adjusted_counts(raw, left, order, BOS)
+    kept = {g: c for g, c in adjusted.items() if len(g) == 1 or raw[g] >= min_raw[len(g) - 1]}
+    assert adjusted_of(table) == kept
+    dropped = {}
+    for g, c in adjusted.items():
+        if g not in kept and (len(g) == 2 or g[:-1] in kept):
+            dropped[g[:-1]] = dropped.get(g[:-1], 0) + c
+    contexts = [{(): 0}, *ngrams_of(table)]
+    booked = {g: int(table.pruned[n][i]) for n in range(order) for g, i in contexts[n].items() if table.pruned[n][i]}
+    assert booked == dropped
+    np.testing.assert_allclose(table.discounts, discounts_of(adjusted, order))  # of everything counted
+    for n in range(2, order + 1):  # closed under suffix; under prefix by construction
+        assert all(g[1:] in contexts[n - 1] for g in contexts[n])
+
+
+@given(streams(), st.integers(2, 7), st.integers(1, 9))
+@EXAMPLES
+def test_rows_count_the_same_however_the_stream_is_cut(stream, order, width):
+    vocab, tokens = stream
+    whole = count(vocab, tokens, order).run()
+    history = order - 1
+    padded = np.full(history + -(-len(tokens) // width) * width, PAD, np.uint16)
+    padded[history - 1 : history - 1 + len(tokens)] = tokens  # token 0 is the last of the first row's history
+    rows = np.stack([padded[i : i + history + width] for i in range(0, len(padded) - history, width)])
+    cut = NgramCache(vocab, (2, order), BOS, buffer_positions=32)
+    for i in np.random.default_rng(0).permutation(len(rows)):
+        cut.update(rows[i : i + 1])
+    assert same_run(cut.run(), whole)
+    assert cut.positions == len(tokens) - 1
+
+
+@given(streams(), streams())
+@EXAMPLES
+def test_merging_two_runs_is_counting_both_streams(a, b):
+    vocab = max(a[0], b[0])
+    runs = [count(vocab, tokens, 5).run() for _, tokens in (a, b)]
+    both = count(vocab, a[1], 5)
+    both.count_stream(np.array(b[1], np.uint16))
+    assert same_run(merge(*runs), both.run())
+    assert same_run(merge(*reversed(runs)), both.run())
+    assert merge(*runs).total() == len(a[1]) + len(b[1]) - 2
+
+
+def test_empty_documents_and_a_lone_token_are_counted_as_they_are():
+    table = count(4, [1, 1, 1, 2, 1], 3).table()
+    assert adjusted_of(table) == {(1,): 2, (2,): 1, (1, 1): 2, (1, 2): 1, (2, 1): 1, (1, 2, 1): 1}
+    assert adjusted_of(count(4, [1], 3).table()) == {}
+
+
+def test_a_lower_order_can_be_read_from_the_same_run():
+    tokens = np.random.default_rng(0).integers(0, 6, 300 if not SLOW else 60)
+    run = count(6, tokens, 7).run()
+    for order in (1, 2, 5):
+        assert same_table(build_table(run, 6, BOS, (1, order)), count(6, tokens, order).table())
+
+
+def test_an_n_gram_whose_context_was_never_counted_is_left_out():
+    cache = NgramCache(9, (2, 3), BOS)
+    cache.update(np.array([[3, 4, 5]], np.uint16))  # counts 5 after 3 4; the n-grams ending in 4 were in another row
+    assert adjusted_of(cache.table()) == {(5,): 1, (4, 5): 1}
+
+
+def test_counts_past_16_bits_are_exact_through_merges():
+    hi, lo = pack_keys([[1, 0], [2, 0], [1, 3]])
+    a = Run.from_counts(2, hi, lo, [65534, 65535, 70000])
+    b = Run.from_counts(2, hi[1:], lo[1:], [1, 1 << 33])
+    merged = merge(a, merge(b, Run.from_counts(2, hi[:1], lo[:1], [1])))
+    assert merged.exact_counts().tolist() == [65535, 65536, 70000 + (1 << 33)]
+    assert merged.counts.tolist() == [65535] * 3
+    assert merged.total() == 65535 + 65536 + 70000 + (1 << 33)
+    assert merged.slice(1, 3).exact_counts().tolist() == [65536, 70000 + (1 << 33)]
+
+
+@pytest.mark.skipif(SLOW, reason="200,000 tokens without compilation")
+def test_a_stream_that_passes_65535_agrees_with_a_dictionary():
+    tokens = np.random.default_rng(1).choice(np.array([0, 2], np.uint16), 200_000, p=[0.97, 0.03])
+    tokens[0] = BOS
+    cache = count(3, tokens, 4, buffer_positions=1 << 15)
+    raw, left = raw_counts(tokens.tolist(), 4, BOS)
+    table = cache.table()
+    assert as_dict(table, table.raw) == dict(raw)
+    assert adjusted_of(table) == adjusted_counts(raw, left, 4, BOS)
+    assert max(raw.values()) > 190_000
+    assert set(table.excess) == {4}  # lower orders count neighbours
+
+
+def test_the_background_thread_counts_the_same_and_hands_over_its_errors():
+    rows = np.random.default_rng(2).integers(0, 30, (4, 3, 20)).astype(np.uint16)
+    direct, threaded = NgramCache(30, (2, 7), BOS, 64), NgramCache(30, (2, 7), BOS, 64)
+    for batch in rows:
+        direct.update(batch)
+        threaded.submit(batch)
+        batch[:] = 0  # the cache has its own copy
+    threaded.drain()
+    assert same_run(threaded.run(), direct.run())
+    threaded.submit(np.full((1, 10), 30, np.uint16))
+    with pytest.raises(SeedgramError, match="token 30 is outside the vocabulary of 30"):
+        threaded.drain()
+    threaded.close()
+
+
+def test_a_restored_cache_goes_on_bit_identically():
+    tokens = np.random.default_rng(3).integers(0, 12, (6, 26)).astype(np.uint16)
+    whole, part = NgramCache(12, (2, 7), BOS, 64), NgramCache(12, (2, 7), BOS, 64)
+    whole.update(tokens)
+    part.update(tokens[:4])
+    restored = NgramCache.from_state({name: array.copy() for name, array in part.state_arrays().items()})
+    restored.update(tokens[4:])
+    assert same_run(restored.run(), whole.run())
+    assert restored.positions == whole.positions
+
+
+def test_a_run_is_the_sorted_dictionary_of_reversed_n_grams():
+    run = count(9, [1, 5, 6, 5, 6, 5], 3).run()
+    assert unpack_keys(run.hi, run.lo, 3).tolist() == [[PAD, 1, 5], [5, 6, 5], [1, 5, 6], [6, 5, 6]]
+    assert run.exact_counts().tolist() == [1, 2, 1, 1]
+
+
+def test_the_largest_vocabulary_and_order_fit():
+    tokens = np.array([BOS, 65534, 65533, 65534, BOS, 65534, 0, 0, 0, 0, 0, 0, 0, 0, 0], np.uint16)
+    table = count(65535, tokens, 8).table()
+    raw, left = raw_counts(tokens.tolist(), 8, BOS)
+    assert adjusted_of(table) == adjusted_counts(raw, left, 8, BOS)
+
+
+def test_nonsense_is_refused_with_a_remedy():
+    for arguments in ((0,), (65536,), (10, (2, 9)), (10, (0, 3)), (10, (4, 3))):
+        with pytest.raises(SeedgramError):
+            NgramCache(*arguments)
+    cache = NgramCache(10, (2, 3), BOS, 64)
+    for rows in (np.zeros(5, np.uint16), np.zeros((1, 1), np.uint16), np.full((1, 5), 1 << 16), np.full((1, 5), -1)):
+        with pytest.raises(SeedgramError):
+            cache.update(rows)
+    with pytest.raises(SeedgramError, match="thresholds"):
+        cache.table([1, 3, 2])
+    with pytest.raises(SeedgramError, match="orders up to 4"):
+        build_table(cache.run(), 10, BOS, (1, 4))
+    with pytest.raises(SeedgramError, match="same orders"):
+        merge(Run.empty(2), Run.empty(3))

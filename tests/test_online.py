@@ -1,0 +1,223 @@
+"""The online cache scores before it counts, exactly, and every row it promises sums to one."""
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ngram import online_kernels, smoothing
+from ngram.contexts import histories
+from ngram.errors import SeedgramError
+from ngram.online import FEATURES, OnlineCache
+from ngram.table import NgramTable
+from tests.kn_oracle import OnlineOracle
+from tests.test_counts import BOS, adjusted_of, count, streams
+
+SLOW = bool(os.environ.get("NUMBA_DISABLE_JIT"))
+EXAMPLES = settings(max_examples=10 if SLOW else 60, deadline=None)
+
+
+def seeded(vocab, trained, order, min_raw=None):
+    return OnlineCache(count(vocab, trained, order).table(min_raw))
+
+
+def array(tokens):
+    return np.array(tokens, np.uint16)
+
+
+def sample(vocab, size, seed=0, bos_share=0.05):
+    rng = np.random.default_rng(seed)
+    tokens = (vocab * rng.random(size) ** 2).astype(np.uint16)
+    tokens[rng.random(size) < bos_share] = BOS
+    return tokens
+
+
+@given(streams(), streams(), st.integers(1, 7), st.integers(1, 3))
+@EXAMPLES
+def test_static_scores_are_the_rows_of_the_table(trained, test, order, least):
+    vocab = max(trained[0], test[0])
+    table = count(vocab, trained[1], order).table([1] + [least] * (order - 1))
+    cache, tokens = OnlineCache(table), array(test[1])
+    before = cache.digest()
+    scores = cache.score(tokens, 1, len(tokens)) if len(tokens) > 1 else None
+    past = histories(tokens, np.arange(1, len(tokens)), order, BOS)
+    rows = cache.rows(past)
+    for t in range(1, len(tokens)):
+        np.testing.assert_allclose(rows[t - 1], smoothing.row(table, past[t - 1]), rtol=1e-12)
+        assert scores.prob[t - 1] == rows[t - 1, tokens[t]]
+    assert cache.digest() == before
+
+
+@given(streams(max_size=30), streams(), st.integers(1, 7), st.integers(1, 3))
+@EXAMPLES
+def test_score_then_update_is_kneser_ney_with_update_exclusion(trained, test, order, least):
+    vocab = max(trained[0], test[0])
+    table = count(vocab, trained[1], order).table([1] + [least] * (order - 1))
+    cache, tokens = OnlineCache(table), test[1]
+    grams, pruned = [()], {(): int(table.pruned[0][0])}
+    for n in range(1, order):
+        grams = [(*grams[p], int(w)) for p, w in zip(table.parents[n - 1], table.tokens[n - 1], strict=True)]
+        pruned.update(zip(grams, table.pruned[n].tolist(), strict=True))
+    oracle = OnlineOracle(adjusted_of(table), pruned, table.discounts.tolist(), vocab, order, BOS)
+    expected = []
+    for t in range(1, len(tokens)):
+        row = oracle.row(tokens, t)
+        assert abs(sum(row) - 1) <= 1e-12
+        expected.append(row[tokens[t]])
+        oracle.count(tokens, t)
+    if len(tokens) > 1:
+        found = cache.score_then_update(array(tokens), 1, len(tokens))
+        np.testing.assert_allclose(found.prob, expected, rtol=1e-12)
+    past = histories(array(tokens), [len(tokens)], order, BOS)
+    np.testing.assert_allclose(cache.rows(past)[0], oracle.row(tokens, len(tokens)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 7])
+def test_the_fused_kernel_is_the_slow_loop_bit_for_bit(order):
+    vocab, size = 40, 60 if SLOW else 3000
+    trained, tokens = sample(vocab, size, 1), sample(vocab, size, 2)
+    fused, slow = seeded(vocab, trained, order), seeded(vocab, trained, order)
+    together = fused.score_then_update(tokens, 1, size, with_orders=True)
+    for t in range(1, size):
+        alone = slow.score(tokens, t, t + 1, with_orders=True)
+        slow.update(tokens, t, t + 1)
+        assert alone.prob[0] == together.prob[t - 1]
+        assert np.array_equal(alone.features[0], together.features[t - 1])
+        assert np.array_equal(alone.by_order[0], together.by_order[t - 1])
+    assert slow.digest() == fused.digest()
+    assert slow.counted == fused.counted == size - 1
+
+
+@pytest.mark.parametrize("changed", [0, 1, 5])
+def test_no_score_sees_its_own_token_or_a_later_one(changed):
+    """Changing the token at t, or any after it, leaves the distribution before it as it was."""
+    vocab, size, t = 12, 120, 60
+    trained, tokens = sample(vocab, size, 1), sample(vocab, size, 2)
+    other = tokens.copy()
+    other[t + changed :] = (other[t + changed :] + 3) % vocab
+    scores = [seeded(vocab, trained, 5).score_then_update(stream, 1, size) for stream in (tokens, other)]
+    stop = t + changed - 1  # scores[i] belongs to token i + 1
+    assert np.array_equal(scores[0].prob[:stop], scores[1].prob[:stop])
+    assert np.array_equal(scores[0].features[: stop + 1], scores[1].features[: stop + 1])
+    # and the score of the changed token is what the rows of the frozen state at that moment say of both tokens
+    cache = seeded(vocab, trained, 5)
+    cache.score_then_update(tokens, 1, t + changed)
+    row = cache.rows(histories(tokens, [t + changed], 5, BOS))[0]
+    assert scores[0].prob[stop] == row[tokens[t + changed]]
+    assert scores[1].prob[stop] == row[other[t + changed]]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=8))
+@EXAMPLES
+def test_chunks_change_scores_only_through_the_age_of_the_state(sizes):
+    vocab, size = 15, 100
+    trained, tokens = sample(vocab, 50, 1), sample(vocab, size, 2)
+    cache, at = seeded(vocab, trained, 4), 1
+    for chunk in sizes:
+        stop = min(at + chunk, size)
+        scores = cache.score(tokens, at, stop)
+        rows = cache.rows(histories(tokens, np.arange(at, stop), 4, BOS))
+        assert np.array_equal(scores.prob, rows[np.arange(stop - at), tokens[at:stop]])
+        cache.update(tokens, at, stop)
+        at = stop
+    whole = seeded(vocab, trained, 4)
+    whole.update(tokens, 1, at)
+    assert whole.digest() == cache.digest()
+
+
+def test_a_cut_range_scores_as_the_whole_does():
+    """Lanes start in the middle of the stream: parts of any length give the same numbers."""
+    vocab, size = 30, 40 if SLOW else 2000
+    cache, tokens = seeded(vocab, sample(vocab, size, 1), 7), sample(vocab, size, 2)
+    whole = cache.score(tokens, 1, size, with_orders=True)
+    single = [cache.score(tokens, t, t + 1) for t in range(1, size)]
+    assert np.array_equal(whole.prob, [one.prob[0] for one in single])
+    assert np.array_equal(whole.features, [one.features[0] for one in single])
+    assert np.array_equal(whole.by_order[:, -1], whole.prob)
+
+
+@pytest.mark.parametrize("vocab", [2, 17, 300])
+def test_rows_sum_to_one_after_much_growth(vocab):
+    size = 80 if SLOW else 30_000
+    tokens = sample(vocab, size, 3)
+    cache = seeded(vocab, [BOS], 6)
+    cache.update(tokens, 1, size)
+    rows = cache.rows(histories(tokens, np.arange(1, min(size, 300)), 6, BOS))
+    assert np.abs(rows.sum(axis=1) - 1).max() <= 1e-12
+    assert rows.min() > 0
+
+
+def test_a_document_starts_afresh():
+    vocab = 10
+    cache = seeded(vocab, sample(vocab, 100, 4), 5)
+    a, b = array([1, 2, 3, 4, BOS, 5, 6]), array([7, 7, 7, 7, BOS, 5, 6])
+    assert np.array_equal(cache.score(a, 5, 7).prob, cache.score(b, 5, 7).prob)
+    past = np.array([[2, 3, BOS, 5], [65535, 65535, BOS, 5]], np.uint16)
+    rows, features = cache.rows(past), cache.row_features(past)
+    assert np.array_equal(rows[0], rows[1])
+    assert np.array_equal(features[0], features[1])
+
+
+def test_features_depend_on_the_context_alone():
+    vocab, size = 9, 80
+    cache, tokens = seeded(vocab, sample(vocab, 200, 5), 5), sample(vocab, size, 6)
+    scored = cache.score(tokens, 1, size)
+    assert scored.features.shape == (size - 1, len(FEATURES))
+    assert np.array_equal(scored.features, cache.row_features(histories(tokens, np.arange(1, size), 5, BOS)))
+    other = tokens.copy()
+    other[40] = (other[40] + 1) % vocab
+    assert np.array_equal(cache.score(other, 1, size).features[:40], scored.features[:40])
+
+
+def test_an_update_that_skips_positions_makes_contexts_without_counts():
+    vocab, tokens = 8, sample(8, 60, 7, 0.0)
+    cache = seeded(vocab, [BOS], 5)
+    cache.update(tokens, 30, 40)
+    cache.update(tokens, 50, 60)
+    rows = cache.rows(histories(tokens, np.arange(1, 60), 5, BOS))
+    assert np.abs(rows.sum(axis=1) - 1).max() <= 1e-12
+    assert cache.counted == 20
+
+
+def heavy_table(count_a, count_b):
+    """Order 2 over two tokens: token 0 is followed by 0 and 1 so many times."""
+    counts = np.array([count_a, count_b], np.uint32)
+    return NgramTable(
+        vocab_size=2,
+        bos=1,
+        tokens=[array([0, 1]), array([0, 1])],
+        parents=[np.zeros(2, np.uint32), np.zeros(2, np.uint32)],
+        counts=[array([2, 1]), np.minimum(counts, 65535).astype(np.uint16)],
+        pruned=[np.zeros(1, np.uint32), np.zeros(2, np.uint32)],
+        discounts=np.tile([0.5, 1.0, 1.5], (2, 1)),
+        excess={2: (np.arange(2, dtype=np.uint32), counts)},
+    )
+
+
+def test_online_counts_pass_65535_and_stop_below_2_to_the_32_without_wrapping():
+    tokens = np.zeros(11, np.uint16)
+    cache = OnlineCache(heavy_table(65530, 65535))
+    cache.update(tokens, 1, 11)
+    rest = (1.5 * 2) / (65540 + 65535)
+    shorter = smoothing.row(heavy_table(1, 1), [])
+    expected = (np.array([65540, 65535]) - 1.5) / (65540 + 65535) + rest * shorter
+    np.testing.assert_allclose(cache.rows(array([[0]]))[0], expected, rtol=1e-12)
+    full = OnlineCache(heavy_table((1 << 32) - 10, 4))  # total 2^32 - 6: five more fit
+    full.update(tokens, 1, 11)
+    assert full.state.nodes[0, online_kernels.TOTAL] == (1 << 32) - 1
+    assert full.state.pool_counts[:2].tolist() == [(1 << 32) - 5, 4]
+    assert abs(full.rows(array([[0]]))[0].sum() - 1) <= 1e-12
+    with pytest.raises(SeedgramError, match="2\\^32"):
+        OnlineCache(heavy_table((1 << 32) - 1, 1))
+
+
+def test_nonsense_is_refused():
+    cache = seeded(5, [1, 2, 3], 3)
+    for tokens, start, stop in (([1, 2], 0, 1), ([1, 2], 2, 1), ([1, 2], 1, 3), ([1, 7], 1, 2), ([[1, 2]], 1, 1)):
+        with pytest.raises(SeedgramError):
+            cache.score(array(tokens), start, stop)
+    for past in ([[1]], [1, 2], [[1, 9]]):
+        with pytest.raises(SeedgramError):
+            cache.rows(array(past))
