@@ -43,20 +43,22 @@ class HybridLM(nn.Module):
         if config.rope_dims:
             for name, table in zip(("rope_cos", "rope_sin"), rope_tables(config.rope_dims, config.rope_base), strict=True):
                 self.register_buffer(name, table, persistent=False)
+        for (layer, name), projection in self.projections().items():
+            part = "attention" if ".attention." in name else "up" if name.endswith(".up") else "down"
+            projection.form, projection.progressive = config.adapter_form, config.progressive and is_frozen(config, layer, part)
         if fill_maps:
             self._fill_maps()
 
     def _fill_maps(self) -> None:
         """Regenerates every frozen map, matrices in parallel: numpy lets go of the interpreter lock."""
-        jobs: list[tuple[Projection, list[int]]] = []
-        for (block, name), projection in self.projections().items():
-            projection.form = self.config.adapter_form
-            part = "attention" if ".attention." in name else "up" if name.endswith(".up") else "down"
-            projection.progressive = self.config.progressive and is_frozen(self.config, block, part)
-            if projection.frozen:
-                jobs.append((projection, [derive_seed(self.config.map_seed, block, PARTS[matrix]) for matrix in projection.names]))
+        config = self.config
+        jobs = [
+            (projection, [derive_seed(config.map_seed, layer, PARTS[matrix]) for matrix in projection.names])
+            for (layer, _), projection in self.projections().items()
+            if projection.frozen
+        ]
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            list(pool.map(lambda job: job[0].fill(self.config.basis, self.config.map_scale, job[1]), jobs))
+            list(pool.map(lambda job: job[0].fill(config.basis, config.map_scale, job[1]), jobs))
 
     def projections(self) -> dict[tuple[int, str], Projection]:
         """Every group of block matrices by (layer, module name), in the order of the forward pass."""

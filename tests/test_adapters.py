@@ -1,0 +1,139 @@
+"""Frozen map + adapter: three forms, one result, and no gradient of the map."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hybrid.adapters import Projection, adapted_linear, block_diagonal, fake_quantise
+from hybrid.config import ADAPTER_FORMS
+
+
+def stacked(seed=0, dtype=torch.float64):
+    """x (6, 5), map (7, 5) of two matrices (4 and 3 rows), adapters of rank 2 and 4."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape, grad=True):
+        return torch.randn(*shape, generator=generator, dtype=dtype).requires_grad_(grad)
+
+    return normal(6, 5), normal(7, 5, grad=False), [normal(4, 2), normal(3, 4)], [normal(2, 5), normal(4, 5)]
+
+
+def by_hand(x, frozen, scale, a, b):
+    """One matrix at a time, straight from the definition."""
+    parts = torch.split(frozen, [m.shape[0] for m in a])
+    return torch.cat([x @ (scale * m + a_i @ b_i).t() for m, a_i, b_i in zip(parts, a, b, strict=True)], dim=1)
+
+
+@pytest.mark.parametrize("form", ADAPTER_FORMS)
+def test_every_form_gives_the_value_and_the_gradients_of_the_definition(form):
+    x, frozen, a, b = stacked()
+    expected = by_hand(x, frozen, 0.3, a, b)
+    weight = torch.randn_like(expected)
+    wanted = torch.autograd.grad((expected * weight).sum(), [x, *a, *b])
+    found = adapted_linear(x, frozen, 0.3, a, b, form)
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(torch.autograd.grad((found * weight).sum(), [x, *a, *b]), wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("form", ADAPTER_FORMS)
+def test_without_adapters_only_the_scaled_map_is_left(form):
+    x, frozen, _, _ = stacked()
+    torch.testing.assert_close(adapted_linear(x, frozen, 0.3, [], [], form), 0.3 * x @ frozen.t())
+
+
+class Shapes(TorchDispatchMode):
+    """Records the shape of every matrix product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+            self.seen.add(tuple(out.shape))
+        return out
+
+
+@pytest.mark.parametrize(("form", "makes_one"), [("merged", False), ("split", False), ("dense", True)])
+def test_the_backward_pass_makes_no_gradient_of_a_frozen_map(form, makes_one):
+    x, frozen, a, b = stacked()
+    total = adapted_linear(x, frozen, 0.3, a, b, form).square().sum()
+    with Shapes() as shapes:
+        total.backward()
+    assert ((7, 5) in shapes.seen or (5, 7) in shapes.seen) == makes_one
+    assert frozen.grad is None
+
+
+def test_block_diagonal_puts_blocks_on_the_diagonal():
+    blocks = [torch.full((2, 1), 1.0), torch.full((1, 3), 2.0)]
+    assert block_diagonal(blocks).tolist() == [[1, 0, 0, 0], [1, 0, 0, 0], [0, 2, 2, 2]]
+
+
+def filled(frozen=True, rank=2):
+    torch.manual_seed(0)
+    projection = Projection(("q", "k"), (8, 4), 8, frozen=frozen, rank=rank)
+    if frozen:
+        projection.fill("hadamard", 0.5, (1, 2))
+        for a in projection.a.values():
+            torch.nn.init.normal_(a)
+    return projection
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_merged_weights_are_new_and_do_what_the_projection_does(frozen, rank):
+    projection = filled(frozen, rank)
+    x = torch.randn(3, 8)
+    merged = projection.merged()
+    torch.testing.assert_close(torch.cat([x @ merged[name].t() for name in ("q", "k")], dim=1), projection(x))
+    before = projection(x).clone()
+    for weight in merged.values():
+        weight.zero_()
+    assert torch.equal(projection(x), before)
+
+
+def test_a_frozen_map_is_no_parameter_and_stays_out_of_the_state_dict():
+    projection = filled()
+    assert sum(p.numel() for p in projection.parameters()) == 2 * (8 + 8) + 2 * (4 + 8)
+    assert "map" not in projection.state_dict()
+    assert projection.map.dtype == torch.bfloat16
+
+
+def test_checksums_are_of_the_map_in_memory_by_matrix():
+    projection = filled()
+    before = projection.checksums()
+    assert list(before) == ["q", "k"]
+    projection.map[-1, -1] *= -1  # a bit of k
+    after = projection.checksums()
+    assert after["q"] == before["q"]
+    assert after["k"] != before["k"]
+
+
+def test_matrices_of_one_product_must_share_a_scale():
+    projection = Projection(("wide", "tall"), (4, 64), 8, frozen=True)
+    with pytest.raises(ValueError, match="need one scale"):
+        projection.fill("hadamard", 1.0, (1, 2))
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_fake_quantisation_rounds_rows_to_integers_and_lets_gradients_through(bits):
+    weight = torch.randn(5, 9, requires_grad=True)
+    rounded = fake_quantise(weight, bits)
+    steps = rounded / (weight.abs().amax(dim=1, keepdim=True) / (2 ** (bits - 1) - 1))
+    torch.testing.assert_close(steps, steps.round(), atol=1e-3, rtol=0)
+    rounded.sum().backward()
+    assert torch.equal(weight.grad, torch.ones_like(weight))
+
+
+def test_fake_bits_change_the_forward_pass_only_while_they_are_set():
+    projection = filled(frozen=True)
+    x = torch.randn(3, 8)
+    exact = projection(x)
+    projection.fake_bits = 4
+    assert not torch.allclose(projection(x), exact)
+    projection.fake_bits = 0
+    assert torch.equal(projection(x), exact)
