@@ -28,7 +28,6 @@ FEATURES: tuple[str, ...] = (
     "sure_contexts",  # how many matched contexts had a single successor
     "log_escape",  # -log of the product of λ over contexts of 2 tokens and more: how little is left to bigrams
 )
-MIN_SLOTS = 1 << 10
 SLACK = 1 << 20  # room for growth from the start: pages that are never written take no memory
 
 
@@ -51,26 +50,24 @@ class OnlineCache:
     def __init__(self, table: NgramTable):
         self.order, self.vocab_size, self.bos = table.order, table.vocab_size, table.bos
         sizes = table.sizes()
-        children, nodes = sum(sizes[1:]), sum(sizes[: max(1, self.order - 1)])
-        log_slots = max(MIN_SLOTS, 2 * children).bit_length()  # 1/4 to 1/2 full: misses end early
-        settings = np.array([self.order, self.vocab_size, self.bos, 64 - log_slots], np.int64)
+        nodes = sum(sizes[: max(1, self.order - 1)])
+        entries = 1 + sum(int(kernels.pool_size(parents)) for parents in table.parents[1:])
         discounts = np.zeros((self.order, 4))
         discounts[:, 1:] = table.discounts
         unigrams = table.exact_counts(1)
         meta = np.zeros(kernels.META_SIZE, np.int64)
-        meta[kernels.N_NODES] = nodes
-        meta[kernels.FREE :] = -1
+        meta[kernels.N_NODES], meta[kernels.POOL_USED] = nodes, 1
         self.state = State(
-            slots=np.zeros(2 << log_slots, np.int64),
-            nodes=_longer(np.zeros((nodes, 8), np.uint32), SLACK),
-            pool_tokens=np.empty(children + children // 2 + SLACK, np.uint16),
-            pool_counts=np.empty(children + children // 2 + SLACK, np.uint32),
+            nodes=_aligned(nodes + nodes // 2 + SLACK, 8),
+            pool=_aligned(entries + entries // 2 + SLACK, 3),
             unigrams=unigrams,
             root=_root(unigrams, int(table.pruned[0][0])),
             meta=meta,
             discounts=discounts,
-            settings=settings,
+            settings=np.array([self.order, self.vocab_size, self.bos], np.int64),
         )
+        self.state.nodes[:nodes] = 0
+        self.state.pool[0] = (kernels.EMPTY, 0, 0)
         self._seed(table)
 
     @property
@@ -117,8 +114,7 @@ class OnlineCache:
         """xxh3_128 of all state, as hex: equal before and after anything that only reads."""
         state, hasher = self.state, xxhash.xxh3_128()
         nodes, pool = int(state.meta[kernels.N_NODES]), int(state.meta[kernels.POOL_USED])
-        parts = (state.slots, state.nodes[:nodes], state.pool_tokens[:pool], state.pool_counts[:pool])
-        for part in (*parts, state.unigrams, state.root, state.meta, state.discounts, state.settings):
+        for part in (state.nodes[:nodes], state.pool[:pool], state.unigrams, state.root, state.meta, state.discounts, state.settings):
             hasher.update(np.ascontiguousarray(part).view(np.uint8).reshape(-1).data)
         return hasher.hexdigest()
 
@@ -126,7 +122,8 @@ class OnlineCache:
         base = np.cumsum([0, *table.sizes()])
         for n in range(2, self.order + 1):
             columns = (table.tokens[n - 1], table.parents[n - 1], table.exact_counts(n))
-            fits = kernels.seed_order(self.state, n, *columns, base[n - 2], base[n - 1], n == self.order)
+            own = base[n - 1] if n < self.order else -1
+            fits = kernels.seed_order(self.state, *columns, base[n - 2], own)
             context = self.state.nodes[base[n - 2] : base[n - 1]]
             total = context[:, kernels.TOTAL].astype(np.int64) + table.pruned[n - 1]
             if not fits or (len(total) and total.max() > kernels.U32_MAX):
@@ -158,7 +155,7 @@ class OnlineCache:
         )
 
     def _count(self, stream: npt.NDArray[np.uint16], start: int, stop: int, scores: tuple[F64, npt.NDArray[np.float32], F64]) -> None:
-        cursor, place = np.zeros((1, DEPTH + 1), np.int64), np.empty((1, 3 * DEPTH), np.int64)
+        cursor, place = np.zeros((1, DEPTH + 1), np.int64), np.empty((1, 2 * DEPTH), np.int64)
         if not kernels.seek(self.state, stream, start, cursor, place, False):
             self._make_room(self.order * self.order)
             kernels.seek(self.state, stream, start, cursor, place, True)
@@ -169,26 +166,28 @@ class OnlineCache:
             at = kernels.count_range(self.state, stream, at, stop, cursor, place, *views)
 
     def _make_room(self, inserts: int) -> None:
-        """Doubles what is too small; when that happens depends on what was counted, never on how it was cut."""
+        """Makes what is too small half as large again; only spare room moves, so the state stays the same."""
         while not kernels.has_room(self.state, inserts):
-            state, meta = self.state, self.state.meta
-            if meta[kernels.N_SLOTS] + inserts > len(state.slots) // 16 * 5:
-                slots = np.zeros(2 * len(state.slots), np.int64)
-                state.settings[3] -= 1
-                kernels.rehash(state.slots, slots, int(state.settings[3]))
-                self.state = state = state._replace(slots=slots)
-            if meta[kernels.N_NODES] + inserts > len(state.nodes):
-                self.state = state = state._replace(nodes=_longer(state.nodes, inserts))
-            moved = inserts * 2 * self.vocab_size
-            if meta[kernels.POOL_USED] + moved > len(state.pool_tokens):
-                longer = (_longer(state.pool_tokens, moved), _longer(state.pool_counts, moved))
-                self.state = state = state._replace(pool_tokens=longer[0], pool_counts=longer[1])
+            state = self.state
+            nodes, pool = int(state.meta[kernels.N_NODES]), int(state.meta[kernels.POOL_USED])
+            moved = inserts * 4 * (self.vocab_size + 2)
+            if nodes + inserts > len(state.nodes):
+                self.state = state._replace(nodes=_longer(state.nodes, nodes, inserts))
+            elif pool + moved > len(state.pool):
+                self.state = state._replace(pool=_longer(state.pool, pool, moved))
 
 
-def _longer(array: npt.NDArray[np.generic], extra: int) -> npt.NDArray[np.generic]:
-    """A copy with half as much again, and room for `extra` rows; new rows are not initialised."""
-    longer = np.empty((len(array) + max(len(array) // 2, extra), *array.shape[1:]), array.dtype)
-    longer[: len(array)] = array
+def _aligned(rows: int, columns: int) -> npt.NDArray[np.uint32]:
+    """(rows, columns) uint32, not initialised, on a cache line: a node record then never straddles two."""
+    raw = np.empty(rows * columns + 16, np.uint32)
+    skip = -raw.ctypes.data % 64 // 4
+    return raw[skip : skip + rows * columns].reshape(rows, columns)
+
+
+def _longer(array: npt.NDArray[np.uint32], used: int, extra: int) -> npt.NDArray[np.uint32]:
+    """A copy of the `used` first rows, with half as many again and `extra` more behind them."""
+    longer = _aligned(used + used // 2 + extra, array.shape[1])
+    longer[:used] = array[:used]
     return longer
 
 

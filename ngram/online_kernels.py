@@ -1,46 +1,45 @@
-# mypy: disable-error-code="arg-type,assignment,return-value,index,attr-defined"
+# mypy: disable-error-code="arg-type,assignment,return-value,index,attr-defined,operator"
 """Numba kernels of the online cache: find, score, count, full rows.
 
-The trie lives in a few flat arrays (`State`).  A child is found through one open-addressing table keyed exactly by
-(context node, token), so the probes of one token at all orders are independent and their cache misses overlap;
-the node of (context of k tokens, w) is the context of k+1 tokens of the next position, so the same probes also advance.
-The children of a context also lie side by side in `pool`, from which full rows are read.
+The trie lives in two flat arrays.  A node is a context; its children are one block of `pool`, which is a small
+open-addressing table keyed by the token itself, so keys are exact, a full row is read from consecutive memory, and a
+context's first children need no more than one cache line.  The child (context of k tokens, w) names the node of the
+context of k+1 tokens at the next position: the same probes score a token and advance past it.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import config, njit
+from numba import njit
 
 Array = Any  # kernels are typed by numba, not by the checker
 
-TOTAL, ONES, TWOS, MORE, PRUNED, FIRST, SIZE, POSITION = range(8)  # columns of a node record: 32 bytes, half a cache line
-N_NODES, N_SLOTS, POOL_USED, COUNTED, FREE = range(5)  # meta; from FREE on: heads of the lists of free blocks, by log2
-META_SIZE = FREE + 17
+TOTAL, ONES, TWOS, MORE, PRUNED, FIRST, SIZE, SPARE = range(8)  # columns of a node record: 32 bytes, half a cache line
+TOKEN, COUNT, NODE = range(3)  # columns of a pool entry
+N_NODES, POOL_USED, COUNTED, FREE = range(4)  # meta; from FREE on: heads of the lists of free blocks, by log2
+MAX_LOG = 18  # blocks of 2^17 entries hold the largest vocabulary
+META_SIZE = FREE + MAX_LOG + 1
+EMPTY = (1 << 32) - 1  # token of an unused pool entry
 DEPTH = 9  # cursor[g, k] is the node of lane g's context of k tokens; cursor[g, DEPTH] how many there are
 LANES = 8  # walks side by side; 8 × 9 misses in flight are about what a core can hold
 LOOK_AHEAD = 1024  # tokens whose nodes stay in a 1 MB cache
 U32_MAX = (1 << 32) - 1
 N_FEATURES = 9
-_MULTIPLIER = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: Fibonacci hashing (Knuth, TAOCP 3, 6.4)
 
 
 class State(NamedTuple):
     """Everything the kernels touch.
 
-    slots (2·S,) int64: key or 0, then id·2^32 + count.  key = (context + 1)·2^16 + token.  Below the top order id is
-    the child's node, at the top order (which has no node) its position in the context's block.
-    nodes (cap, 8) uint32: total, children with count 1, 2, 3+, pruned mass, first pool index, size + 2^16·capacity,
-    position in the parent's block.  Nodes 0…V-1 are the unigrams.
-    pool_tokens (cap,) uint16, pool_counts (cap,) uint32: blocks of children.
+    nodes (cap, 8) uint32: total, children with count 1, 2, 3+, pruned mass, first pool index, number of children +
+    2^16 · log2 of the block.  Nodes 0…V-1 are the unigrams, the contexts of one token.
+    pool (cap, 3) uint32: token, count, node of each child (no node at the top order); entry 0 stays empty: the block
+    of the childless.
     unigrams (V,) uint32: counts of order 1;  root (1, 5) int64: total, ones, twos, more, pruned of order 1.
-    meta (META_SIZE,) int64;  discounts (order, 4) float64, column min(count, 3);  settings (4,) int64: order,
-    vocabulary, bos, 64 - log2 S."""
+    meta (META_SIZE,) int64;  discounts (order, 4) float64, column min(count, 3);  settings (3,) int64: order,
+    vocabulary, bos."""
 
-    slots: Array
     nodes: Array
-    pool_tokens: Array
-    pool_counts: Array
+    pool: Array
     unigrams: Array
     root: Array
     meta: Array
@@ -48,52 +47,52 @@ class State(NamedTuple):
     settings: Array
 
 
-if config.DISABLE_JIT:  # plain integers: NumPy's would warn about the overflow that is wanted here
-
-    def home_slot(key: int, shift: int) -> int:
-        return int((int(key) * _MULTIPLIER & (1 << 64) - 1) >> int(shift))
-
-else:
-    _FACTOR = np.uint64(_MULTIPLIER)
-
-    @njit(nogil=True, forceinline=True)
-    def home_slot(key: int, shift: int) -> int:
-        return np.int64((np.uint64(key) * _FACTOR) >> np.uint64(shift))
+@njit(nogil=True, forceinline=True)
+def home(token: int, log: int) -> int:
+    """Where a token's search begins in a block of 2^log entries: Fibonacci hashing (Knuth, TAOCP 3, 6.4)."""
+    return (token * 0x9E3779B1 & 0xFFFFFFFF) >> (32 - log)
 
 
 @njit(nogil=True, forceinline=True)
-def find(slots: Array, key: int, i: int) -> int:
-    """Index into `slots` of the key, or -1 - index of the free slot where it belongs.  i: its home slot."""
-    mask = (len(slots) >> 1) - 1
-    while True:
-        found = slots[2 * i]
-        if found == key:
-            return 2 * i
-        if found == 0:
-            return -1 - 2 * i
-        i = (i + 1) & mask
+def find(pool: Array, first: int, log: int, token: int) -> int:
+    """Pool index of a token in a block, -1 when it is not there."""
+    mask = (1 << log) - 1
+    at = home(token, log)
+    for _ in range(1 << log):
+        found = pool[first + at, TOKEN]
+        if found == token:
+            return first + at
+        if found == EMPTY:
+            return -1
+        at = (at + 1) & mask
+    return -1
 
 
 @njit(nogil=True, forceinline=True)
 def touch(state: State, cursor: Array, place: Array, g: int, token: int) -> None:
     """Loads, with no branch behind the loads, all that lane g needs for `token`: so the cache misses overlap.
 
-    Leaves home slots in place[g, DEPTH + k], the key found there in place[g, k]."""
-    slots, nodes, shift = state.slots, state.nodes, state.settings[3]
+    Leaves the first place to look in place[g, DEPTH + k] and the token found there in place[g, k]."""
+    nodes, pool = state.nodes, state.pool
     for k in range(1, cursor[g, DEPTH] + 1):
-        home = home_slot(((cursor[g, k] + 1) << 16) | token, shift)
-        place[g, DEPTH + k] = home
-        place[g, k] = slots[2 * home]
-        place[g, 2 * DEPTH + k] = nodes[cursor[g, k], TOTAL]
+        context = cursor[g, k]
+        at = np.int64(nodes[context, FIRST]) + home(token, np.int64(nodes[context, SIZE] >> 16))
+        place[g, DEPTH + k] = at
+        place[g, k] = pool[at, TOKEN]
 
 
 @njit(nogil=True, forceinline=True)
 def resolve(state: State, cursor: Array, place: Array, g: int, token: int) -> None:
-    """After `touch`: place[g, k] = where (context of k tokens, token) is or belongs, for all contexts at hand."""
+    """After `touch`: place[g, k] = where (context of k tokens, token) is, or -1, for all contexts at hand."""
+    nodes = state.nodes
     for k in range(1, cursor[g, DEPTH] + 1):
-        key = ((cursor[g, k] + 1) << 16) | token
-        home = place[g, DEPTH + k]
-        place[g, k] = 2 * home if place[g, k] == key else find(state.slots, key, home)
+        if place[g, k] == token:
+            place[g, k] = place[g, DEPTH + k]
+        elif place[g, k] == EMPTY:
+            place[g, k] = -1
+        else:
+            context = cursor[g, k]
+            place[g, k] = find(state.pool, np.int64(nodes[context, FIRST]), np.int64(nodes[context, SIZE] >> 16), token)
 
 
 @njit(nogil=True, forceinline=True)
@@ -108,7 +107,7 @@ def advance(state: State, cursor: Array, place: Array, g: int, token: int) -> No
             while depth < limit and place[g, depth] >= 0:
                 depth += 1
         for k in range(depth, 1, -1):
-            cursor[g, k] = state.slots[place[g, k - 1] + 1] >> 32
+            cursor[g, k] = state.pool[place[g, k - 1], NODE]
         cursor[g, 1] = token
     cursor[g, DEPTH] = depth
 
@@ -157,7 +156,7 @@ def target_probability(state: State, cursor: Array, place: Array, g: int, token:
             scale = 1.0 / total
             p = backoff(state, k + 1, context) * scale * p
             if place[g, k] >= 0:
-                p += kept_mass(state, k + 1, state.slots[place[g, k] + 1] & U32_MAX) * scale
+                p += kept_mass(state, k + 1, np.int64(state.pool[place[g, k], COUNT])) * scale
         if wanted:
             by_order[i, k + 1 :] = p
     return p
@@ -205,7 +204,7 @@ def seek(state: State, tokens: Array, start: int, cursor: Array, place: Array, c
         if create and token != bos:
             for k in range(1, min(cursor[0, DEPTH], order - 2) + 1):
                 if place[0, k] < 0:
-                    place[0, k] = insert(state, cursor[0, k], token, 0, False)
+                    place[0, k] = insert(state, cursor[0, k], token, False)
         advance(state, cursor, place, 0, token)
     return cursor[0, DEPTH] == start - low
 
@@ -221,7 +220,7 @@ def score_range(state: State, tokens: Array, start: int, stop: int, prob: Array,
     lanes = LANES if stop - start >= LANES * 16 else 1
     part = (stop - start + lanes - 1) // lanes
     cursor = np.zeros((lanes, DEPTH + 1), np.int64)
-    place = np.empty((lanes, 3 * DEPTH), np.int64)
+    place = np.empty((lanes, 2 * DEPTH), np.int64)
     for step in range(1 - order, part):
         for g in range(lanes):
             t = start + g * part + step
@@ -241,80 +240,74 @@ def score_range(state: State, tokens: Array, start: int, stop: int, prob: Array,
 
 @njit(nogil=True, forceinline=True)
 def has_room(state: State, inserts: int) -> bool:
-    """Whether so many children can be added: slots at most 5/8 full, nodes, and pool for as many moved blocks."""
+    """Whether so many children can be added: nodes, and pool for as many moved blocks of the largest size."""
     meta = state.meta
-    widest = 2 * min(state.settings[1], 65535)
-    return (
-        meta[N_SLOTS] + inserts <= (len(state.slots) >> 4) * 5
-        and meta[N_NODES] + inserts <= len(state.nodes)
-        and meta[POOL_USED] + inserts * widest <= len(state.pool_tokens)
-    )
+    return meta[N_NODES] + inserts <= len(state.nodes) and meta[POOL_USED] + inserts * 4 * (state.settings[1] + 2) <= len(state.pool)
 
 
 @njit(nogil=True, forceinline=True)
-def _block_of(state: State, capacity: int) -> int:
-    """First pool index of a free block of that capacity: an old one where there is one, else new."""
-    meta = state.meta
-    rank = 0
-    while (1 << rank) < capacity:
-        rank += 1
-    head = meta[FREE + rank]
-    if head >= 0 and (1 << rank) == capacity:
-        meta[FREE + rank] = np.int64(state.pool_counts[head]) - 1
-        return head
-    meta[POOL_USED] += capacity
-    return meta[POOL_USED] - capacity
+def log_capacity(children: int) -> int:
+    """log2 of the block for so many children: full up to 4, at most 3/4 full beyond."""
+    log = 0
+    while (1 << log) < children or (log > 2 and 4 * children > 3 << log):
+        log += 1
+    return log
 
 
-@njit(nogil=True, forceinline=True)
-def _add_child(state: State, context: int, token: int, count: int) -> int:
-    """Appends a child to the context's block, moving the block when it is full; returns the child's position."""
-    nodes, pool_tokens, pool_counts, meta = state.nodes, state.pool_tokens, state.pool_counts, state.meta
-    first = np.int64(nodes[context, FIRST])
-    size, capacity = np.int64(nodes[context, SIZE] & 0xFFFF), np.int64(nodes[context, SIZE] >> 16)
-    if size == capacity:
-        wider = 1
-        while wider <= size:
-            wider *= 2
-        wider = min(wider, 65535)
-        fresh = _block_of(state, wider)
-        for j in range(size):
-            pool_tokens[fresh + j] = pool_tokens[first + j]
-            pool_counts[fresh + j] = pool_counts[first + j]
-        for j in range(fresh + size + 1, fresh + wider):  # the digest covers all of the pool
-            pool_tokens[j], pool_counts[j] = 0, 0
-        rank = 0
-        while (1 << rank) < capacity:
-            rank += 1
-        if capacity > 0 and (1 << rank) == capacity:
-            pool_counts[first] = meta[FREE + rank] + 1
-            meta[FREE + rank] = first
-        first, capacity = fresh, wider
-        nodes[context, FIRST] = first
-    pool_tokens[first + size] = token
-    pool_counts[first + size] = count
-    nodes[context, SIZE] = (size + 1) | (capacity << 16)
-    return size
-
-
-@njit(nogil=True, forceinline=True)
-def insert(state: State, context: int, token: int, count: int, top: bool) -> int:
-    """Adds a child that is not there; returns its index into slots.  The context's totals are the caller's."""
-    meta = state.meta
-    position = _add_child(state, context, token, count)
-    if top:
-        name = position
+@njit(nogil=True)
+def _grow_block(state: State, context: int, log: int) -> None:
+    """Moves a context's children into a fresh block of 2^log entries and keeps the old block for reuse."""
+    nodes, pool, meta = state.nodes, state.pool, state.meta
+    old, size = np.int64(nodes[context, FIRST]), np.int64(nodes[context, SIZE])
+    fresh = meta[FREE + log]
+    if fresh > 0:
+        meta[FREE + log] = pool[fresh, COUNT]
     else:
+        fresh = meta[POOL_USED]
+        meta[POOL_USED] += 1 << log
+    for i in range(fresh, fresh + (1 << log)):
+        pool[i, TOKEN], pool[i, COUNT], pool[i, NODE] = EMPTY, 0, 0
+    if old > 0:
+        for i in range(old, old + (1 << (size >> 16))):
+            token = np.int64(pool[i, TOKEN])
+            if token != EMPTY:
+                at = free_entry(pool, fresh, log, token)
+                pool[at, TOKEN], pool[at, COUNT], pool[at, NODE] = token, pool[i, COUNT], pool[i, NODE]
+        pool[old, COUNT] = meta[FREE + (size >> 16)]
+        meta[FREE + (size >> 16)] = old
+    nodes[context, FIRST] = fresh
+    nodes[context, SIZE] = (size & 0xFFFF) | (log << 16)
+
+
+@njit(nogil=True, forceinline=True)
+def free_entry(pool: Array, first: int, log: int, token: int) -> int:
+    """Pool index where a token that is not in the block goes; the block has room."""
+    mask = (1 << log) - 1
+    at = home(token, log)
+    while pool[first + at, TOKEN] != EMPTY:
+        at = (at + 1) & mask
+    return first + at
+
+
+@njit(nogil=True, forceinline=True)
+def insert(state: State, context: int, token: int, top: bool) -> int:
+    """Adds a child that is not there, with count 0; returns its pool index.  The context's totals are the caller's."""
+    nodes, pool, meta = state.nodes, state.pool, state.meta
+    size = np.int64(nodes[context, SIZE])
+    children, log = (size & 0xFFFF) + 1, size >> 16
+    if children == 1 or children > 1 << log or (log > 2 and 4 * children > 3 << log):
+        log = log_capacity(children)
+        _grow_block(state, context, log)
+    at = free_entry(pool, np.int64(nodes[context, FIRST]), log, token)
+    nodes[context, SIZE] = children | (log << 16)
+    name = 0
+    if not top:
         name = meta[N_NODES]
         meta[N_NODES] += 1
-        state.nodes[name, :] = 0
-        state.nodes[name, POSITION] = position
-    key = ((context + 1) << 16) | token
-    where = -1 - find(state.slots, key, home_slot(key, state.settings[3]))
-    state.slots[where] = key
-    state.slots[where + 1] = (name << 32) | count
-    meta[N_SLOTS] += 1
-    return where
+        for column in range(8):
+            nodes[name, column] = 0
+    pool[at, TOKEN], pool[at, COUNT], pool[at, NODE] = token, 0, name
+    return at
 
 
 @njit(nogil=True, forceinline=True)
@@ -334,19 +327,15 @@ def count_token(state: State, cursor: Array, place: Array, token: int) -> None:
     Kneser–Ney counts by update exclusion: a shorter n-gram gains a left neighbour exactly when the longer one is
     new.  A context whose total has reached 2^32 - 1 counts no further, so its row still sums to 1."""
     order = state.settings[0]
-    nodes, slots = state.nodes, state.slots
+    nodes, pool = state.nodes, state.pool
     state.meta[COUNTED] += 1
     for k in range(cursor[0, DEPTH], 0, -1):
         context = cursor[0, k]
-        top = k == order - 1
         if place[0, k] < 0:
-            place[0, k] = insert(state, context, token, 0, top)
-        word = slots[place[0, k] + 1]
-        count, name = word & U32_MAX, word >> 32
+            place[0, k] = insert(state, context, token, k == order - 1)
+        count = np.int64(pool[place[0, k], COUNT])
         if nodes[context, TOTAL] < U32_MAX:
-            slots[place[0, k] + 1] = word + 1
-            position = name if top else np.int64(nodes[name, POSITION])
-            state.pool_counts[np.int64(nodes[context, FIRST]) + position] = count + 1
+            pool[place[0, k], COUNT] = count + 1
             _raise_total(nodes, context, count)
         if count > 0:
             return
@@ -386,7 +375,7 @@ def count_range(
 def fill_row(state: State, cursor: Array, unigram_row: Array, row: Array) -> None:
     """The whole distribution after the context at the cursor → row (V,) float64; see target_probability."""
     row[:] = unigram_row
-    nodes, pool_tokens, pool_counts = state.nodes, state.pool_tokens, state.pool_counts
+    nodes, pool = state.nodes, state.pool
     for k in range(1, cursor[0, DEPTH] + 1):
         context = cursor[0, k]
         total = np.int64(nodes[context, TOTAL])
@@ -395,8 +384,9 @@ def fill_row(state: State, cursor: Array, unigram_row: Array, row: Array) -> Non
         scale = 1.0 / total
         row *= backoff(state, k + 1, context) * scale
         first = np.int64(nodes[context, FIRST])
-        for j in range(first, first + np.int64(nodes[context, SIZE] & 0xFFFF)):
-            row[pool_tokens[j]] += kept_mass(state, k + 1, np.int64(pool_counts[j])) * scale
+        for i in range(first, first + (1 << np.int64(nodes[context, SIZE] >> 16))):
+            if pool[i, TOKEN] != EMPTY:
+                row[pool[i, TOKEN]] += kept_mass(state, k + 1, np.int64(pool[i, COUNT])) * scale
 
 
 @njit(nogil=True)
@@ -415,7 +405,7 @@ def fill_unigram_row(state: State, row: Array) -> None:
 def fill_rows(state: State, histories: Array, rows: Array, features: Array) -> None:
     """Distributions after histories (P, H) uint16, PAD on the left → rows (P, V) or (0, V), features (P, F) or (0, F)."""
     cursor = np.zeros((1, DEPTH + 1), np.int64)
-    place = np.empty((1, 3 * DEPTH), np.int64)
+    place = np.empty((1, 2 * DEPTH), np.int64)
     unigram_row = np.empty(state.settings[1], np.float64)
     fill_unigram_row(state, unigram_row)
     width = histories.shape[1]
@@ -431,44 +421,40 @@ def fill_rows(state: State, histories: Array, rows: Array, features: Array) -> N
 
 
 @njit(nogil=True)
-def seed_order(state: State, n: int, tokens: Array, parents: Array, counts: Array, parent_base: int, own_base: int, top: bool) -> bool:
-    """Adds one order of a table, n ≥ 2, sorted by (parent, token); False when a context's total passes 2^32 - 1."""
-    nodes, meta = state.nodes, state.meta
-    shift = state.settings[3]
-    first_row, base = 0, meta[POOL_USED]
-    for i in range(len(tokens)):
-        context = parent_base + np.int64(parents[i])
-        if i == 0 or parents[i] != parents[i - 1]:
-            first_row = i
-            nodes[context, FIRST] = base + i
-        position, count = i - first_row, np.int64(counts[i])
-        state.pool_tokens[base + i] = tokens[i]
-        state.pool_counts[base + i] = count
-        nodes[context, SIZE] = (position + 1) * 65537  # size = capacity
-        total = np.int64(nodes[context, TOTAL]) + count
-        if total > U32_MAX:
-            return False
-        nodes[context, TOTAL] = total
-        if count > 0:
-            nodes[context, ONES if count == 1 else (TWOS if count == 2 else MORE)] += 1
-        name = position
-        if not top:
-            name = own_base + i
-            nodes[name, POSITION] = position
-        key = ((context + 1) << 16) | np.int64(tokens[i])
-        where = -1 - find(state.slots, key, home_slot(key, shift))
-        state.slots[where] = key
-        state.slots[where + 1] = (name << 32) | count
-    meta[POOL_USED] += len(tokens)
-    meta[N_SLOTS] += len(tokens)
-    return True
+def pool_size(parents: Array) -> int:
+    """Pool entries that the children of one order take; parents (M,) in rising order."""
+    total, i = 0, 0
+    while i < len(parents):
+        start = i
+        while i < len(parents) and parents[i] == parents[start]:
+            i += 1
+        total += 1 << log_capacity(i - start)
+    return total
 
 
 @njit(nogil=True)
-def rehash(old: Array, new: Array, shift: int) -> None:
-    """Moves all entries of a slot table into a larger, empty one."""
-    for i in range(0, len(old), 2):
-        if old[i] != 0:
-            where = -1 - find(new, old[i], home_slot(old[i], shift))
-            new[where] = old[i]
-            new[where + 1] = old[i + 1]
+def seed_order(state: State, tokens: Array, parents: Array, counts: Array, parent_base: int, own_base: int) -> bool:
+    """Adds one order of a table, n ≥ 2, sorted by (parent, token); False when a context's total passes 2^32 - 1.
+
+    own_base: node of the first of these n-grams, -1 at the top order."""
+    nodes, pool = state.nodes, state.pool
+    i = 0
+    while i < len(tokens):
+        start = i
+        while i < len(tokens) and parents[i] == parents[start]:
+            i += 1
+        context, log = parent_base + np.int64(parents[start]), log_capacity(i - start)
+        nodes[context, SIZE] = i - start
+        _grow_block(state, context, log)
+        first, total = np.int64(nodes[context, FIRST]), 0
+        for j in range(start, i):
+            count = np.int64(counts[j])
+            at = free_entry(pool, first, log, np.int64(tokens[j]))
+            pool[at, TOKEN], pool[at, COUNT], pool[at, NODE] = tokens[j], count, own_base + j if own_base >= 0 else 0
+            total += count
+            if count > 0:
+                nodes[context, ONES + min(count, 3) - 1] += 1
+        if total > U32_MAX:
+            return False
+        nodes[context, TOTAL] = total
+    return True
