@@ -1,48 +1,108 @@
 """Scores an artifact on validation shards; audits it; certifies its figure with a decoder.
 
     python eval.py --artifact A --data DIR_OR_SHARD [--stride S] [--chunk-tokens N] [--json F]
+    python eval.py audit --artifact A --data D [--positions 2000] [--json F] [--png F]
+    python eval.py audit --control [--data D --tokenizer M] [--json F]
+    python eval.py certify --artifact A --data D --bytes N --out F [--json F]
     torchrun --standalone --nproc_per_node=2 eval.py --artifact A --data DIR
 
 Reads nothing but the artifact and the shards.  Works score-first: every token is scored before anything learns from it.
 """
 
 import argparse
-import json
 import sys
 
-from hybrid import artifact, distributed, evaluate, report
+from hybrid import artifact, audit, audit_own, certify, control, distributed, evaluate, report
 from hybrid.config import OneLineParser
 from hybrid.data import find_shards
-from ngram.container import atomic_write
+from hybrid.report import write_json
 from ngram.errors import run_cli
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    parser = OneLineParser(prog="eval.py", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--artifact", required=True, help="artifact.bin of a run")
-    parser.add_argument("--data", required=True, help="folder with *_val_*.bin shards, or one shard")
+def parser_for(command: str, needs_artifact: bool = True) -> argparse.ArgumentParser:
+    """The flags that every command has."""
+    parser = OneLineParser(prog=f"eval.py {command}".strip(), description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--artifact", required=needs_artifact, help="artifact.bin of a run")
+    parser.add_argument("--data", required=needs_artifact, help="folder with *_val_*.bin shards, or one shard")
+    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where the network runs [auto]")
+    parser.add_argument("--json", metavar="F", help="write the result there too")
+    return parser
+
+
+def score(argv: list[str]) -> int:
+    parser = parser_for("")
     parser.add_argument("--stride", type=int, default=0, metavar="S", help="new targets a window, 0: side by side; tokens [0]")
     parser.add_argument("--chunk-tokens", type=int, default=0, metavar="N", help="targets between two gate updates, 0: as the artifact says; tokens [0]")
     parser.add_argument("--cache-by-chunk", action="store_true", help="the online cache learns once a chunk instead of after every token")
     parser.add_argument("--protocol", choices=evaluate.PROTOCOLS, default="full", help="challenge: drop the tail that fills no window [full]")
     parser.add_argument("--no-online", dest="online", action="store_false", help="trained counts only: nothing learns at evaluation")
     parser.add_argument("--paranoid", action="store_true", help="compare digests of all state around every score (implies --cache-by-chunk)")
-    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where the network runs [auto]")
-    parser.add_argument("--json", metavar="F", help="write the result there too")
-    return parser.parse_args(argv)
-
-
-def main() -> int:
-    flags = parse(sys.argv[1:])
-    ranks = distributed.start(flags.device)
+    flags = parser.parse_args(argv)
     options = evaluate.EvalOptions(flags.stride, flags.chunk_tokens, flags.cache_by_chunk, flags.protocol, flags.online, flags.paranoid)
+    ranks = distributed.start(flags.device)
     result = evaluate.score(artifact.load(flags.artifact), find_shards(flags.data, "val"), ranks, options)
     if ranks.is_first:
-        if flags.json:
-            atomic_write(flags.json, (json.dumps(result, indent=1) + "\n").encode())
+        write_json(flags.json, result)
         report.show(result)
     ranks.close()
     return 0
+
+
+def run_audit(argv: list[str]) -> int:
+    parser = parser_for("audit", needs_artifact=False)
+    parser.add_argument("--control", action="store_true", help="audit the published hashed rules instead; succeeds only if they fail")
+    parser.add_argument("--tokenizer", metavar="M", help="with --control --data: SentencePiece model of the shards")
+    parser.add_argument("--positions", type=int, default=2000, metavar="N", help="distributions to sum [2000]")
+    parser.add_argument("--max-tokens", type=int, default=audit_own.MAX_TOKENS, metavar="N", help="of the stream's beginning [65536]")
+    parser.add_argument("--png", metavar="F", help="draw the sums there (.png or .svg)")
+    flags = parser.parse_args(argv)
+    if flags.positions < 1 or flags.max_tokens < 2:
+        parser.error("--positions must be at least 1 and --max-tokens 2")
+    if flags.control:
+        if bool(flags.data) != bool(flags.tokenizer):
+            parser.error("--control takes --data and --tokenizer together, or neither")
+        text = control.shard_text(flags.data, flags.tokenizer) if flags.data else control.embedded_text()
+        rows = control.run(text, text.vocab_size, flags.positions)
+        result = control.to_json(rows, text)
+        control.show(rows)
+        ok = bool(result["failed_as_it_must"])
+        if flags.png:
+            control.draw(rows, flags.png)
+        print("the control fails C2 everywhere, as it must" if ok else "the control PASSED C2 somewhere: the audit is broken")
+    else:
+        if not (flags.artifact and flags.data):
+            parser.error("--artifact and --data are missing (or --control)")
+        ranks = distributed.start(flags.device)
+        reports = audit_own.audit_artifact(artifact.load(flags.artifact), find_shards(flags.data, "val"), flags.positions, flags.max_tokens, ranks)
+        words, result, ok = audit_own.verdict(reports)
+        print(words)
+        if flags.png:
+            audit.draw(reports, flags.png)
+    write_json(flags.json, result)
+    return 0 if ok else 1
+
+
+def run_certify(argv: list[str]) -> int:
+    parser = parser_for("certify")
+    parser.add_argument("--bytes", type=int, required=True, metavar="N", help="validation text to encode, from its beginning; bytes")
+    parser.add_argument("--out", required=True, metavar="F", help="the coded file")
+    parser.add_argument("--streams", type=int, default=0, metavar="N", help="streams side by side, 0: 64 on a CPU, 256 on CUDA [0]")
+    parser.add_argument("--stride", type=int, default=0, metavar="S", help="new targets a window, 0: windows side by side; tokens [0]")
+    parser.add_argument("--no-online", dest="online", action="store_false", help="trained counts only: nothing learns")
+    flags = parser.parse_args(argv)
+    if flags.bytes < 1 or not 0 <= flags.streams <= 65536 or flags.stride < 0:
+        parser.error("--bytes must be at least 1, --streams and --stride at least 0")
+    options = certify.CertifyOptions(flags.bytes, flags.streams, flags.stride, flags.online)
+    result = certify.certify(flags.artifact, find_shards(flags.data, "val"), flags.out, options, distributed.start(flags.device))
+    write_json(flags.json, result)
+    print(certify.text(result))
+    return 0 if result["passed"] else 1
+
+
+def main() -> int:
+    commands = {"audit": run_audit, "certify": run_certify}
+    argv = sys.argv[1:]
+    return commands[argv[0]](argv[1:]) if argv and argv[0] in commands else score(argv)
 
 
 if __name__ == "__main__":

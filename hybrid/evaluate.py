@@ -22,7 +22,7 @@ from hybrid.data import DataError, Stream
 from hybrid.distributed import Ranks
 from hybrid.progress import track
 from ngram import gate_fit
-from ngram.gate import Gate
+from ngram.gate import F64, Gate
 from ngram.online import OnlineCache
 from ngram.score_first import ScoreFirst, Tokens
 from ngram.table import NgramTable
@@ -155,15 +155,14 @@ def score(art: "Artifact", paths: Sequence[Path], ranks: Ranks, options: EvalOpt
         raise DataError(f"{paths[0]}: the validation tokens decode to no text at all; use the tokenizer that made them")
     neural = neural_scores(art.model, tokens, seq_len, options.stride, ranks.device, ranks=ranks)
     neural_s = time.monotonic() - begin
-    chunk = options.chunk_tokens or config.cache.chunk_tokens
-    parts = score_blend(art, tokens, neural, options, chunk) if art.table is not None else {}
-    bpb = {name: bits_per_byte(float(-np.log(parts[key]).sum()), total_bytes) if parts else None for name, key in (("ngram", "ngram"), ("blended", "mixed"))}
-    neural_bpb = bits_per_byte(float(neural.nll_nats.sum()), total_bytes)
-    code = code_bytes()
+    parts = blend_scores(art, tokens, neural, options)
+    bpb = {name: bits_per_byte(float(-np.log(probs).sum()), total_bytes) for name, probs in parts.items() if name != "weight"}
+    neural_bpb = bits_per_byte(float(neural.nll_nats.sum()), total_bytes)  # from the nats themselves, not through probabilities
+    code, chunk = code_bytes(), options.chunk_tokens or config.cache.chunk_tokens
     return {
         "neural_bpb": neural_bpb,
-        "ngram_bpb": bpb["ngram"],
-        "blended_bpb": bpb["blended"] if parts else neural_bpb,
+        "ngram_bpb": bpb.get("ngram"),
+        "blended_bpb": bpb.get("mixed", neural_bpb),
         "tokens": len(tokens) - 1,
         "bytes": total_bytes,
         "artifact_bytes": art.size_bytes,
@@ -186,19 +185,24 @@ def score(art: "Artifact", paths: Sequence[Path], ranks: Ranks, options: EvalOpt
     }
 
 
-def score_blend(art: "Artifact", tokens: Tokens, neural: NeuralScores, options: EvalOptions, chunk: int) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
-    """Network, n-gram and mixed probability and the n-grams' weight of every target, (N-1,) float64 each.
+def blend_scores(art: "Artifact", tokens: Tokens, neural: NeuralScores, options: EvalOptions) -> dict[str, F64]:
+    """Probabilities of every target by "neural", "ngram", "mixed", and the n-grams' "weight": (N-1,) float64 each.
 
-    Every rank does this in full: the cache must learn the whole stream anyway, and learning costs what scoring does."""
-    part = Blend(neural, OnlineCache(_table(art)), load_gate(art, learning=options.online))
+    Without a cache in the artifact: nothing.  Every rank does this in full: the cache must learn the whole stream anyway, and
+    learning costs what scoring does."""
+    if art.table is None:
+        return {}
+    part = Blend(neural, OnlineCache(art.table), load_gate(art, learning=options.online))
     order = ScoreFirst(tokens, {"blend": part}, frozen=not options.online, paranoid=options.paranoid)
+    chunk = options.chunk_tokens or art.config.cache.chunk_tokens
     return blend.run(order, "blend", chunk, cache_by_chunk=options.cache_by_chunk or options.paranoid)
 
 
-def _table(art: "Artifact") -> NgramTable:
-    if art.table is None:
-        raise ConfigError("this artifact holds no n-gram cache; train with --ngram-order 7")
-    return art.table
+def all_scores(art: "Artifact", tokens: Tokens, options: EvalOptions, ranks: Ranks) -> dict[str, F64]:
+    """`blend_scores` from tokens alone; without a cache "neural" and "mixed" are the network's."""
+    neural = neural_scores(art.model, tokens, art.config.train.seq_len, options.stride, ranks.device, ranks=ranks)
+    alone = np.exp(-neural.nll_nats)
+    return blend_scores(art, tokens, neural, options) or {"neural": alone, "mixed": alone}
 
 
 def load_gate(art: "Artifact", *, learning: bool) -> Gate:

@@ -14,23 +14,30 @@ from rich.table import Table
 from hybrid import tokenizer
 from hybrid.config import OneLineParser
 from hybrid.data import load_stream
-from ngram.container import read_bytes
+from ngram.container import atomic_write, read_bytes
 from ngram.errors import FileFormatError, run_cli
 
 
 def show(result: dict[str, Any], scale: dict[str, float] | None = None) -> None:
     """Prints the table of one evaluation; scale: {name: BPB} of other compressors on the same text."""
-    table = Table(title=f"{result['preset']}, seed {result['seed']}: {result['tokens']:,} tokens, {result['bytes']:,} bytes, protocol {result['protocol']}")
+    console, table = Console(highlight=False), Table()
     table.add_column("what")
     table.add_column("bits per byte", justify="right")
     for name, key in (("network", "neural_bpb"), ("n-gram cache", "ngram_bpb"), ("blended", "blended_bpb")):
         table.add_row(name, f"{result[key]:.4f}" if result[key] is not None else "-", style="bold" if key == "blended_bpb" else "")
     for name, bpb in (scale or {}).items():
         table.add_row(name, f"{bpb:.4f}", style="dim")
-    console = Console(highlight=False)
+    title = f"{result['preset']}, seed {result['seed']}: {result['tokens']:,} tokens, {result['bytes']:,} bytes, protocol {result['protocol']}"
+    console.print(title, soft_wrap=True)
     console.print(table)
     sizes = f"artifact {result['artifact_bytes']:,} bytes + code {result['code_bytes']:,} = {result['total_bytes']:,}"
     console.print(f"{sizes}; {result['wall_s']:.1f} s on {result['device']} x {result['world']}", soft_wrap=True)
+
+
+def write_json(path: str | None, values: Any) -> None:
+    """One JSON file, atomically; nothing without a path."""
+    if path:
+        atomic_write(path, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def compressors(data: str, model: str) -> dict[str, float]:

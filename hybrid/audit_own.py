@@ -1,0 +1,121 @@
+"""Audit of this project's own scorers: network, n-gram cache and their blend, as eval.py uses them."""
+
+from collections import OrderedDict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hybrid import evaluate
+from hybrid.audit import AuditReport, audit_scorer
+from hybrid.distributed import Ranks
+from hybrid.progress import track
+from ngram.contexts import histories
+from ngram.gate import F32, F64, mix
+from ngram.online import OnlineCache
+from ngram.score_first import Tokens
+
+if TYPE_CHECKING:
+    from hybrid.artifact import Artifact
+
+MAX_TOKENS = 65536  # of the validation stream, from its beginning: what an audit drives its scorers over by default
+KINDS = ("network", "n-gram cache", "blend")
+
+
+class Network:
+    """Whole float64 distributions of the frozen network, window by window as eval.py lays them."""
+
+    def __init__(self, model: torch.nn.Module, seq_len: int, device: torch.device) -> None:
+        self.model, self.seq_len, self.device = model.eval().to(device), seq_len, device
+        self._kept: OrderedDict[bytes, F64] = OrderedDict()
+
+    def logp(self, tokens: Tokens, start: int, stop: int) -> F64:
+        """(n, V) float64 log-probabilities for targets start … stop-1."""
+        parts = []
+        for window in range((start - 1) // self.seq_len, (stop - 2) // self.seq_len + 1):
+            begin = window * self.seq_len
+            rows = self._window(tokens[begin : min(begin + self.seq_len, len(tokens) - 1)])
+            parts.append(rows[max(start - 1 - begin, 0) : stop - 1 - begin])
+        return np.concatenate(parts)
+
+    @torch.inference_mode()
+    def _window(self, inputs: Tokens) -> F64:
+        key = inputs.tobytes()
+        if key not in self._kept:
+            logits_BLV = self.model(torch.from_numpy(inputs.astype(np.int64))[None].to(self.device))
+            self._kept[key] = torch.log_softmax(logits_BLV[0].double(), dim=-1).cpu().numpy()
+            while len(self._kept) > 2:
+                self._kept.popitem(last=False)
+        return self._kept[key]
+
+
+class HybridScorer:
+    """One of KINDS as an audit.Scorer: `score` takes the fast path to the target alone, `rows` whole distributions."""
+
+    def __init__(self, art: "Artifact", kind: str, device: torch.device, *, online: bool = True) -> None:
+        self.art, self.kind, self.online, self.vocab_size = art, kind, online, art.config.model.vocab_size
+        self.network = Network(art.model, art.config.train.seq_len, device)
+        self.reset()
+
+    def reset(self) -> None:
+        self.cache = OnlineCache(self.art.table) if self.art.table is not None and self.kind != "network" else None
+        self.gate = evaluate.load_gate(self.art, learning=self.online)
+
+    def score(self, tokens: Tokens, start: int, stop: int) -> F64:
+        if self.cache is None:
+            return np.exp(self.network.logp(tokens, start, stop)[np.arange(stop - start), tokens[start:stop]])
+        if self.kind != "blend":
+            return self.cache.score(tokens, start, stop).prob
+        features, probs = self._experts(self.cache, tokens, start, stop)
+        return mix(self.gate.weights(features), probs)
+
+    def rows(self, tokens: Tokens, start: int, stop: int) -> F64:
+        if self.cache is None:
+            return np.exp(self.network.logp(tokens, start, stop))
+        past = histories(tokens, np.arange(start, stop), self.cache.order, self.cache.bos)
+        ngram = self.cache.rows(past)
+        if self.kind != "blend":
+            return ngram
+        logp = self.network.logp(tokens, start, stop)
+        weights = self.gate.weights(_features(logp, self.cache.row_features(past)))
+        return weights[:, :1] * np.exp(logp) + weights[:, 1:] * ngram
+
+    def update(self, tokens: Tokens, start: int, stop: int) -> None:
+        if self.cache is not None and self.online:
+            if self.kind == "blend":  # looked up again: an audit may have scored another stream in between
+                self.gate.update(*self._experts(self.cache, tokens, start, stop))
+            self.cache.update(tokens, start, stop)
+
+    def digest(self) -> str:
+        return (self.cache.digest() if self.cache is not None else "") + self.gate.digest()
+
+
+    def _experts(self, cache: OnlineCache, tokens: Tokens, start: int, stop: int) -> tuple[F32, F64]:
+        """Features (n, F) and both experts' probabilities (n, 2) of the targets."""
+        ngram, logp = cache.score(tokens, start, stop), self.network.logp(tokens, start, stop)
+        targets = np.exp(logp[np.arange(stop - start), tokens[start:stop]])
+        return _features(logp, ngram.features), np.stack([targets, ngram.prob], axis=1)
+
+
+def _features(logp: F64, ngram: F32) -> F32:
+    entropy = -(np.exp(logp) * logp).sum(1)
+    return np.concatenate([np.stack([entropy, logp.max(1)], axis=1).astype(np.float32), ngram], axis=1)
+
+
+def audit_artifact(art: "Artifact", shards: list[Path], positions: int, max_tokens: int, ranks: Ranks) -> dict[str, AuditReport]:
+    """Reports by name for all scorers of an artifact, over the first max_tokens of the validation stream."""
+    tokens = evaluate.load_tokens(shards, art.config.model.vocab_size, art.config.train.seq_len, "full")[:max_tokens]
+    reports = {}
+    for kind in KINDS if art.table is not None else KINDS[:1]:
+        wrap = partial(track, what=f"auditing {kind}")
+        reports[kind] = audit_scorer(HybridScorer(art, kind, ranks.device), tokens, positions=positions, name=kind, wrap=wrap)
+    return reports
+
+
+def verdict(reports: dict[str, AuditReport]) -> tuple[str, dict[str, Any], bool]:
+    """Text for people, JSON values, and whether everything passed."""
+    passed = all(report.passed for report in reports.values())
+    text = "\n\n".join(report.text() for report in reports.values())
+    return text, {"passed": passed, "scorers": {name: report.to_json() for name, report in reports.items()}}, passed

@@ -1,0 +1,199 @@
+"""Tokens ↔ a range-coded file, with the distributions of a hybrid model: any number the project prints, as real bytes.
+
+The file is a container (ngram/container.py): a JSON header of at most 512 bytes with all that is around it, and one payload.
+Coder and decoder run the same Lockstep; a column's symbols go through constriction's range coder in two vectorised calls, the
+bucket of 32 tokens, then the token in it, each with 24-bit probabilities.
+"""
+
+import hashlib
+import os
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import constriction
+import numpy as np
+import torch
+
+from hybrid import evaluate, fingerprint
+from hybrid.lockstep import BUCKET, Layout, Lockstep, Step
+from hybrid.progress import track
+from ngram import container
+from ngram.errors import FileFormatError
+from ngram.gate import F64
+from ngram.online import OnlineCache
+from ngram.table import U16
+
+if TYPE_CHECKING:
+    from hybrid.artifact import Artifact
+
+MAGIC = b"SGSTREAM"
+VERSION = 1
+MAX_HEADER = 512  # bytes of everything but the payload
+STREAMS = {"cpu": 64, "cuda": 256}  # side by side: enough to keep the device busy, few enough not to lose context
+KINDS = ("text", "file")  # validation tokens by the challenge's byte accounting; any file, pieces joined as they are
+
+
+@dataclass(frozen=True)
+class Coded:
+    """What a coder or a decoder has done: tokens (n,); bits the probabilities promise; payload and header sizes in bytes."""
+
+    tokens: U16
+    bits: float
+    payload_bytes: int
+    header_bytes: int
+    streams: int
+    kind: str
+    wall_s: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the decoder needs to know beside artifact and payload.  n tokens, s most streams, stride, o online, g gate chunk."""
+
+    n: int
+    s: int
+    stride: int
+    o: bool
+    g: int
+    kind: str
+
+
+def encode(art: "Artifact", artifact_sha: str, tokens: U16, settings: Settings, device: torch.device) -> tuple[bytes, Coded]:
+    """The file's bytes.  tokens (n,) uint16 below the vocabulary."""
+    begin = time.monotonic()
+    layout = _layout(art, settings)
+    columns = layout.cut(tokens)
+    coder, bits = constriction.stream.queue.RangeEncoder(), 0.0
+    family = constriction.stream.model.Categorical(perfect=False)
+    with _Exact(device), _Closing(_lockstep(art, settings, layout, device)) as lockstep:
+        for column in track(range(layout.length if settings.n else 0), "coding"):
+            active = layout.active(column)
+            step, came = lockstep.predict(), columns[active, column].astype(np.int64)
+            bits -= float(np.log2(step.mixed[active, came]).sum())
+            bucket = came // BUCKET
+            coder.encode(bucket.astype(np.int32), family, np.ascontiguousarray(step.mass[active]))
+            coder.encode((came % BUCKET).astype(np.int32), family, _inside(step, active, bucket))
+            lockstep.learn(columns[:, column])
+    payload = coder.get_compressed().astype("<u4").tobytes() if settings.n else b""
+    header = {"set": asdict(settings), "art": artifact_sha[:32], "fp": fingerprint.fingerprint(device), "dev": device.type}
+    data = container.pack(MAGIC, VERSION, header, {"p": payload})
+    if len(data) - len(payload) > MAX_HEADER:
+        raise ValueError(f"header of {len(data) - len(payload)} bytes")
+    return data, Coded(tokens, bits, len(payload), len(data) - len(payload), layout.streams, settings.kind, time.monotonic() - begin)
+
+
+def decode(art: "Artifact", artifact_sha: str, data: bytes, where: str) -> Coded:
+    """The tokens of a file.  Raises FileFormatError or FingerprintError, naming the file `where` and the reason."""
+    begin = time.monotonic()
+    settings, device, payload = read_header(data, where, artifact_sha)
+    layout = _layout(art, settings)
+    if settings.n == 0:
+        return Coded(np.zeros(0, np.uint16), 0.0, 0, len(data), 0, settings.kind, 0.0)
+    decoder, bits = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, dtype="<u4").astype(np.uint32)), 0.0
+    family = constriction.stream.model.Categorical(perfect=False)
+    with _Exact(device), _Closing(_lockstep(art, settings, layout, device)) as lockstep:
+        for column in track(range(layout.length), "decoding"):
+            active = layout.active(column)
+            step = lockstep.predict()
+            bucket = decoder.decode(family, np.ascontiguousarray(step.mass[active])).astype(np.int64)
+            came = bucket * BUCKET + decoder.decode(family, _inside(step, active, bucket))
+            if came.max() >= lockstep.vocab_size:
+                raise FileFormatError(f"{where}: payload does not decode; copy the file again")
+            bits -= float(np.log2(step.mixed[active, came]).sum())
+            symbols = np.zeros(layout.streams, dtype=np.uint16)
+            symbols[active] = came
+            lockstep.learn(symbols)
+        tokens = lockstep.tokens.reshape(-1)[: settings.n].copy()
+    if not decoder.maybe_exhausted():
+        raise FileFormatError(f"{where}: payload goes on after its last token; copy the file again")
+    return Coded(tokens, bits, len(payload), len(data) - len(payload), layout.streams, settings.kind, time.monotonic() - begin)
+
+
+def read_header(data: bytes, where: str, artifact_sha: str) -> tuple[Settings, torch.device, bytes]:
+    """Settings, device and payload, after checking artifact and machine."""
+    header, sections = container.unpack(data, MAGIC, VERSION, where)
+    try:
+        settings, payload = Settings(**header["set"]), sections["p"]
+        types = {name: type(value) for name, value in asdict(settings).items()}
+        if types != {"n": int, "s": int, "stride": int, "o": bool, "g": int, "kind": str} or settings.kind not in KINDS:
+            raise ValueError("settings of another kind")
+        if len(payload) % 4 or not (0 <= settings.n <= 1 << 40 and 1 <= settings.s <= 1 << 16 and settings.g > 0 and settings.stride >= 0):
+            raise ValueError("settings out of range")
+        if header["dev"] not in STREAMS:
+            raise ValueError("unknown device")
+        stored = dict(header["fp"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileFormatError(f"{where}: malformed header ({error}); make the file again") from None
+    if header["art"] != artifact_sha[:32]:
+        raise FileFormatError(f"{where}: made with another artifact (sha256 {header['art']}…, this one is {artifact_sha[:32]}…); give that one")
+    if header["dev"] == "cuda" and not torch.cuda.is_available():
+        raise fingerprint.FingerprintError(f"{where}: made on {stored.get('d')} and there is no CUDA device here; decode it where there is one")
+    device = torch.device(header["dev"])
+    fingerprint.check(stored, device, where)
+    return settings, device, payload
+
+
+def artifact_sha256(path: str | os.PathLike[str]) -> str:
+    """Hexadecimal SHA-256 of an artifact's file: which one a stream was made with."""
+    return hashlib.sha256(container.read_bytes(path)).hexdigest()
+
+
+def _inside(step: Step, active: Any, bucket: Any) -> F64:
+    """(A, BUCKET) probabilities of the tokens in each active stream's bucket; zero beyond the vocabulary."""
+    vocab_size = step.mixed.shape[1]
+    columns = bucket[:, None] * BUCKET + np.arange(BUCKET)
+    inside = step.mixed[active[:, None], np.minimum(columns, vocab_size - 1)]
+    inside[columns >= vocab_size] = 0.0
+    return np.ascontiguousarray(inside)
+
+
+def _layout(art: "Artifact", settings: Settings) -> Layout:
+    return Layout.plan(settings.n, settings.s, art.config.train.seq_len)
+
+
+def _lockstep(art: "Artifact", settings: Settings, layout: Layout, device: torch.device) -> Lockstep:
+    cache = OnlineCache(art.table) if art.table is not None else None
+    gate = evaluate.load_gate(art, learning=settings.o) if cache is not None else None
+    return Lockstep(
+        art.model,
+        cache,
+        gate,
+        layout,
+        seq_len=art.config.train.seq_len,
+        stride=settings.stride,
+        online=settings.o,
+        chunk_tokens=settings.g,
+        device=device,
+    )
+
+
+class _Closing:
+    def __init__(self, lockstep: Lockstep) -> None:
+        self.lockstep = lockstep
+
+    def __enter__(self) -> Lockstep:
+        return self.lockstep
+
+    def __exit__(self, *_: object) -> None:
+        self.lockstep.close()
+
+
+class _Exact:
+    """One way to compute: full float32, no autotuning, one thread for torch (its work is small, and threads may split sums)."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def __enter__(self) -> None:
+        self.threads = torch.get_num_threads()
+        self.tf32 = torch.backends.cuda.matmul.allow_tf32
+        self.benchmark = torch.backends.cudnn.benchmark
+        torch.set_num_threads(1)
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.benchmark = False
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self.threads)
+        torch.backends.cuda.matmul.allow_tf32 = self.tf32
+        torch.backends.cudnn.benchmark = self.benchmark
