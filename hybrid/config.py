@@ -94,7 +94,7 @@ class TrainConfig(_Checked):
     seconds: float = setting(600.0, "wall-clock cap of training, compile and warm-up outside; s", low=0)
     steps: int = setting(0, "optimiser steps; 0: as many as fit in --seconds", low=0)
     batch_tokens: int = setting(131072, "target tokens an optimiser step, over all ranks; tokens", low=1)
-    microbatch_tokens: int = setting(65536, "largest part of a step sent through the model at once, per rank; tokens", low=1)
+    microbatch_tokens: int = setting(131072, "largest part of a step sent through the model at once, per rank; tokens", low=1)
     seq_len: int = setting(2048, "training context; tokens", low=1)
     holdout_tokens: int = setting(262144, "end of the training text kept for fitting the gate, neither trained on nor counted; tokens", low=0)
     warmup_steps: int = setting(20, "untimed warm-up steps before the clock starts, weights restored after", low=0)

@@ -136,6 +136,7 @@ class Trainer:
         """Compiles and warms everything that a step uses, then restores weights and optimisers.  Counts nothing.  Returns seconds."""
         begin = time.monotonic()
         before = [p.detach().clone() for p in self.parameters]
+        fresh = [optimiser.state_dict() for optimiser in self.optimisers]
         rows = self.batches.host(0)
         for _ in range(self.config.train.warmup_steps):
             self.forward_backward(rows)
@@ -144,9 +145,13 @@ class Trainer:
             torch._foreach_copy_(self.parameters, before)
             if self.average:
                 torch._foreach_copy_(self.average, before)
-        for optimiser in self.optimisers:
-            optimiser.state.clear()
+        for optimiser, state in zip(self.optimisers, fresh, strict=True):
+            optimiser.load_state_dict(state)
         self.gradients.zero_()
+        if self.cache is not None:  # its kernels are compiled on first use, too: by a cache that is thrown away
+            spare = NgramCache(self.config.model.vocab_size, orders=self.cache.orders, bos=self.cache.bos, buffer_positions=4096)
+            spare.update(rows[:2, :4096])
+            spare.run()
         synchronize(self.ranks.device)
         self.ranks.barrier()
         return time.monotonic() - begin
@@ -247,7 +252,7 @@ class Trainer:
 
     def _finish(self, writer: checkpoint.Writer, losses: "LossReader", warmup_s: float, interrupted: bool) -> TrainResult:
         writer.wait()
-        if interrupted and self.ranks.is_first:
+        if self.ranks.is_first:  # a finished run, too: if packing is killed, --resume packs without training again
             checkpoint.save(writer.path, *checkpoint.snapshot(self.state()))
         if self.cache is not None:
             self.cache.drain()
