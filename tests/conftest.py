@@ -1,0 +1,27 @@
+"""Fixtures shared by the tests of whole runs: a corpus small enough to train on in a second."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+PIECES = 320
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with shards of a lossless 320-piece tokenizer: 30 training documents, 4 validation documents."""
+    from hybrid import tokenizer
+    from hybrid.data import write_shards
+
+    folder = tmp_path_factory.mktemp("tiny_data")
+    rng = np.random.default_rng(5)
+    words = ["seed", "gram", "map", "random", "adapter", "the", "of", "a", "counts", "token", "byte", "order", "context", "score", "first", "then"]
+    texts = [" ".join(rng.choice(words, 60)) + ".\n" for _ in range(34)]
+    model = tokenizer.train(texts, PIECES)
+    (folder / "tokenizer.model").write_bytes(model)
+    pieces = tokenizer.load(model)
+    streams = [np.concatenate([pieces_of for pieces_of in pieces.encode_documents(part)]) for part in (texts[:30], texts[30:])]
+    for split, stream in zip(("train", "val"), streams, strict=True):
+        write_shards(folder, "tiny", split, stream)
+    return folder

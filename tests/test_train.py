@@ -1,0 +1,238 @@
+"""The training loop: what is counted, what warm-up leaves behind, what a killed run ends in, what ranks agree on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hybrid import checkpoint
+from hybrid.config import CacheConfig, Config, ModelConfig, TrainConfig
+from hybrid.data import Loader, find_shards
+from hybrid.distributed import Ranks
+from hybrid.log import RunLog
+from hybrid.model import HybridLM
+from hybrid.train import LossReader, Trainer, TrainError, flat_gradients
+from conftest import PIECES
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = {"layers": 2, "d_model": 32, "heads": 2, "kv_heads": 1, "mlp_mult": 2.0, "rope_dims": 8, "basis": "hadamard", "rank_attention": 4, "rank_mlp": 4}
+FLAGS = ["--layers", "2", "--d-model", "32", "--heads", "2", "--kv-heads", "1", "--mlp-mult", "2", "--rope-dims", "8", "--rank-attention", "4", "--rank-mlp", "4"]
+FLAGS += ["--basis", "hadamard", "--vocab-size", str(PIECES), "--seq-len", "16", "--batch-tokens", "64", "--microbatch-tokens", "32", "--holdout-tokens", "200"]
+FLAGS += ["--warmup-steps", "1", "--ngram-order", "4", "--bigram-buckets", "0", "--value-embed-dim", "0", "--value-embed-layers", "0", "--xsa-layers", "0"]
+
+
+def settings(**train: object) -> Config:
+    values = {"seconds": 0.0, "batch_tokens": 64, "microbatch_tokens": 32, "seq_len": 16, "holdout_tokens": 200, "warmup_steps": 1} | train
+    return Config(model=ModelConfig(vocab_size=PIECES, **SMALL), train=TrainConfig(**values), cache=CacheConfig(ngram_order=4))  # type: ignore[arg-type]
+
+
+def trainer(config: Config, data: Path, folder: Path) -> Trainer:
+    loader = Loader(
+        find_shards(data, "train"),
+        batch_rows=config.train.batch_tokens // config.train.seq_len,
+        seq_len=config.train.seq_len,
+        history=config.cache.ngram_order - 1,
+        seed=config.train.seed,
+        holdout_tokens=config.train.holdout_tokens,
+    )
+    torch.manual_seed(config.train.seed)
+    return Trainer(config, loader, HybridLM(config.model), Ranks(0, 1, torch.device("cpu")), RunLog(folder / "log", active=False))
+
+
+def weights(of: Trainer) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in of.model.parameters()]
+
+
+def equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_each_corpus_position_is_counted_once_however_many_epochs_are_trained(tiny_data: Path, tmp_path: Path) -> None:
+    probe = trainer(settings(), tiny_data, tmp_path)
+    epoch = int(np.ceil(probe.batches.loader.steps_per_epoch))
+    run = trainer(settings(steps=3 * epoch), tiny_data, tmp_path)
+    run.run(checkpoint.Writer(tmp_path / "c"))
+    assert run.cache is not None
+    assert run.cache.positions == run.batches.loader.train_tokens - 1
+
+
+def test_a_run_shorter_than_an_epoch_counts_only_what_it_saw(tiny_data: Path, tmp_path: Path) -> None:
+    run = trainer(settings(steps=2), tiny_data, tmp_path)
+    run.run(checkpoint.Writer(tmp_path / "c"))
+    assert run.cache is not None
+    assert run.cache.positions == 2 * 64
+
+
+def test_warm_up_leaves_no_trace(tiny_data: Path, tmp_path: Path) -> None:
+    run = trainer(settings(steps=1), tiny_data, tmp_path)
+    before, states = weights(run), [o.state_dict() for o in run.optimisers]
+    run.warm_up()
+    assert equal(before, weights(run))
+    for optimiser, state in zip(run.optimisers, states, strict=True):
+        assert optimiser.state_dict().keys() == state.keys()
+        assert all(torch.equal(optimiser.state_dict()[k], state[k]) for k in state)
+    assert not run.gradients.any()
+    assert run.cache is not None
+    assert run.cache.positions == 0
+
+
+def test_microbatches_give_the_gradient_of_the_whole_batch(tiny_data: Path, tmp_path: Path) -> None:
+    parts, whole = (trainer(settings(microbatch_tokens=n), tiny_data, tmp_path) for n in (16, 64))
+    rows = whole.batches.host(0)
+    parts.forward_backward(rows)
+    whole.forward_backward(rows)
+    assert whole.gradients.abs().max() > 1e-3
+    torch.testing.assert_close(parts.gradients, whole.gradients, rtol=1e-4, atol=1e-7)
+
+
+def test_the_loss_falls(tiny_data: Path, tmp_path: Path) -> None:
+    run = trainer(settings(steps=60, log_every=10), tiny_data, tmp_path)
+    result = run.run(checkpoint.Writer(tmp_path / "c"))
+    assert result.loss_nats < np.log(PIECES) - 1
+
+
+def test_the_average_of_a_short_run_is_not_its_start(tiny_data: Path, tmp_path: Path) -> None:
+    plain, averaged = (trainer(settings(steps=20, ema_decay=d), tiny_data, tmp_path) for d in (0.0, 0.999))
+    start = weights(plain)
+    for run in (plain, averaged):
+        run.run(checkpoint.Writer(tmp_path / "c"))
+    moved = sum(float((a - b).square().sum()) for a, b in zip(weights(plain), start, strict=True))
+    lag = sum(float((a - b).square().sum()) for a, b in zip(weights(plain), weights(averaged), strict=True))
+    assert lag < 0.5 * moved
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_the_step(tiny_data: Path, tmp_path: Path) -> None:
+    run = trainer(settings(steps=9, log_every=3, warmup_steps=0), tiny_data, tmp_path)
+    with torch.no_grad():
+        next(run.model.parameters()).fill_(float("nan"))
+    with pytest.raises(TrainError, match="step 3.*nan"):
+        run.run(checkpoint.Writer(tmp_path / "c"))
+
+
+def test_a_batch_that_does_not_split_names_the_flag(tiny_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="--batch-tokens 80"):
+        trainer(settings(batch_tokens=80, microbatch_tokens=32), tiny_data, tmp_path)
+
+
+def test_a_run_without_a_limit_is_refused(tiny_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="--seconds or --steps"):
+        trainer(settings(), tiny_data, tmp_path).run(checkpoint.Writer(tmp_path / "c"))
+
+
+def test_gradients_are_views_of_one_buffer() -> None:
+    parameters = [torch.nn.Parameter(torch.ones(2, 3)), torch.nn.Parameter(torch.ones(4))]
+    flat = flat_gradients(parameters)
+    (parameters[0].sum() + 2 * parameters[1].sum()).backward()
+    assert flat.tolist() == [1.0] * 6 + [2.0] * 4
+
+
+def test_losses_are_read_in_order_and_averaged_over_the_window() -> None:
+    reader = LossReader(torch.device("cpu"))
+    for value in range(1, 6):
+        reader.push(torch.tensor(float(value)))
+    assert reader.mean() == pytest.approx((1 + 2 + 3) / 3)
+    reader.push(torch.tensor(6.0))
+    assert reader.mean() == 4.0
+
+
+# ---- whole runs through the command line ------------------------------------------------------------------------------
+
+
+def command(data: Path, out: Path, *extra: str) -> list[str]:
+    flags = ["--preset", "seed1095", "--device", "cpu", "--data", str(data), "--tokenizer", str(data / "tokenizer.model"), "--out", str(out), "--no-score"]
+    return [sys.executable, str(ROOT / "train_gpt.py"), *flags, *FLAGS, *extra]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def finish(data: Path, out: Path, *extra: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(data, out, *extra), capture_output=True, text=True, env=environment(), timeout=240)
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("reference")
+    done = finish(tiny_data, out, "--steps", "40")
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_a_run_writes_artifact_log_and_summary(reference: Path) -> None:
+    summary = json.loads((reference / "summary.json").read_text())
+    assert summary["steps"] == 40 and summary["bytes"]["total"] < 16_000_000
+    events = [json.loads(line)["event"] for line in (reference / "train.jsonl").read_text().splitlines()]
+    assert events[0] == "start" and events[-1] == "packed" and "step" in events
+    assert not (reference / "checkpoint.bin").exists()
+
+
+def test_a_run_killed_and_resumed_ends_in_the_same_bytes(tiny_data: Path, tmp_path: Path, reference: Path) -> None:
+    out = tmp_path / "killed"
+    process = subprocess.Popen(command(tiny_data, out, "--steps", "40", "--checkpoint-seconds", "0.001"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
+    deadline = time.monotonic() + 200
+    while not (out / "checkpoint.bin").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    interrupted = (out / "checkpoint.bin").exists()  # else the run was over before it could be killed
+    done = finish(tiny_data, out, "--steps", "40", "--checkpoint-seconds", "0.001", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert (out / "artifact.bin").read_bytes() == (reference / "artifact.bin").read_bytes()
+    assert not interrupted or any(json.loads(line)["event"] == "resume" for line in (out / "train.jsonl").read_text().splitlines())
+
+
+def test_sigterm_saves_and_exits_with_zero(tiny_data: Path, tmp_path: Path, reference: Path) -> None:
+    out = tmp_path / "terminated"
+    process = subprocess.Popen(command(tiny_data, out, "--steps", "4000", "--log-every", "1"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment())
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if (out / "train.jsonl").exists() and '"event": "step"' in (out / "train.jsonl").read_text():
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    assert checkpoint.load(out / "checkpoint.bin")["step"] > 0
+    assert not (out / "artifact.bin").exists()
+    refused = finish(tiny_data, out, "--steps", "40", "--resume")
+    assert refused.returncode == 2 and "other settings" in refused.stderr and len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_two_ranks_count_what_one_rank_counts_and_train_alike(tiny_data: Path, tmp_path: Path, reference: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(torchrun + command(tiny_data, tmp_path / "two", "--steps", "40")[1:], capture_output=True, text=True, env=environment(), timeout=240)
+    assert done.returncode == 0, done.stderr
+    from hybrid import artifact
+
+    one, two = (artifact.load(folder / "artifact.bin") for folder in (reference, tmp_path / "two"))
+    assert one.table is not None and two.table is not None
+    for n in range(one.table.order):
+        assert np.array_equal(one.table.tokens[n], two.table.tokens[n]) and np.array_equal(one.table.counts[n], two.table.counts[n])
+    for (name, a), b in zip(one.model.state_dict().items(), two.model.state_dict().values(), strict=True):
+        assert (a - b).abs().max() <= 0.05 * a.abs().max() + 1e-6, name  # sums in another order, then 8 bits
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--preset", "nonsense"], "nonsense"),
+        (["--nonsense"], "--nonsense"),
+        (["--steps", "1", "--vocab-size", "999"], "--vocab-size"),
+        (["--steps", "1", "--data", "/nowhere"], "/nowhere"),
+        (["--steps", "1", "--cap-bytes", "1000"], "--cap-bytes"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(tiny_data: Path, tmp_path: Path, flags: list[str], word: str) -> None:
+    done = finish(tiny_data, tmp_path / "out", *flags)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if "Error" in line]
+    assert len(lines) == 1 and word in lines[0] and "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "artifact.bin").exists()
