@@ -12,9 +12,10 @@ import numpy.typing as npt
 import xxhash
 
 from ngram import online_kernels as kernels
+from ngram import trie
 from ngram.errors import SeedgramError
-from ngram.online_kernels import DEPTH, State
 from ngram.table import F64, NgramTable
+from ngram.trie import DEPTH, State
 
 # What a gate may look at: functions of the context alone, in the order of the columns of ChunkScores.features.
 FEATURES: tuple[str, ...] = (
@@ -51,12 +52,12 @@ class OnlineCache:
         self.order, self.vocab_size, self.bos = table.order, table.vocab_size, table.bos
         sizes = table.sizes()
         nodes = sum(sizes[: max(1, self.order - 1)])
-        entries = 1 + sum(int(kernels.pool_size(parents)) for parents in table.parents[1:])
+        entries = 1 + sum(int(trie.pool_size(parents)) for parents in table.parents[1:])
         discounts = np.zeros((self.order, 4))
         discounts[:, 1:] = table.discounts
         unigrams = table.exact_counts(1)
-        meta = np.zeros(kernels.META_SIZE, np.int64)
-        meta[kernels.N_NODES], meta[kernels.POOL_USED] = nodes, 1
+        meta = np.zeros(trie.META_SIZE, np.int64)
+        meta[trie.N_NODES], meta[trie.POOL_USED] = nodes, 1
         self.state = State(
             nodes=_aligned(nodes + nodes // 2 + SLACK, 8),
             pool=_aligned(entries + entries // 2 + SLACK, 3),
@@ -67,13 +68,13 @@ class OnlineCache:
             settings=np.array([self.order, self.vocab_size, self.bos], np.int64),
         )
         self.state.nodes[:nodes] = 0
-        self.state.pool[0] = (kernels.EMPTY, 0, 0)
+        self.state.pool[0] = (trie.EMPTY, 0, 0)
         self._seed(table)
 
     @property
     def counted(self) -> int:
         """Tokens counted since the table."""
-        return int(self.state.meta[kernels.COUNTED])
+        return int(self.state.meta[trie.COUNTED])
 
     def score(self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True, with_orders: bool = False) -> ChunkScores:
         """Scores of tokens[start:stop]; the state does not change."""
@@ -113,7 +114,7 @@ class OnlineCache:
     def digest(self) -> str:
         """xxh3_128 of all state, as hex: equal before and after anything that only reads."""
         state, hasher = self.state, xxhash.xxh3_128()
-        nodes, pool = int(state.meta[kernels.N_NODES]), int(state.meta[kernels.POOL_USED])
+        nodes, pool = int(state.meta[trie.N_NODES]), int(state.meta[trie.POOL_USED])
         for part in (state.nodes[:nodes], state.pool[:pool], state.unigrams, state.root, state.meta, state.discounts, state.settings):
             hasher.update(np.ascontiguousarray(part).view(np.uint8).reshape(-1).data)
         return hasher.hexdigest()
@@ -123,13 +124,13 @@ class OnlineCache:
         for n in range(2, self.order + 1):
             columns = (table.tokens[n - 1], table.parents[n - 1], table.exact_counts(n))
             own = base[n - 1] if n < self.order else -1
-            fits = kernels.seed_order(self.state, *columns, base[n - 2], own)
+            fits = trie.seed_order(self.state, *columns, base[n - 2], own)
             context = self.state.nodes[base[n - 2] : base[n - 1]]
-            total = context[:, kernels.TOTAL].astype(np.int64) + table.pruned[n - 1]
-            if not fits or (len(total) and total.max() > kernels.U32_MAX):
+            total = context[:, trie.TOTAL].astype(np.int64) + table.pruned[n - 1]
+            if not fits or (len(total) and total.max() > trie.U32_MAX):
                 raise SeedgramError(f"a context of order {n} has more than 2^32 - 1 counts; train on less text")
-            context[:, kernels.TOTAL] = total
-            context[:, kernels.PRUNED] = table.pruned[n - 1]
+            context[:, trie.TOTAL] = total
+            context[:, trie.PRUNED] = table.pruned[n - 1]
 
     def _stream(self, tokens: npt.ArrayLike, start: int, stop: int) -> npt.NDArray[np.uint16]:
         stream = np.ascontiguousarray(tokens, dtype=np.uint16)
@@ -156,9 +157,9 @@ class OnlineCache:
 
     def _count(self, stream: npt.NDArray[np.uint16], start: int, stop: int, scores: tuple[F64, npt.NDArray[np.float32], F64]) -> None:
         cursor, place = np.zeros((1, DEPTH + 1), np.int64), np.empty((1, 2 * DEPTH), np.int64)
-        if not kernels.seek(self.state, stream, start, cursor, place, False):
+        if trie.seek(self.state, stream, start, cursor, place):
             self._make_room(self.order * self.order)
-            kernels.seek(self.state, stream, start, cursor, place, True)
+            trie.seek_making(self.state, stream, start, cursor, place)
         at = start
         while at < stop:
             self._make_room(self.order)
@@ -167,9 +168,9 @@ class OnlineCache:
 
     def _make_room(self, inserts: int) -> None:
         """Makes what is too small half as large again; only spare room moves, so the state stays the same."""
-        while not kernels.has_room(self.state, inserts):
+        while not trie.has_room(self.state, inserts):
             state = self.state
-            nodes, pool = int(state.meta[kernels.N_NODES]), int(state.meta[kernels.POOL_USED])
+            nodes, pool = int(state.meta[trie.N_NODES]), int(state.meta[trie.POOL_USED])
             moved = inserts * 4 * (self.vocab_size + 2)
             if nodes + inserts > len(state.nodes):
                 self.state = state._replace(nodes=_longer(state.nodes, nodes, inserts))

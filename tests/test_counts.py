@@ -133,6 +133,13 @@ def test_empty_documents_and_a_lone_token_are_counted_as_they_are():
     assert adjusted_of(count(4, [1], 3).table()) == {}
 
 
+def test_every_token_of_the_vocabulary_stays_whatever_the_threshold():
+    table = count(6, [1, 2, 3, 2, 3, 4], 2).table([3, 3])
+    assert table.sizes() == [6, 0]
+    assert table.counts[0].tolist() == [0, 0, 2, 1, 1, 0]
+    assert table.pruned[1].tolist() == [0, 1, 2, 2, 0, 0]
+
+
 def test_a_lower_order_can_be_read_from_the_same_run():
     tokens = np.random.default_rng(0).integers(0, 6, 300 if not SLOW else 60)
     run = count(6, tokens, 7).run()

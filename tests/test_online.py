@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ngram import online_kernels, smoothing
+from ngram import smoothing, trie
 from ngram.contexts import histories
 from ngram.errors import SeedgramError
 from ngram.online import FEATURES, OnlineCache
@@ -206,8 +206,8 @@ def test_online_counts_pass_65535_and_stop_below_2_to_the_32_without_wrapping():
     np.testing.assert_allclose(cache.rows(array([[0]]))[0], expected, rtol=1e-12)
     full = OnlineCache(heavy_table((1 << 32) - 10, 4))  # total 2^32 - 6: five more fit
     full.update(tokens, 1, 11)
-    assert full.state.nodes[0, online_kernels.TOTAL] == (1 << 32) - 1
-    assert sorted(full.state.pool[1:3, online_kernels.COUNT].tolist()) == [4, (1 << 32) - 5]
+    assert full.state.nodes[0, trie.TOTAL] == (1 << 32) - 1
+    assert sorted(full.state.pool[1:3, trie.COUNT].tolist()) == [4, (1 << 32) - 5]
     assert abs(full.rows(array([[0]]))[0].sum() - 1) <= 1e-12
     with pytest.raises(SeedgramError, match="2\\^32"):
         OnlineCache(heavy_table((1 << 32) - 1, 1))
