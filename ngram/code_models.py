@@ -5,6 +5,7 @@ reading, and returns the symbols either way, so writer and reader cannot drift a
 and IEEE sums, products and quotients only, never from a math library's log or exp: the same bits on every machine.
 """
 
+import math
 from typing import Any
 
 import constriction
@@ -62,11 +63,14 @@ def log16(values: npt.NDArray[Any]) -> I32:
     return np.where(values > 0, exponent * 16 + _LOG_MANTISSA[np.maximum(index, 0)], 0).astype(np.int32)
 
 
-def level_values(shift: int) -> I64:
-    """The log scale of counts: 0, 1, 2, … in steps of 1, then of value >> shift; the last one is 2^32 - 1."""
+def level_values(fineness: int) -> I64:
+    """The log scale of counts: 0, 1, 2, …, then in steps of √value/fineness, or of value/16 where that is more, up to 2^32 - 1.
+
+    A count's error costs text in proportion to the count, so equal costs need steps that grow like the root."""
     values = [0]
     while values[-1] < MAX_VALUE:
-        values.append(min(values[-1] + max(1, values[-1] >> shift), MAX_VALUE))
+        value = values[-1]
+        values.append(min(value + max(1, math.isqrt(value // fineness**2), value >> 4), MAX_VALUE))
     return np.array(values, np.int64)
 
 

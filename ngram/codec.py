@@ -6,7 +6,7 @@ membership: every candidate (h, w) falls into a bucket by T(h)/T(h′) and by w'
 h w is to be expected), and a bucket's members are coded as geometric gaps.  Last come the members' counts, given T(h) and the
 expected count.  Sets of children nested in this way: Raj & Whittaker (2003); everything else is semi-static arithmetic coding.
 
-    2 bytes   format version (little-endian, as all)       1 byte   order         1 byte    shift of the count scale
+    2 bytes   format version (little-endian, as all)       1 byte   order         1 byte    fineness of the count scale
     2 bytes   vocabulary size      2 bytes   BOS           8 bytes  pruned mass of the empty context
     24·order  discounts, float64   4·order   n-grams of each order        4·order   largest level + 1 of counts and totals
     the rest  range-coded words, uint32
@@ -26,7 +26,7 @@ from ngram.errors import FileFormatError, SeedgramError
 from ngram.table import MAX_ORDER, PAD, NgramTable
 
 VERSION = 1
-COUNT_SHIFT = 3  # steps of 1/8 of the value from 16 on: measured in scripts/bench_codec.py
+FINENESS = 2  # of the count scale: exact to 16, then steps of √count/2: costs are in scripts/bench_codec.py
 _HEAD = struct.Struct("<HBBHHQ")
 _ROWS = 48  # half octaves of T(h′)/T(h)
 _GRAMS_A_BYTE = 1024  # no table is denser than this: what a reader allocates is bounded by what it was given
@@ -64,7 +64,7 @@ def quantise(table: NgramTable) -> NgramTable:
 
 def encode(table: NgramTable) -> bytes:
     """Serialises a table.  Raises SeedgramError when it is not closed under suffixes or out of range."""
-    levels = level_values(COUNT_SHIFT)
+    levels = level_values(FINENESS)
     truths = _truths(table, levels)
     coder = Coder()
     alphabets = [(int(t.levels.max(initial=-1)) + 1, int(t.totals.max(initial=-1)) + 1) for t in truths]
@@ -73,7 +73,7 @@ def encode(table: NgramTable) -> bytes:
     unigrams.totals[0] += int(table.pruned[0][0])
     for n in range(2, table.order + 1):
         orders.append(_code_order(coder, levels, orders, alphabets[n - 1], len(table.tokens[n - 1]), truths[n - 1]))
-    head = _HEAD.pack(VERSION, table.order, COUNT_SHIFT, table.vocab_size, table.bos, int(table.pruned[0][0]))
+    head = _HEAD.pack(VERSION, table.order, FINENESS, table.vocab_size, table.bos, int(table.pruned[0][0]))
     sizes = np.array(table.sizes(), "<u4").tobytes()
     limits = np.array(alphabets, "<u2").tobytes()
     data = head + table.discounts.astype("<f8").tobytes() + sizes + limits + coder.words().astype("<u4").tobytes()
@@ -143,7 +143,9 @@ def _unigrams(coder: Coder, levels: I64, vocab_size: int, alphabet: int, truth: 
     zeros = np.zeros(vocab_size, np.int32)
     counts = levels[code_classed(coder, zeros, zeros, alphabet, truth)]
     first = np.array([0, vocab_size], np.int64)
-    return _Order(np.arange(vocab_size, dtype=np.uint16), zeros.astype(np.int64), zeros.astype(np.int64), counts, first, counts.sum(keepdims=True))
+    return _Order(
+        np.arange(vocab_size, dtype=np.uint16), zeros.astype(np.int64), zeros.astype(np.int64), counts, first, counts.sum(keepdims=True)
+    )
 
 
 def _code_order(coder: Coder, levels: I64, orders: list[_Order], alphabet: tuple[int, int], size: int, truth: _Truth | None) -> _Order:
@@ -174,6 +176,8 @@ def _code_order(coder: Coder, levels: I64, orders: list[_Order], alphabet: tuple
     counts = levels[code_classed(coder, kinds, columns, alphabet[0], None if truth is None else truth.levels) + 1]
     running = np.concatenate([[0], np.cumsum(counts)])
     totals = np.where(np.diff(first) > 0, np.maximum(totals, running[first[1:]] - running[first[:-1]]), 0)
+    if totals.max(initial=0) > levels[-1]:
+        raise FileFormatError("n-gram data: a context counts more than 2^32 - 1; the file was altered, make it again")
     return _Order(below.tokens[members], owners, members, counts, first, totals)
 
 
@@ -233,22 +237,24 @@ def _excess(counts: I64) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]
     return index.astype(np.uint32), counts[index].astype(np.uint32)
 
 
-def _read_head(data: bytes) -> tuple[int, I64, int, int, int, npt.NDArray[np.float64], list[int], list[tuple[int, int]], npt.NDArray[np.uint32]]:
+def _read_head(
+    data: bytes,
+) -> tuple[int, I64, int, int, int, npt.NDArray[np.float64], list[int], list[tuple[int, int]], npt.NDArray[np.uint32]]:
     problem = "n-gram data: {}; the file was altered or cut, make it again"
     if len(data) < _HEAD.size:
         raise FileFormatError(problem.format("shorter than its header"))
-    version, order, shift, vocab_size, bos, pruned = _HEAD.unpack_from(data)
+    version, order, fineness, vocab_size, bos, pruned = _HEAD.unpack_from(data)
     if version != VERSION:
         raise FileFormatError(f"n-gram data: format version {version}, this program reads {VERSION}; make the file again")
     body = _HEAD.size + 32 * order
-    if not (1 <= order <= MAX_ORDER and shift <= 16 and 1 <= vocab_size <= PAD and bos < vocab_size and pruned < 2**32):
+    if not (1 <= order <= MAX_ORDER and 1 <= fineness <= 16 and 1 <= vocab_size <= PAD and bos < vocab_size and pruned < 2**32):
         raise FileFormatError(problem.format("impossible header"))
     if len(data) < body or (len(data) - body) % 4:
         raise FileFormatError(problem.format(f"{len(data)} bytes"))
     discounts = np.frombuffer(data, "<f8", 3 * order, _HEAD.size).reshape(order, 3).astype(np.float64)
     sizes = np.frombuffer(data, "<u4", order, _HEAD.size + 24 * order).tolist()
     alphabets = np.frombuffer(data, "<u2", 2 * order, _HEAD.size + 28 * order).reshape(order, 2).tolist()
-    levels = level_values(shift)
+    levels = level_values(fineness)
     # D1 ≤ 1, D2 ≤ 2, D3+ ≤ 3 as in Chen & Goodman: a count never falls below 0, so rows stay distributions.
     if not ((discounts >= 0) & (discounts <= [1, 2, 3])).all():
         raise FileFormatError(problem.format("impossible discounts"))
