@@ -93,7 +93,8 @@ def measure(world: int, folder: Path, order: int) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, "--order", str(order), "--folder", str(folder)]
     ranks = [subprocess.Popen([*command, "--rank", str(rank), str(world)], env=environment) for rank in range(world)]
-    if any([rank.wait() for rank in ranks]):
+    codes = [rank.wait() for rank in ranks]
+    if any(codes):
         sys.exit(f"a rank of {world} failed")
     found = [json.loads((folder / f"{world}-{rank}.json").read_text()) for rank in range(world)]
     digests = {figures["digest"] for figures in found}
