@@ -128,6 +128,16 @@ def test_scores_of_a_stream_are_the_rows_of_histories_that_stop_at_bos(tmp_path:
     np.testing.assert_array_equal(model.score(tokens, 50, 60), model.score(tokens, 1, len(tokens))[49:59])
 
 
+def test_a_foreign_file_s_contexts_that_cross_bos_are_not_used(tmp_path: Path) -> None:
+    crossing = """\\data\\\nngram 1=2\nngram 2=2\nngram 3=1\n\\1-grams:\n-1\t1\t-0.25\n-0.5\t3\t-0.25
+\\2-grams:\n-0.25\t3 1\t-2\n-0.125\t1 3\t-0.5\n\\3-grams:\n-0.0625\t3 1 3\n\\end\\\n"""
+    (tmp_path / "m.arpa").write_text(crossing)
+    model = import_arpa(tmp_path / "m.arpa", bos=1)
+    scores = np.log10(model.score(np.array([1, 3, 1, 3, 1, 1], np.uint16), 1, 6))
+    after_bos_3 = -0.5 - 0.25  # "1 3 1" is not listed: the weight of "1 3", then "3 1"
+    np.testing.assert_allclose(scores, [-0.125, after_bos_3, -0.125, after_bos_3, -0.25 - 1])
+
+
 def test_a_token_of_another_vocabulary_is_named(tmp_path: Path) -> None:
     export_arpa(make_model()[0], tmp_path / "m.arpa")
     model = import_arpa(tmp_path / "m.arpa", bos=BOS)
