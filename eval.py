@@ -12,7 +12,7 @@ Reads nothing but the artifact and the shards.  Works score-first: every token i
 import argparse
 import sys
 
-from hybrid import artifact, audit, audit_own, certify, control, distributed, evaluate, report
+from hybrid import artifact, audit_own, audit_report, certify, control, distributed, evaluate, report
 from hybrid.config import OneLineParser
 from hybrid.data import find_shards
 from hybrid.report import write_json
@@ -77,7 +77,7 @@ def run_audit(argv: list[str]) -> int:
         words, result, ok = audit_own.verdict(reports)
         print(words)
         if flags.png:
-            audit.draw(reports, flags.png)
+            audit_report.draw(reports, flags.png)
     write_json(flags.json, result)
     return 0 if ok else 1
 

@@ -15,19 +15,15 @@ Shapes: N tokens of a stream, n targets of a chunk, V vocabulary, P audited posi
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from hybrid.audit_report import CONDITIONS, F64, SUM_TOLERANCE, AuditReport, Verdict
 from ngram.score_first import ScoreFirst, Tokens
 
-F64 = npt.NDArray[np.float64]
-SUM_TOLERANCE = 1e-12  # |Σp - 1| of float64 rows
 CHUNK_TOKENS = 256
-CONDITIONS = {"C1": "causal", "C2": "normalised, independent of the target", "C3": "score before update", "C4": "every target once"}
-EDGES = (0.0, 0.5, 0.99, 1 - 1e-6, 1 - SUM_TOLERANCE, 1 + SUM_TOLERANCE, 1 + 1e-6, 1.01, 2.0, 10.0, 100.0, 1000.0, np.inf)
 
 
 class Scorer(Protocol):
@@ -53,64 +49,6 @@ class Scorer(Protocol):
     def digest(self) -> str: ...
 
 
-@dataclass
-class Verdict:
-    """One condition: whether it held, where it was worst and how bad; `why` says it in words."""
-
-    name: str
-    passed: bool = True
-    worst_position: int | None = None
-    worst: float = 0.0
-    why: str = "held everywhere"
-
-    def see(self, position: int, amount: float, limit: float, why: str) -> None:
-        """Takes note of a deviation `amount` at a position; above `limit` (or not a number) the condition has failed."""
-        bad = not amount <= limit
-        if bad and self.passed:
-            self.passed, self.worst_position, self.worst, self.why = False, position, amount, why
-        elif (bad or self.passed) and not amount <= self.worst:
-            self.worst_position, self.worst, self.why = position, amount, why if bad else self.why
-
-
-@dataclass
-class AuditReport:
-    """Verdicts by condition, and the sum of every audited distribution, z (P,), at `positions` (P,)."""
-
-    name: str
-    verdicts: dict[str, Verdict]
-    positions: npt.NDArray[np.int64]
-    z: F64
-    bits: float = 0.0  # claimed code length of all scored targets
-    notes: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def passed(self) -> bool:
-        return all(v.passed for v in self.verdicts.values())
-
-    def to_json(self) -> dict[str, Any]:
-        verdicts = {k: {"passed": v.passed, "worst_position": v.worst_position, "worst": v.worst, "why": v.why} for k, v in self.verdicts.items()}
-        z = {"mean": float(self.z.mean()), "min": float(self.z.min()), "max": float(self.z.max())}
-        return {"name": self.name, "passed": self.passed, "positions": len(self.positions), "verdicts": verdicts, "z": z, "bits": self.bits, **self.notes}
-
-    def histogram(self) -> str:
-        """How the sums of distributions lie around 1, as text."""
-        counts, _ = np.histogram(self.z, bins=np.array(EDGES))
-        lines = []
-        for low, high, count in zip(EDGES[:-1], EDGES[1:], counts, strict=True):
-            label = "1 within 1e-12" if low < 1 < high and high - low < 1e-9 else f"{low:.7g} … {high:.7g}"
-            if count:
-                lines.append(f"  Z {label:<24} {count:>7}  {'#' * max(1, round(40 * count / len(self.z)))}")
-        return "\n".join(lines)
-
-    def text(self) -> str:
-        """Verdicts, worst position and histogram, for people."""
-        lines = [f"{self.name}: {'PASSED' if self.passed else 'FAILED'}, {len(self.positions):,} distributions summed, mean Z {self.z.mean():.6g}"]
-        for key, verdict in self.verdicts.items():
-            place = "" if verdict.worst_position is None else f"; worst at position {verdict.worst_position:,}: {verdict.worst:.3g}"
-            lines.append(f"  {key} {CONDITIONS[key]:<38} {'pass' if verdict.passed else 'FAIL'}  {verdict.why}{place}")
-        return "\n".join([*lines, self.histogram()])
-
-
 def audit_scorer(
     scorer: Scorer,
     tokens: Tokens,
@@ -133,10 +71,10 @@ def audit_scorer(
     audited = set(np.unique(np.linspace(0, len(chunks) - 1, wanted).round().astype(int)).tolist())
     for i in wrap(range(len(chunks))):
         audit.chunk(*chunks[i], whole=i in audited, last=i == len(chunks) - 1)
-    audit.twin(chunks[: max(1, (2 * len(chunks)) // 3)])
+    audit.twin(chunks, sorted(audited)[(2 * len(audited)) // 3])
     audit.coverage()
-    report = AuditReport(name, audit.verdicts, np.concatenate(audit.places), np.concatenate(audit.sums))
-    report.bits = float(-np.log2(np.maximum(audit.reported[1:], 1e-300)).sum())
+    report = AuditReport(name, audit.verdicts, np.concatenate([np.zeros(0, np.int64), *audit.places]), np.concatenate([np.zeros(0), *audit.sums]))
+    report.bits = float(-np.log2(np.fmax(audit.reported[1:], 1e-300)).sum())
     return report
 
 
@@ -150,6 +88,7 @@ class _Audit:
         self.times = np.zeros(len(tokens), dtype=np.int64)
         self.places: list[npt.NDArray[np.int64]] = []
         self.sums: list[F64] = []
+        self.first_rows: dict[int, F64] = {}  # of audited chunks, by position
         scorer.reset()
 
     def chunk(self, start: int, stop: int, *, whole: bool, last: bool) -> None:
@@ -158,7 +97,8 @@ class _Audit:
         probs = np.asarray(self.scorer.score(self.tokens, start, stop), dtype=np.float64)
         if probs.shape != (stop - start,):
             self.verdicts["C4"].see(start, np.inf, 0, f"{probs.shape} scores for {stop - start} targets")
-            probs = np.resize(probs, stop - start)
+            self.times[start:stop] += 1
+            return
         self.reported[start:stop] = probs
         self.times[start:stop] += 1
         if whole:
@@ -173,6 +113,7 @@ class _Audit:
         sums = rows.sum(axis=1)
         self.places.append(np.arange(start, stop))
         self.sums.append(sums)
+        self.first_rows[start] = rows[0].copy()
         causal, normal = self.verdicts["C1"], self.verdicts["C2"]
         for i, z in enumerate(sums):
             normal.see(start + i, abs(float(z) - 1), SUM_TOLERANCE, "probabilities of a position do not sum to 1")
@@ -204,12 +145,15 @@ class _Audit:
         other[cut:] = (other[cut:].astype(np.int64) + shift) % size
         return other
 
-    def twin(self, chunks: list[tuple[int, int]]) -> None:
-        """Runs again over the same past with another future: every score of the past must be the same bits."""
-        end = chunks[-1][1]
+    def twin(self, chunks: list[tuple[int, int]], last: int) -> None:
+        """Runs again over the past of chunk number `last` with another future: every score of that past, and the distribution
+        that follows it, must be the same bits."""
+        end, after = chunks[last]
+        if end not in self.first_rows:
+            return  # the scorer failed there already
         other = self.changed_from(end)
         self.scorer.reset()
-        for start, stop in chunks:
+        for start, stop in chunks[:last]:
             again = np.asarray(self.scorer.score(other, start, stop))
             changed = np.flatnonzero(again != self.reported[start:stop]) if again.shape == (stop - start,) else np.array([0])
             if len(changed):
@@ -217,6 +161,8 @@ class _Audit:
                 self.verdicts["C1"].see(start + int(changed[0]), np.inf, 0, why)
                 return
             self.scorer.update(other, start, stop)
+        if not np.array_equal(np.asarray(self.scorer.rows(other, end, after))[0], self.first_rows[end]):
+            self.verdicts["C1"].see(end, np.inf, 0, f"a second run, whose stream differs from position {end} on, predicts that position differently")
 
     def coverage(self) -> None:
         verdict = self.verdicts["C4"]
@@ -225,22 +171,3 @@ class _Audit:
         bad = np.flatnonzero(~((self.reported[1:] > 0) & np.isfinite(self.reported[1:]))) + 1
         if len(bad):
             verdict.see(int(bad[0]), np.inf, 0, f"{len(bad)} targets without a positive, finite probability")
-
-
-def draw(reports: dict[str, AuditReport], path: str) -> None:
-    """The sums of distributions of several audits as one histogram picture (PNG or SVG by the name's ending)."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 3))
-    top = max(10.0, *(float(r.z.max()) for r in reports.values()))
-    bins = np.geomspace(0.1, 2 * top, 60)
-    for name, report in reports.items():
-        axes.hist(np.maximum(report.z, 0.1), bins=bins.tolist(), histtype="step", label=name)
-    axes.set(xscale="log", yscale="log", xlabel="sum of a position's probabilities", ylabel="positions")
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Software": None} if path.endswith(".png") else None)
-    pyplot.close(figure)

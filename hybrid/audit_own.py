@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from hybrid import evaluate
-from hybrid.audit import AuditReport, audit_scorer
+from hybrid.audit import audit_scorer
+from hybrid.audit_report import AuditReport
 from hybrid.distributed import Ranks
 from hybrid.progress import track
 from ngram.contexts import histories

@@ -40,7 +40,8 @@ class Layout:
         """As many streams as keep whole windows: a stream is a number of windows, unless the text is shorter than that."""
         windows = -(-tokens // seq_len)
         length = seq_len * -(-windows // most_streams) if windows > 1 else max(tokens, 1)
-        return cls(tokens, max(1, -(-tokens // length)), length)
+        streams = max(1, -(-tokens // length))
+        return cls(tokens, streams, length if streams > 1 else max(tokens, 1))
 
     def active(self, column: int) -> npt.NDArray[np.int64]:
         """Streams that have a token in this column, ascending."""

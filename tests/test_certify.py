@@ -1,0 +1,194 @@
+"""A certified number is the size of a file that another process decodes; whatever is wrong with that file is one line."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hybrid import artifact, certify, fingerprint, stream_coder
+from hybrid.config import ModelConfig
+from hybrid.data import write_shard
+from hybrid.distributed import Ranks
+from hybrid.lockstep import Layout
+from hybrid.model import HybridLM
+from hybrid.step_model import StepModel
+from ngram import container
+from ngram.errors import FileFormatError, SeedgramError
+
+pytestmark = pytest.mark.skipif(bool(os.environ.get("NUMBA_DISABLE_JIT")), reason="too much for plain Python kernels")
+CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parent.parent
+
+SMALL = {"vocab_size": 50, "layers": 4, "d_model": 48, "heads": 4, "kv_heads": 2, "mlp_mult": 2.0, "rank_attention": 4, "rank_mlp": 4}
+EXTRAS = {
+    "bigram_buckets": 64, "bigram_dim": 8, "value_embed_dim": 8, "value_embed_layers": 2, "xsa_layers": 2, "smear_gate": True,
+    "value_residual": True, "skips": True, "depth_norm_scale": True, "hidden_gate": True, "feature_gain": True,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("artifact") / "a.bin"
+    tiny.write_artifact(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def coded(tiny_file):
+    """(artifact, its digest, tokens, file, Coded) of one encoded stream."""
+    art, sha = artifact.load(tiny_file), stream_coder.artifact_sha256(tiny_file)
+    tokens = tiny.stream(seed=2, count=10)
+    options = stream_coder.Settings(len(tokens), 5, 0, True, 64, "text")
+    return art, sha, tokens, *stream_coder.encode(art, sha, tokens, options, CPU)
+
+
+@pytest.mark.parametrize(
+    "extras",
+    [{"rope_dims": 4}, {"rope_dims": 0, "activation": "swiglu", "freeze": "mlp_up"}, {"rope_dims": 4, **EXTRAS}],
+    ids=["plain", "swiglu", "everything"],
+)
+def test_stepping_token_by_token_equals_the_whole_window(extras):
+    torch.manual_seed(1)
+    model = HybridLM(ModelConfig(**SMALL, basis="rademacher", **extras))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        tokens = torch.randint(0, 50, (3, 12))
+        whole = model(tokens)
+    stepper = StepModel(model, 3, 12, CPU)
+    for _ in range(2):  # a restarted window sees nothing of the one before
+        for at in range(12):
+            assert torch.allclose(stepper.step(tokens[:, at]), whole[:, at], atol=2e-5)
+        with pytest.raises(ValueError, match="full"):
+            stepper.step(tokens[:, 0])
+        stepper.restart()
+
+
+@given(st.integers(0, 3000), st.integers(1, 70), st.integers(1, 100))
+@settings(deadline=None)
+def test_every_token_has_one_place_in_the_streams(tokens, streams, seq_len):
+    layout = Layout.plan(tokens, streams, seq_len)
+    assert 1 <= layout.streams <= max(streams, 1)
+    assert tokens <= layout.streams * layout.length
+    assert sum(len(layout.active(column)) for column in range(layout.length)) == tokens
+    assert layout.streams == 1 or layout.length % seq_len == 0
+    values = np.arange(tokens, dtype=np.uint16)
+    assert np.array_equal(layout.cut(values).reshape(-1)[:tokens], values)
+
+
+def test_decoding_gives_the_tokens_and_the_promised_size(coded):
+    art, sha, tokens, data, made = coded
+    found = stream_coder.decode(art, sha, data, "F")
+    assert np.array_equal(found.tokens, tokens)
+    assert found.bits == made.bits
+    assert abs(8 * made.payload_bytes - made.bits) <= 0.001 * made.bits + 64 * made.streams
+    assert made.header_bytes <= stream_coder.MAX_HEADER
+    assert made.streams > 1
+
+
+def test_encoding_twice_gives_the_same_bytes(coded):
+    art, sha, tokens, data, _ = coded
+    options = stream_coder.Settings(len(tokens), 5, 0, True, 64, "text")
+    assert stream_coder.encode(art, sha, tokens, options, CPU)[0] == data
+
+
+@pytest.mark.parametrize("change", [{"o": False}, {"stride": 8}, {"s": 1}])
+def test_every_setting_round_trips(coded, change):
+    art, sha, tokens, _, _ = coded
+    tokens = tokens[:150]
+    options = dataclasses.replace(stream_coder.Settings(len(tokens), 5, 0, True, 64, "text"), **change)
+    data, _ = stream_coder.encode(art, sha, tokens, options, CPU)
+    assert np.array_equal(stream_coder.decode(art, sha, data, "F").tokens, tokens)
+
+
+def test_an_artifact_without_a_cache_codes_too(tmp_path):
+    tiny.write_artifact(tmp_path / "b.bin", cache=False)
+    art, tokens = artifact.load(tmp_path / "b.bin"), tiny.stream(seed=2, count=2)
+    data, _ = stream_coder.encode(art, "0" * 64, tokens, stream_coder.Settings(len(tokens), 4, 0, True, 64, "text"), CPU)
+    assert np.array_equal(stream_coder.decode(art, "0" * 64, data, "F").tokens, tokens)
+
+
+def test_the_coder_uses_the_same_probabilities_as_the_evaluation(coded):
+    """One stream, nothing learned: the order is eval.py's, so the bits must be too (the first token is extra)."""
+    from hybrid import evaluate
+
+    art, sha, tokens, _, _ = coded
+    tokens = tokens[:200]
+    _, made = stream_coder.encode(art, sha, tokens, stream_coder.Settings(len(tokens), 1, 0, False, 64, "text"), CPU)
+    scores = evaluate.all_scores(art, tokens, evaluate.EvalOptions(online=False), Ranks(0, 1, CPU))
+    first = made.bits + float(np.log2(scores["mixed"]).sum())
+    assert 0 < first < 20
+
+
+def test_another_machine_is_refused_and_the_difference_named(coded, monkeypatch):
+    art, sha, _, data, _ = coded
+    real = fingerprint.fingerprint(CPU)
+    monkeypatch.setattr(fingerprint, "fingerprint", lambda device: {**real, "t": "9.9", "p": "Abacus"})
+    with pytest.raises(fingerprint.FingerprintError, match=r"F: .*processor .* 'Abacus' here; torch .* '9.9' here"):
+        stream_coder.decode(art, sha, data, "F")
+
+
+def test_another_artifact_is_refused(coded):
+    art, _, _, data, _ = coded
+    with pytest.raises(FileFormatError, match="F: made with another artifact"):
+        stream_coder.decode(art, hashlib.sha256(b"other").hexdigest(), data, "F")
+
+
+def test_a_cut_or_altered_file_is_refused(coded):
+    art, sha, _, data, _ = coded
+    for at in range(0, len(data), 37):
+        with pytest.raises(SeedgramError, match="F: "):
+            stream_coder.decode(art, sha, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], "F")
+        with pytest.raises(SeedgramError, match="F: "):
+            stream_coder.decode(art, sha, data[:at], "F")
+
+
+@pytest.mark.parametrize("change", [{"n": -1}, {"n": 1 << 50}, {"s": 0}, {"kind": "x"}, {"g": 0}, {"o": 1}, {"n": "7"}])
+def test_a_forged_header_is_refused(coded, change):
+    art, sha, _, data, _ = coded
+    header, sections = container.unpack(data, stream_coder.MAGIC, stream_coder.VERSION, "F")
+    forged = container.pack(stream_coder.MAGIC, stream_coder.VERSION, {**header, "set": {**header["set"], **change}}, sections)
+    with pytest.raises(FileFormatError, match="F: malformed header"):
+        stream_coder.decode(art, sha, forged, "F")
+
+
+def test_a_certificate_passes_and_is_decoded_by_a_process_that_has_nothing_else(tiny_file, tmp_path):
+    write_shard(tmp_path / "x_val_000000.bin", tiny.stream(seed=2, count=30))
+    result = certify.certify(
+        str(tiny_file), [tmp_path / "x_val_000000.bin"], str(tmp_path / "F"), certify.CertifyOptions(2000, 8), Ranks(0, 1, CPU)
+    )
+    assert result["passed"], result
+    assert 2000 <= result["bytes"] < 2020
+    assert result["certified_bpb"] == pytest.approx(8 * result["payload_bytes"] / result["bytes"])
+    assert "certificate PASSED" in certify.text(result)
+    json.dumps(result)
+
+
+def test_more_text_than_there_is_and_a_failing_decoder_are_one_error(tiny_file, tmp_path, monkeypatch):
+    write_shard(tmp_path / "x_val_000000.bin", tiny.stream(seed=2, count=3))
+    shards, ranks = [tmp_path / "x_val_000000.bin"], Ranks(0, 1, CPU)
+    with pytest.raises(SeedgramError, match=r"lower --bytes 1,000,000"):
+        certify.certify(str(tiny_file), shards, str(tmp_path / "F"), certify.CertifyOptions(10**6), ranks)
+    broken = subprocess.CompletedProcess([], 2, "", "FingerprintError: other machine\n")
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: broken)
+    with pytest.raises(SeedgramError, match="failed with code 2: FingerprintError: other machine; the score is not certified"):
+        certify.certify(str(tiny_file), shards, str(tmp_path / "F"), certify.CertifyOptions(50), ranks)
+
+
+@pytest.mark.parametrize("flags", [["--bytes", "0", "--out", "x"], ["--out", "x"], ["--bytes", "9", "--out", "x", "--nonsense"]])
+def test_bad_flags_are_one_line_and_exit_code_2(flags, tiny_file):
+    command = [sys.executable, str(ROOT / "eval.py"), "certify", "--artifact", str(tiny_file), "--data", "none", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr

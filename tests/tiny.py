@@ -1,0 +1,60 @@
+"""A whole artifact small enough for tests: 320 pieces, two layers of random weights, a cache of a few thousand tokens, a gate."""
+
+import functools
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from hybrid import artifact, quantise, tokenizer
+from hybrid.blend import GATE_FEATURES
+from hybrid.config import Config, ModelConfig
+from hybrid.model import HybridLM
+from ngram import codec, gate_fit
+from ngram.cache import NgramCache
+
+WORDS = "the of a cache and every token scores before counts after model stream chunk gate is was not an honest order byte".split()
+VOCAB = 320
+
+
+@functools.cache
+def documents(count=60, seed=0):
+    random = np.random.default_rng(seed)
+    return tuple(" ".join(random.choice(WORDS, 40)) + ".\n" for _ in range(count))
+
+
+@functools.cache
+def tokenizer_bytes():
+    return tokenizer.train(documents(), VOCAB)
+
+
+@functools.cache
+def stream(seed=0, count=60):
+    return np.concatenate(list(tokenizer.load(tokenizer_bytes()).encode_documents(documents(count, seed))))
+
+
+def config(seq_len=32):
+    model = ModelConfig(
+        vocab_size=VOCAB, layers=2, d_model=32, heads=2, kv_heads=1, rope_dims=4, basis="rademacher", rank_attention=4, rank_mlp=4
+    )
+    base = Config(preset="tiny", model=model)
+    return replace(base, train=replace(base.train, seq_len=seq_len), cache=replace(base.cache, ngram_order=4, chunk_tokens=64))
+
+
+def write_artifact(path, *, cache=True, gate=None):
+    """Writes the artifact to `path` and returns its configuration."""
+    settings = config()
+    torch.manual_seed(0)
+    model = HybridLM(settings.model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    packer = artifact.Packer(settings, tokenizer_bytes(), model.map_checksums())
+    packer.add_weights(*quantise.encode_state(model.state_dict(), settings.quant))
+    if cache:
+        counts = NgramCache(VOCAB, (2, 4))
+        counts.count_stream(stream(seed=1, count=30))
+        packer.add("ngram", codec.encode(counts.table()))
+        packer.add("gate", gate or gate_fit.fallback(GATE_FEATURES, rate=0.5).to_bytes())
+    packer.write(path)
+    return settings
