@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ngram import codec
 from ngram.errors import SeedgramError
 from ngram.table import NgramTable
+from ngram.tune import tune_discounts
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -55,11 +56,21 @@ def prune(table: NgramTable, max_ngrams: int) -> NgramTable:
     return ground.table
 
 
-def fit_bytes(table: NgramTable, max_bytes: int) -> tuple[NgramTable, bytes]:
+def fit_bytes(table: NgramTable, max_bytes: int, held_out: npt.ArrayLike | None = None) -> tuple[NgramTable, bytes]:
     """Prunes a table until its code fits into max_bytes.  Returns the table that a reader will get, and the bytes.
 
-    Fills max_bytes to within 1 % unless the whole table is smaller.  Raises SeedgramError, which says the minimum, when
-    not even the unigrams fit."""
+    Fills max_bytes to within 1 % unless the whole table is smaller.  held_out: (N,) uint16 stream that the table has not
+    counted, to fit the discounts of what is left to (tune.py); without it they stay.  Raises SeedgramError, which says the
+    minimum, when not even the unigrams fit."""
+    fitted, data = _fit(table, max_bytes)
+    if held_out is None:
+        return fitted, data
+    # Discounts have a fixed size and move no n-gram, count or mass: the same bytes but for them.
+    data = codec.encode(tune_discounts(fitted, held_out))
+    return codec.decode(data), data
+
+
+def _fit(table: NgramTable, max_bytes: int) -> tuple[NgramTable, bytes]:
     ground = _ground(table)
     least = codec.encode(_keep(ground, np.empty(0, np.int64), table.vocab_size).table)
     if len(least) > max_bytes:

@@ -120,6 +120,15 @@ def test_a_table_that_fits_is_kept_whole_and_too_few_bytes_name_the_minimum(corp
         prune(corpus_table, 19)
 
 
+def test_held_out_text_changes_the_discounts_and_nothing_else(corpus_table):
+    limit = len(codec.encode(corpus_table)) * 2 // 3
+    held_out = np.array(text(2_500, seed=5), np.uint16)
+    (plain, data), (tuned, tuned_data) = fit_bytes(corpus_table, limit), fit_bytes(corpus_table, limit, held_out)
+    assert ngrams(plain) == ngrams(tuned) and len(data) == len(tuned_data)
+    bits = [-np.log2(OnlineCache(t).score(held_out, 1, len(held_out)).prob).sum() for t in (tuned, plain)]
+    assert bits[0] < bits[1]
+
+
 def test_the_same_table_gives_the_same_bytes(corpus_table):
     limit = len(codec.encode(corpus_table)) * 2 // 3
     assert fit_bytes(corpus_table, limit)[1] == fit_bytes(corpus_table, limit)[1]
