@@ -160,11 +160,14 @@ class NgramCache:
         self._fill = fill
 
     def _flush(self) -> None:
-        """Sorts the collected keys into a run and merges runs until each is at least twice as long as the next."""
+        """Sorts the collected keys into a run and merges runs of about equal length.
+
+        Half as long again, not twice: two merged runs are a little shorter than their sum, and a rule of twice would
+        then merge nearly every time."""
         if self._fill:
             self._runs.append(run_of_keys(self._keys, self._scratch, self._fill, self.order, self.vocab_size))
             self._fill = 0
-        while len(self._runs) > 1 and len(self._runs[-2]) < 2 * len(self._runs[-1]):
+        while len(self._runs) > 1 and 2 * len(self._runs[-2]) < 3 * len(self._runs[-1]):
             self._merge_last()
 
     def _merge_last(self) -> None:
