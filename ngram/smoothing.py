@@ -15,17 +15,29 @@ import numpy.typing as npt
 from ngram.table import F64, PAD, NgramTable
 
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # KenLM's --discount_fallback, for orders whose counts are too few to say
+# An order with no counts at all will only ever hold what is counted online.  Discounts of orders 1…8 estimated on the
+# training half of the books corpus: a cache that starts empty reaches 1.856 BPB on the test half, 1.986 with the fallback.
+TYPICAL_DISCOUNTS = (
+    FALLBACK_DISCOUNTS,
+    (0.52, 1.10, 1.70),
+    (0.73, 1.19, 1.55),
+    (0.85, 1.25, 1.48),
+    (0.92, 1.32, 1.50),
+    (0.96, 1.42, 1.56),
+    (0.96, 1.42, 1.57),
+    (0.96, 1.42, 1.57),
+)
 
 
 def estimate_discounts(count_of_counts: npt.ArrayLike) -> F64:
     """D1, D2, D3+ of each order: D_k = k − (k+1)·Y·n_{k+1}/n_k with Y = n_1/(n_1 + 2·n_2).
 
     count_of_counts: (order, 4) integers n_1…n_4, how many n-grams have each adjusted count → (order, 3) float64.
-    When n_1, n_2 or n_3 is 0, or a discount falls outside 0…k, that order gets FALLBACK_DISCOUNTS, as KenLM does."""
+    When n_1, n_2 or n_3 is 0, or a discount falls outside 0…k, that order gets FALLBACK_DISCOUNTS, as KenLM does; when all four are, TYPICAL_DISCOUNTS."""
     rows = np.atleast_2d(np.asarray(count_of_counts, dtype=np.float64))
     discounts = np.empty((len(rows), 3))
-    for row, out in zip(rows, discounts, strict=True):
-        out[:] = FALLBACK_DISCOUNTS
+    for n, (row, out) in enumerate(zip(rows, discounts, strict=True)):
+        out[:] = FALLBACK_DISCOUNTS if row.any() else TYPICAL_DISCOUNTS[n]
         if row[:3].min() > 0:
             share = row[0] / (row[0] + 2 * row[1])
             estimate = [k - (k + 1) * share * row[k] / row[k - 1] for k in (1, 2, 3)]

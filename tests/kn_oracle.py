@@ -2,6 +2,8 @@
 
 from collections import Counter, defaultdict
 
+from ngram.smoothing import TYPICAL_DISCOUNTS
+
 PAD = 65535
 
 
@@ -36,10 +38,11 @@ def adjusted_counts(raw, left, order, bos):
 
 
 def discounts_of(adjusted, order, fallback=(0.5, 1.0, 1.5)):
+    """Chen & Goodman's, or KenLM's fallback, or typical ones for an order with no count of 1…4."""
     result = []
     for n in range(1, order + 1):
         coc = Counter(c for g, c in adjusted.items() if len(g) == n)
-        result.append(fallback)
+        result.append(fallback if any(coc[c] for c in (1, 2, 3, 4)) else TYPICAL_DISCOUNTS[n - 1])
         if coc[1] and coc[2] and coc[3]:
             y = coc[1] / (coc[1] + 2 * coc[2])
             found = tuple(k - (k + 1) * y * coc[k + 1] / coc[k] for k in (1, 2, 3))
