@@ -1,7 +1,6 @@
 """HybridLM: what each part computes, what is frozen, what leaves no trace."""
 
 import dataclasses
-import math
 import warnings
 
 import numpy as np
@@ -13,6 +12,7 @@ from hybrid.blocks import HashedBigram, SmearGate, is_frozen
 from hybrid.config import FREEZE_POLICIES, ModelConfig
 from hybrid.model import HybridLM, parameter_kind
 from hybrid.random_maps import MapMismatch
+from tests.model_oracle import forward_by_hand
 
 PLAIN = ModelConfig(
     vocab_size=40, layers=2, d_model=16, heads=4, kv_heads=2, mlp_mult=2.0, rope_dims=2, basis="hadamard", rank_attention=3, rank_mlp=3
@@ -39,53 +39,11 @@ def tokens(length=11, rows=2, seed=0, vocab=40):
     return torch.randint(0, vocab, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
-def forward_by_hand(model, ids):
-    """Logits (L, V) of one window in float64 numpy, with loops over layers, heads and positions; no extras."""
-    config = model.config
-    p = {name: value.detach().double().numpy() for name, value in model.named_parameters()}
-    width, share = config.d_model // config.heads, config.heads // config.kv_heads
-
-    def norm(x):
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + np.finfo(np.float32).eps)
-
-    def turn(x, position):
-        half, out = config.rope_dims // 2, x.copy()
-        for i in range(half):
-            angle = position * config.rope_base ** (-2 * i / config.rope_dims)
-            out[i] = x[i] * math.cos(angle) - x[half + i] * math.sin(angle)
-            out[half + i] = x[i] * math.sin(angle) + x[half + i] * math.cos(angle)
-        return out
-
-    x = norm(p["embedding"][ids])
-    start = x
-    for layer, block in enumerate(model.blocks):
-        at = f"blocks.{layer}."
-        w = {
-            k: v.double().numpy()
-            for part in (block.attention.input, block.attention.output, block.mlp.up, block.mlp.down)
-            for k, v in part.merged().items()
-        }
-        x = p[at + "residual_mix"][0] * x + p[at + "residual_mix"][1] * start
-        h = norm(x)
-        out = np.zeros_like(x)
-        for head in range(config.heads):
-            rows, kv = slice(head * width, (head + 1) * width), slice(head // share * width, (head // share + 1) * width)
-            q, k, v = norm(h @ w["q"][rows].T), norm(h @ w["k"][kv].T), h @ w["v"][kv].T
-            for t in range(len(ids)):
-                query = turn(q[t], t) * p[at + "attention.query_gain"][head]
-                scores = np.array([query @ turn(k[s], s) / math.sqrt(width) for s in range(t + 1)])
-                weights = np.exp(scores - scores.max())
-                out[t, rows] = weights @ v[: t + 1] / weights.sum()
-        x = x + p[at + "attention_gain"] * (out @ w["o"].T)
-        hidden = norm(x) @ w["up"].T
-        hidden = np.where(hidden > 0, hidden, 0.5 * hidden) ** 2
-        x = x + p[at + "mlp_gain"] * (hidden @ w["down"].T)
-    return config.softcap * np.tanh(norm(x) @ p["embedding"].T / config.softcap)
-
-
-@pytest.mark.parametrize("freeze", ["all", "none"])
-def test_the_forward_pass_equals_a_slow_one_written_from_the_description(freeze):
-    model = build(dataclasses.replace(PLAIN, freeze=freeze))
+@pytest.mark.parametrize(
+    "config", [PLAIN, EVERYTHING, dataclasses.replace(EVERYTHING, layers=4, freeze="none")], ids=["plain", "all", "dense"]
+)
+def test_the_forward_pass_equals_a_slow_one_written_from_the_description(config):
+    model = build(config)
     ids = tokens(9, 1)
     found = model(ids)[0].detach().numpy()
     assert np.abs(found - forward_by_hand(model, ids[0].numpy())).max() < 2e-4
