@@ -97,7 +97,7 @@ class HashedBigram(nn.Module):
         return F.pad(1 + mixed % (self.embedding.shape[0] - 1), (1, 0))
 
     def forward(self, tokens_BL: Tensor, dtype: torch.dtype) -> Tensor:
-        rows_TD = F.embedding(self.buckets(tokens_BL).flatten(), self.embedding.to(dtype))
+        rows_TD = F.embedding(self.buckets(tokens_BL).flatten(), self.embedding).to(dtype)
         return (rows_TD @ self.project.to(dtype).t()) * self.gain.to(dtype)
 
 
@@ -111,7 +111,7 @@ class SharedValues(nn.Module):
         self.project = small_projection(kv_width, config.value_embed_dim)
 
     def forward(self, tokens_BL: Tensor, dtype: torch.dtype) -> Tensor:
-        return F.embedding(tokens_BL.flatten(), self.embedding.to(dtype)) @ self.project.to(dtype).t()
+        return F.embedding(tokens_BL.flatten(), self.embedding).to(dtype) @ self.project.to(dtype).t()
 
 
 class SmearGate(nn.Module):

@@ -73,7 +73,7 @@ class HybridLM(nn.Module):
         if length > MAX_CONTEXT:
             raise ValueError(f"window of {length} tokens; at most {MAX_CONTEXT}")
         dtype = torch.bfloat16 if tokens_BL.device.type == "cuda" else torch.float32
-        x_TE = F.embedding(tokens_BL.flatten(), self.embedding.to(dtype))
+        x_TE = F.embedding(tokens_BL.flatten(), self.embedding).to(dtype)  # cast last: gradients of a row are summed in float32
         if self.bigram is not None:
             x_TE = x_TE + self.bigram(tokens_BL, dtype)
         x_TE = F.rms_norm(x_TE, (x_TE.shape[-1],))
