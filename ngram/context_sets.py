@@ -1,0 +1,89 @@
+"""Which parts of the past a prediction is made from: hashes of the last tokens, of words and of pairs with gaps.
+
+Set n < order is the last n tokens, as in Kneser–Ney.  Behind them come EXTRAS: the word being written with words before it, and
+single tokens with a gap.  Word classes are a table over the vocabulary, so a model without one still works: every token
+then counts as a word.  None looks past a BOS or further back than match.WINDOW tokens.  (Sparse and word contexts: paq8, Mahoney 2005 on.)
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from ngram.hashing import mix_hash
+
+Array = Any
+
+INSIDE, BEGINS, BETWEEN = 0, 1, 2  # classes: goes on with a word, begins one, is punctuation
+EXTRAS = 9
+_WORDS = 3  # finished words that contexts are made of
+_SALT = 1 << 20  # keeps the hash of a set apart from those of other sets
+
+
+def word_classes(pieces: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """(V,) uint8 classes of SentencePiece pieces: a piece that begins with ▁ or a newline begins a word."""
+
+    def of(piece: str) -> int:
+        if piece.startswith("▁") or piece == "\n":
+            return BEGINS
+        return INSIDE if piece[:1].isalpha() or piece.startswith("'") else BETWEEN
+
+    return np.array([of(piece) for piece in pieces], np.uint8)
+
+
+@njit(nogil=True)
+def ngram_hash(tokens: Array, t: int, size: int) -> int:
+    """Hash (odd, so never 0) of the `size` tokens before position t, newest first: set `size`."""
+    h = mix_hash(0, size + 1)
+    for back in range(1, size + 1):
+        h = mix_hash(h, np.int64(tokens[t - back]) + 1)
+    return h | 1
+
+
+@njit(nogil=True)
+def _words(tokens: Array, t: int, low: int, classes: Array, words: Array) -> int:
+    """Hash of the word being written, its beginning included; words (_WORDS,) int64: finished ones, newest first."""
+    j, now = t - 1, mix_hash(0, _SALT)
+    while j > low and classes[tokens[j]] == INSIDE:
+        now = mix_hash(now, np.int64(tokens[j]) + 1)
+        j -= 1
+    now = mix_hash(now, np.int64(tokens[j]) + 1)
+    j -= 1
+    for k in range(len(words)):
+        h = mix_hash(0, 2 * _SALT)
+        while j > low and classes[tokens[j]] != BEGINS:
+            if classes[tokens[j]] == INSIDE:
+                h = mix_hash(h, np.int64(tokens[j]) + 1)
+            j -= 1
+        if j >= low:
+            h = mix_hash(h, np.int64(tokens[j]) + 1)
+            j -= 1
+        words[k] = h
+    return now
+
+
+@njit(nogil=True)
+def fill_contexts(tokens: Array, t: int, low: int, order: int, classes: Array, hashes: Array) -> None:
+    """hashes (order + EXTRAS,) int64 of position t, whose history begins at `low`; 0 where there is no such context."""
+    for n in range(order):
+        hashes[n] = ngram_hash(tokens, t, n) if t - low >= n else 0
+    words = np.zeros(_WORDS, np.int64)
+    now = _words(tokens, t, low, classes, words)
+    last = np.zeros(4, np.int64)  # 1 + token, by distance
+    for back in range(1, 4):
+        last[back] = np.int64(tokens[t - back]) + 1 if t - low >= back else 0
+    h = mix_hash(now, 3 * _SALT)
+    hashes[order] = h
+    hashes[order + 1] = mix_hash(mix_hash(h, 1), words[0])
+    hashes[order + 2] = mix_hash(mix_hash(mix_hash(h, 2), words[0]), words[1])
+    hashes[order + 3] = mix_hash(mix_hash(h, 3), words[1])
+    hashes[order + 4] = mix_hash(mix_hash(mix_hash(h, 4), words[1]), words[2])
+    hashes[order + 5] = mix_hash(mix_hash(h, 5), words[2])
+    gap = mix_hash(0, 4 * _SALT)
+    hashes[order + 6] = mix_hash(mix_hash(gap, 6), last[2])
+    hashes[order + 7] = mix_hash(mix_hash(mix_hash(gap, 7), last[2]), last[3])
+    hashes[order + 8] = mix_hash(mix_hash(mix_hash(gap, 8), last[1]), last[3])
+    for k in range(order, order + EXTRAS):
+        hashes[k] |= 1

@@ -1,0 +1,231 @@
+"""Mixture: orders, words, gaps, recency and matches joined at every node of a tree, learning as it scores.
+
+Stronger than one smoothing formula because how far each source is believed is itself learned, score-first, from the text at
+hand.  A token's probability is a product of yes-or-no decisions (tree.py), so every row sums to 1 by construction.
+A part for ScoreFirst, seeded with a table (`Mixture(table)`) or with a text read once (`Mixture.from_text`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from ngram import mixing_run as kernels
+from ngram import successors
+from ngram.cache import NgramCache
+from ngram.context_sets import BEGINS, EXTRAS
+from ngram.errors import SeedgramError
+from ngram.match import BUCKETS, INDEX_BITS, MIN_LENGTHS, WINDOW
+from ngram.mixing_inputs import KINDS, LEVELS
+from ngram.mixing_kernels import DEPTHS, KNOTS, MATCH_ROWS, MIXERS, PAIR_ROWS, Learned
+from ngram.mixing_run import State
+from ngram.online import ChunkScores
+from ngram.table import F64, U16, NgramTable
+from ngram.tree import huffman_tree
+
+# Columns of ChunkScores.features: functions of the context alone.
+FEATURES: tuple[str, ...] = (
+    "matched_order",  # tokens in the longest context seen before
+    "log_total",  # log1p of its total count
+    "log_distinct",  # log1p of its number of different successors
+    "backoff",  # its λ
+    "log_match",  # log1p of the length of the match, 0 without one
+    "match_confidence",  # share of past successes at that length, 0 without one
+)
+# sum of `recent`, in occurrences, at which the list of a context of 0, 1, … tokens fades; measured on books, train split
+FADE_AT = (480, 120, 30, 14, 7, 4, 4, 4)
+FADE_EXTRAS = 3
+MAX_LIMIT = 60_000 // successors.UNIT
+_LEVEL_SIZES = np.array([0, 0.3, 1, 1.5, 2, 3, 4, 6, 10, 20, 40, 100, 400, 1000])  # occurrences of a level, for the first guess
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Speeds of learning: of the mixers, of the one that joins them, the least of maps, and of correction tables."""
+
+    mix: float = 0.009
+    join: float = 0.002
+    map: float = 0.002
+    correct: float = 0.02
+    fade: int = 160  # 256ths of `recent` left after fading
+
+
+class Mixture:
+    """Scores and learns; tokens: the whole stream (N,) uint16, BOS before each document, targets tokens[start:stop], start ≥ 1.
+
+    table: trained counts.  classes: (V,) uint8 of context_sets.word_classes, or None when pieces are unknown.
+    Nothing that is scored depends on tokens to the right, nor on anything past a BOS except through what was learned."""
+
+    def __init__(self, table: NgramTable, classes: npt.NDArray[np.uint8] | None = None, rates: Rates = Rates()) -> None:
+        self.order, self.vocab_size, self.bos = table.order, table.vocab_size, table.bos
+        self._contexts, self._matches = table.order + EXTRAS, len(MIN_LENGTHS)
+        self._inputs = table.order + 1 + 2 * self._contexts + self._matches
+        limits = [*FADE_AT[: self.order], *[FADE_EXTRAS] * EXTRAS]
+        entries = sum(table.sizes())
+        slots = 1 << max(10, (2 * (entries - len(table.tokens[-1]) * (self.order > 1)) + 64).bit_length())
+        self.state = State(
+            lists=successors.empty(slots, entries + 4096),
+            tree=huffman_tree(_frequencies(table)),
+            learned=self._unlearned(rates),
+            discounts=np.array(table.discounts, np.float64),
+            classes=np.full(self.vocab_size, BEGINS, np.uint8) if classes is None else np.asarray(classes, np.uint8),
+            limits=np.minimum(limits, MAX_LIMIT).astype(np.int64) * successors.UNIT,
+            settings=np.array([self.bos, self.vocab_size, rates.fade], np.int64),
+            past=np.zeros(1 << 12, np.uint16),
+            size=np.zeros(1, np.int64),
+            indices=np.zeros((self._matches, 1 << INDEX_BITS), np.int64),
+            least=np.array(MIN_LENGTHS, np.int64),
+        )
+        if len(self.state.classes) != self.vocab_size:
+            raise SeedgramError(f"{len(self.state.classes)} word classes for {self.vocab_size} tokens; make them from the model's tokenizer")
+        self._seed(table)
+        self._scratch = kernels.new_scratch(self._contexts, self._matches, self._inputs)
+
+    @classmethod
+    def from_text(
+        cls, tokens: npt.ArrayLike, vocab_size: int, order: int = 7, bos: int = 1, classes: npt.NDArray[np.uint8] | None = None
+    ) -> "Mixture":
+        """A mixture that has read `tokens` (N,) uint16 once: all its counts, matches and weights come from there.
+
+        Discounts and the shape of the tree are taken from counting the same text first."""
+        stream = np.ascontiguousarray(tokens, np.uint16)
+        cache = NgramCache(vocab_size, (2, max(2, order)), bos)
+        cache.count_stream(stream)
+        known = cache.table()
+        nothing = NgramCache(vocab_size, (2, max(2, order)), bos).table()
+        mixture = cls(nothing, classes)
+        mixture.state = mixture.state._replace(discounts=np.array(known.discounts), tree=huffman_tree(_frequencies(known)))
+        if len(stream) > 1:
+            mixture.update(stream, 1, len(stream))
+        return mixture
+
+    @property
+    def learned(self) -> int:
+        """Tokens learned since the table."""
+        return int(self.state.size[0])
+
+    def score(self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True) -> ChunkScores:
+        """Scores of tokens[start:stop]; nothing is learned."""
+        stream = self._stream(tokens, start, stop)
+        scores = self._blank(stop - start, features)
+        kernels.run(self.state, self._scratch, stream, start, stop, False, *scores)
+        return ChunkScores(*scores)
+
+    def update(self, tokens: npt.ArrayLike, start: int, stop: int) -> None:
+        """Learns tokens[start:stop], one after the other."""
+        self.score_then_update(tokens, start, stop, features=False)
+
+    def score_then_update(self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True) -> ChunkScores:
+        """Each token is scored and then learned: the same as chunks of one token, in one kernel."""
+        stream = self._stream(tokens, start, stop)
+        scores = self._blank(stop - start, features)
+        at = start
+        while at < stop:
+            self._make_room()
+            views = [column[at - start :] if len(column) else column for column in scores]
+            at = kernels.run(self.state, self._scratch, stream, at, stop, True, *views)
+        return ChunkScores(*scores)
+
+    def rows(self, tokens: npt.ArrayLike, positions: npt.ArrayLike) -> F64:
+        """(P, V) float64 distributions of the tokens at `positions` (1…N), given what stands before them in `tokens`."""
+        wanted = np.asarray(positions, np.int64)
+        first, last = (int(wanted.min()), int(wanted.max())) if len(wanted) else (1, 1)
+        stream = np.append(np.asarray(tokens, np.uint16), np.uint16(0))  # position N: nothing is read from it
+        self._stream(stream, first, last)
+        rows = np.empty((len(wanted), self.vocab_size))
+        for row, t in zip(rows, wanted, strict=True):
+            self._row(stream, int(t), row)
+        return rows
+
+    def digest(self) -> str:
+        """xxh3_128 of all state that a score can depend on, as hex."""
+        state, hasher = self.state, xxhash.xxh3_128()
+        pool = int(state.lists.fill[successors.POOL])
+        for part in _arrays(state):
+            used = part[:pool] if part.shape == state.lists.tokens.shape else part
+            hasher.update(np.ascontiguousarray(used).view(np.uint8).reshape(-1).data)
+        return hasher.hexdigest()
+
+    def _row(self, stream: U16, t: int, row: F64) -> None:
+        nodes = max(1, self.vocab_size - 1)
+        sums = np.zeros((nodes, self._contexts, 2, KINDS), np.int64)
+        kernels.fill_row(self.state, self._scratch, sums, stream, t, np.zeros((nodes, 2)), row)
+
+    def _blank(self, size: int, features: bool) -> tuple[F64, npt.NDArray[np.float32]]:
+        return np.empty(size), np.empty((size if features else 0, len(FEATURES)), np.float32)
+
+    def _stream(self, tokens: npt.ArrayLike, start: int, stop: int) -> U16:
+        stream = np.ascontiguousarray(tokens, dtype=np.uint16)
+        if stream.ndim != 1 or not 0 < start <= stop <= len(stream):
+            raise SeedgramError(f"targets {start}…{stop} of {stream.shape} tokens: token 0 is given, so 1 ≤ start ≤ stop ≤ length")
+        seen = stream[max(0, start - WINDOW) : stop]
+        if len(seen) and int(seen.max()) >= self.vocab_size:
+            raise SeedgramError(f"token {int(seen.max())} is outside the vocabulary of {self.vocab_size}; use the model's tokenizer")
+        return stream
+
+    def _seed(self, table: NgramTable) -> None:
+        """Successor lists from the table, longest contexts last."""
+        grams = np.zeros((1, 0), np.uint16)  # all n-grams of order n-1, the contexts of order n
+        for n in range(1, self.order + 1):
+            hashes = kernels.hash_rows(grams)
+            columns = (table.parents[n - 1], table.tokens[n - 1], table.exact_counts(n), table.pruned[n - 1])
+            successors.seed_order(self.state.lists, hashes, *columns, float(self.state.limits[n - 1]) * 0.6)
+            grams = np.column_stack([grams[table.parents[n - 1]], table.tokens[n - 1]])
+
+    def _make_room(self) -> None:
+        """Doubles what is too small; when depends on what was learned, never on how it was cut into calls."""
+        state = self.state
+        if state.size[0] >= len(state.past):
+            self.state = state = state._replace(past=np.concatenate([state.past, np.zeros_like(state.past)]))
+        while not successors.has_room(state.lists, self._contexts, self.vocab_size):
+            lists = state.lists
+            if lists.fill[successors.SLOTS] + self._contexts > len(lists.keys) // 8 * 5:
+                wider = lists._replace(keys=np.zeros(2 * len(lists.keys), np.int64), blocks=np.zeros((2 * len(lists.keys), 4), np.uint32))
+                successors.rehash(lists, wider)
+            else:
+                extra = max(len(lists.tokens) // 2, self._contexts * (2 * self.vocab_size + 4))
+                wider = lists._replace(**{name: _longer(getattr(lists, name), extra) for name in ("tokens", "count", "recent")})
+            self.state = state = state._replace(lists=wider)
+
+    def _unlearned(self, rates: Rates) -> Learned:
+        """First guesses: mostly the longest orders, maps near the share of counts, corrections that change nothing."""
+        nodes, contexts = max(1, self.vocab_size - 1), self._contexts
+        sizes = [nodes, (self.order + 1) * DEPTHS, 3 * (BUCKETS + 1), self.vocab_size, 8 * 64]
+        weights = np.zeros((sum(sizes), self._inputs))
+        weights[:, max(0, self.order - 3) : self.order] = [0.2, 0.05, 0.4][-min(3, self.order) :]
+        weights[:, self.order + 1 :: 2] = 0.03
+        guess = (_LEVEL_SIZES[None, :] + 0.4) / (_LEVEL_SIZES[None, :] + _LEVEL_SIZES[:, None] + 0.8)
+        knots = 1.0 / (1.0 + np.exp(8.0 - 0.5 * np.arange(KNOTS)))
+        return Learned(
+            maps=np.tile(guess, (2, contexts, 1, 1)),
+            map_tries=np.zeros((2, contexts, LEVELS, LEVELS)),
+            match=np.full((self._matches, BUCKETS, MATCH_ROWS), 0.9),
+            match_tries=np.zeros((self._matches, BUCKETS, MATCH_ROWS)),
+            weights=weights,
+            first=np.cumsum([0, *sizes[:-1]]),
+            join=np.full((nodes, MIXERS), 1.0 / MIXERS),
+            by_node=np.tile(knots, (nodes, 1)),
+            by_pair=np.tile(knots, (PAIR_ROWS, 1)),
+            rates=np.array([rates.mix, rates.join, rates.map, rates.correct]),
+        )
+
+
+def _longer(array: npt.NDArray[np.generic], extra: int) -> npt.NDArray[np.generic]:
+    return np.concatenate([array, np.zeros(extra, array.dtype)])
+
+
+def _frequencies(table: NgramTable) -> npt.NDArray[np.int64]:
+    """(V,) how often each token comes, as far as the table says: its counts at the lowest and the top order."""
+    counts = table.exact_counts(1).astype(np.int64)
+    if table.order > 1:
+        top = table.order
+        counts += np.bincount(table.tokens[top - 1], weights=table.exact_counts(top), minlength=table.vocab_size).astype(np.int64)
+    return counts
+
+
+def _arrays(state: State) -> Iterator[npt.NDArray[np.generic]]:
+    """Every array of the state and of its parts."""
+    for value in state:
+        yield from value if isinstance(value, tuple) else (value,)
