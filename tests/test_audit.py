@@ -164,3 +164,17 @@ def test_our_own_scorers_pass_and_agree_with_the_evaluation(tmp_path):
     assert passed
     assert values["passed"]
     assert "C2 normalised" in text
+
+
+@pytest.mark.parametrize(("flags", "code", "word"), [([], 0, "PASSED"), (["--leak"], 1, "FAILED")])
+def test_the_example_audits_a_foreign_model_with_a_home_made_cache(flags, code, word, monkeypatch, capsys):
+    import runpy
+    import sys
+    from pathlib import Path
+
+    example = Path(__file__).resolve().parent.parent / "examples" / "audit_your_cache.py"
+    monkeypatch.setattr(sys, "argv", [str(example), *flags])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(example), run_name="__main__")
+    assert ended.value.code == code
+    assert f"model with cache: {word}" in capsys.readouterr().out
