@@ -92,6 +92,13 @@ def products(order: int, rows: int, device: str) -> dict[str, float]:
     left, right = sylvester(order // small, x), sylvester(small, x)
     packed = torch.from_numpy(np.packbits(dense.float().cpu().numpy() < 0, axis=1, bitorder="little")).to(device)
     shifts = torch.arange(8, device=device, dtype=torch.uint8)
+    order_in, order_out = (torch.randperm(order, device=device) for _ in range(2))
+    signs_in, signs_out = (dense[i] for i in (3, 5))
+    down, up = (torch.randn(shape, device=device, dtype=dtype) for shape in ((order, 64), (64, order)))
+    extra = {  # what a frozen map needs besides: random orders and signs on both sides, and the adapter that W = M + A B hides
+        "walsh_hadamard_with_orders_and_signs": lambda: (two_factors(x[:, order_in] * signs_in, left, right) * signs_out)[:, order_out],
+        "adapter_rank_64_apart": lambda: x @ down @ up,
+    }
     ways: dict[str, Callable[[], torch.Tensor]] = {
         "dense": lambda: x @ dense,
         "walsh_hadamard_butterfly": lambda: butterfly(x),
@@ -103,7 +110,7 @@ def products(order: int, rows: int, device: str) -> dict[str, float]:
         worst = float((way()[:64].float() - expected).abs().max() / expected.abs().max())
         if worst > 0.05:
             raise RuntimeError(f"{name} disagrees by {worst:.3f}")
-    return {name: 1e3 * seconds(way, device, 5) for name, way in ways.items()}
+    return {name: 1e3 * seconds(way, device, 5) for name, way in (ways | extra).items()}
 
 
 def main() -> None:
