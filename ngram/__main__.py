@@ -43,7 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="model file, or an ARPA file whose words are token ids (then with --tokenizer)",
     )
     score.add_argument("--test", type=Path, required=True, metavar="F", help="plain UTF-8 text, one document")
-    score.add_argument("--online", action="store_true", help="count each chunk after it was scored")
+    online = "learn each chunk after it was scored: `mix` (best) joins orders, words, recency and matches, `kn` counts on and is many times faster"
+    score.add_argument("--online", nargs="?", const="mix", choices=("mix", "kn"), help=f"{online} [mix]")
     score.add_argument(
         "--chunk-tokens", type=_positive, default=1, metavar="N", help="tokens scored before they are counted, with --online [1]"
     )

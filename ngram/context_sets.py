@@ -1,3 +1,4 @@
+# mypy: disable-error-code="arg-type,assignment,return-value,index,attr-defined,operator,no-any-return"
 """Which parts of the past a prediction is made from: hashes of the last tokens, of words and of pairs with gaps.
 
 Set n < order is the last n tokens, as in Kneser–Ney.  Behind them come EXTRAS: the word being written with words before it, and

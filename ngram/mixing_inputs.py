@@ -1,3 +1,4 @@
+# mypy: disable-error-code="arg-type,assignment,return-value,index,attr-defined,operator,no-any-return"
 """What each node of the tree is told: sums of the successor lists on its two sides, and their translation into evidence.
 
 Shapes: C context sets, S = 2 sides, K kinds of sums, D depth of the tree, M match candidates.

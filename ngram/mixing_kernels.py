@@ -1,3 +1,4 @@
+# mypy: disable-error-code="arg-type,assignment,return-value,index,attr-defined,operator,no-any-return"
 """One node of the tree: evidence → probability, and the correction of everything that was believed too much or too little.
 
 Shapes: C context sets, M match candidates, F = order + 1 + 2·C + M inputs, Q mixers, D depth of the tree, B knots.

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="arg-type,assignment,return-value,index,attr-defined,operator,no-any-return"
 """The loop over tokens of the mixture: look, score down the tree, and only then learn.
 
 `run` with learn=False changes nothing; with learn=True each token is scored and then learned.  The order of the calls in

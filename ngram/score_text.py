@@ -11,7 +11,9 @@ from ngram.arpa_reader import import_arpa
 from ngram.cache import NgramCache
 from ngram.cli import UsageError, emit_json, stage, track, warn
 from ngram.container import read_bytes
+from ngram.context_sets import word_classes
 from ngram.errors import SeedgramError
+from ngram.mixing import Mixture
 from ngram.model_file import is_arpa_file, read_model
 from ngram.online import OnlineCache
 from ngram.score_first import ScoreFirst
@@ -22,9 +24,9 @@ BLOCK_TOKENS = 1 << 16  # tokens between two movements of a progress bar
 
 
 class TargetScores:
-    """A part for ScoreFirst around an OnlineCache: probabilities of targets only, (n,) float64."""
+    """A part for ScoreFirst around an OnlineCache or a Mixture: probabilities of targets only, (n,) float64."""
 
-    def __init__(self, cache: OnlineCache) -> None:
+    def __init__(self, cache: OnlineCache | Mixture) -> None:
         self.cache = cache
         self.update, self.digest = cache.update, cache.digest
 
@@ -41,8 +43,8 @@ class Scored:
     wall_s: float
 
 
-def score(model_path: Path, tokenizer_path: Path | None, test: Path, online: bool, chunk_tokens: int, json_path: Path | None) -> None:
-    """Bits per byte of a text, as one line of JSON."""
+def score(model_path: Path, tokenizer_path: Path | None, test: Path, online: str | None, chunk_tokens: int, json_path: Path | None) -> None:
+    """Bits per byte of a text, as one line of JSON.  online: "mix", "kn", or None for a model that stays as it is."""
     arpa = is_arpa_file(model_path)
     if arpa != (tokenizer_path is not None):
         remedy = "an ARPA file has no tokenizer inside; give --tokenizer" if arpa else "has its tokenizer inside; leave --tokenizer out"
@@ -55,7 +57,7 @@ def score(model_path: Path, tokenizer_path: Path | None, test: Path, online: boo
     if not lossless:
         warn(f"{test}: this tokenizer does not keep the text exactly, so bits per byte leave out what it drops; train a lossless one")
     if model:
-        scored, order = _score_model(model.table, tokens, online, chunk_tokens), model.table.order
+        scored, order = _score_model(model.table, model.tokenizer, tokens, online, chunk_tokens), model.table.order
     else:
         loaded = import_arpa(model_path, bos=tokenizer.bos, vocab_size=tokenizer.vocab_size)
         started = time.perf_counter()
@@ -70,7 +72,8 @@ def score(model_path: Path, tokenizer_path: Path | None, test: Path, online: boo
             "bits_per_token": _bits(scored.prob, model_path) / count,
             "wall_s": round(scored.wall_s, 4),
             "lossless": lossless,
-            "online": online,
+            "online": online is not None,
+            "expert": online or "kn",
             "chunk_tokens": chunk_tokens if online else None,
             "order": order,
             "model_bytes": model_path.stat().st_size,
@@ -85,20 +88,24 @@ def _bits(prob: F64, model_path: Path) -> float:
     return float(-np.log2(prob).sum())
 
 
-def _score_model(table: NgramTable, tokens: U16, online: bool, chunk_tokens: int) -> Scored:
+def _score_model(table: NgramTable, tokenizer: TextTokenizer, tokens: U16, online: str | None, chunk_tokens: int) -> Scored:
     with stage("compiling and loading"):
-        _warm_up(table, tokens, online, chunk_tokens)
-        part = TargetScores(OnlineCache(table))
+        _warm_up(table, tokenizer, tokens, online, chunk_tokens)
+        part = _part(table, tokenizer, online)
     started = time.perf_counter()
-    prob = _score_stream(part, tokens, online, chunk_tokens)
+    prob = _score_stream(part, tokens, online is not None, chunk_tokens)
     return Scored(prob, time.perf_counter() - started)
 
 
-def _warm_up(table: NgramTable, tokens: U16, online: bool, chunk_tokens: int) -> None:
+def _part(table: NgramTable, tokenizer: TextTokenizer, online: str | None) -> TargetScores:
+    return TargetScores(Mixture(table, word_classes(tokenizer.pieces())) if online == "mix" else OnlineCache(table))
+
+
+def _warm_up(table: NgramTable, tokenizer: TextTokenizer, tokens: U16, online: str | None, chunk_tokens: int) -> None:
     """Compiles the kernels on a few tokens and no counts, so that tokens_per_s is about scoring."""
     small = NgramCache(table.vocab_size, (2, max(2, table.order)), table.bos, buffer_positions=64)
     small.count_stream(tokens[:8])
-    _score_stream(TargetScores(OnlineCache(small.table())), tokens[:8], online, chunk_tokens)
+    _score_stream(_part(small.table(), tokenizer, online), tokens[:8], online is not None, chunk_tokens)
 
 
 def _score_stream(part: TargetScores, tokens: U16, online: bool, chunk_tokens: int) -> F64:

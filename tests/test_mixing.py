@@ -19,7 +19,7 @@ from tests.mixing_oracle import MixtureOracle
 from tests.test_counts import BOS, adjusted_of, count
 
 SLOW = bool(os.environ.get("NUMBA_DISABLE_JIT"))
-SIZE = 20 if SLOW else 120  # targets of a test stream
+SIZE = 20 if SLOW else 90  # targets of a test stream
 EXAMPLES = settings(max_examples=2 if SLOW else 12, deadline=None)
 seeds = st.integers(0, 10**6)
 

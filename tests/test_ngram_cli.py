@@ -12,7 +12,9 @@ import sentencepiece as spm
 
 import ngram.text
 from ngram.__main__ import main
+from ngram.context_sets import word_classes
 from ngram.errors import run_cli
+from ngram.mixing import Mixture
 from ngram.model_file import read_counts, read_model
 from ngram.online import OnlineCache
 from ngram.smoothing import row
@@ -113,10 +115,13 @@ def test_the_static_score_is_the_brute_force_probability_of_every_token_but_bos(
     assert json.loads((folder / "score.json").read_text()) == report
 
 
+@pytest.mark.parametrize("expert", ["kn", "mix"])
 @pytest.mark.parametrize("chunk", [1, 7])
-def test_the_online_score_is_a_loop_of_score_then_update(cli: Cli, folder: Path, chunk: int) -> None:
-    report = good(cli("score", "--model", "ab.c", "--test", "test.txt", "--online", "--chunk-tokens", chunk))
-    cache, tokens, bits = OnlineCache(read_model(folder / "ab.c").table), stream_of(folder, "test.txt"), 0.0
+def test_the_online_score_is_a_loop_of_score_then_update(cli: Cli, folder: Path, chunk: int, expert: str) -> None:
+    flags = ("--online", "kn") if expert == "kn" else ("--online",)  # the mixture is the default
+    report = good(cli("score", "--model", "ab.c", "--test", "test.txt", *flags, "--chunk-tokens", chunk))
+    model, tokens, bits = read_model(folder / "ab.c"), stream_of(folder, "test.txt"), 0.0
+    cache = OnlineCache(model.table) if expert == "kn" else Mixture(model.table, word_classes(model.tokenizer.pieces()))
     for start in range(1, len(tokens), chunk):
         stop = min(start + chunk, len(tokens))
         bits -= np.log2(cache.score(tokens, start, stop).prob).sum()
@@ -126,7 +131,7 @@ def test_the_online_score_is_a_loop_of_score_then_update(cli: Cli, folder: Path,
 
 def test_a_chunk_as_long_as_the_text_scores_as_the_static_model(cli: Cli) -> None:
     static = good(cli("score", "--model", "ab.c", "--test", "test.txt"))
-    chunked = good(cli("score", "--model", "ab.c", "--test", "test.txt", "--online", "--chunk-tokens", 10**9))
+    chunked = good(cli("score", "--model", "ab.c", "--test", "test.txt", "--online", "kn", "--chunk-tokens", 10**9))
     assert chunked["bpb"] == static["bpb"]
 
 
