@@ -22,6 +22,7 @@ from hybrid.model import HybridLM
 from hybrid.train import Trainer, memory_errors
 from ngram.container import atomic_write
 from ngram.errors import run_cli
+from ngram.table import U16
 
 
 def parse() -> tuple[argparse.Namespace, config.Config]:
@@ -50,13 +51,15 @@ def parse() -> tuple[argparse.Namespace, config.Config]:
     return flags, settings
 
 
-def prepare(flags: argparse.Namespace, settings: config.Config, ranks: distributed.Ranks) -> tuple[Loader, HybridLM, bytes]:
+def prepare(flags: argparse.Namespace, settings: config.Config, ranks: distributed.Ranks) -> tuple[Loader, HybridLM, bytes, U16]:
     """Everything that can be wrong with the input is found here, before the first step."""
     codecs.check_codecs(settings.quant)
     pieces = tokenizer.load(flags.tokenizer)
     if pieces.vocab_size != settings.model.vocab_size:
-        raise config.ConfigError(f"{flags.tokenizer}: {pieces.vocab_size} pieces, the model has {settings.model.vocab_size}; set --vocab-size")
-    load_stream(flags.data, "val", settings.model.vocab_size)
+        raise config.ConfigError(
+            f"{flags.tokenizer}: {pieces.vocab_size} pieces, the model has {settings.model.vocab_size}; set --vocab-size"
+        )
+    val_tokens = load_stream(flags.data, "val", settings.model.vocab_size)
     loader = Loader(
         find_shards(flags.data, "train"),
         batch_rows=settings.train.batch_tokens // settings.train.seq_len,
@@ -69,7 +72,7 @@ def prepare(flags: argparse.Namespace, settings: config.Config, ranks: distribut
         vocab_size=settings.model.vocab_size,
     )
     torch.manual_seed(settings.train.seed)
-    return loader, HybridLM(settings.model).to(ranks.device), pieces.model
+    return loader, HybridLM(settings.model).to(ranks.device), pieces.model, val_tokens
 
 
 def main() -> int:
@@ -78,7 +81,7 @@ def main() -> int:
         print(json.dumps(presets.describe(settings), indent=1))
         return 0
     ranks = distributed.start(flags.device)
-    loader, model, model_bytes = prepare(flags, settings, ranks)
+    loader, model, model_bytes, val_tokens = prepare(flags, settings, ranks)
     folder = checkpoint.RunFolder(flags.out) if ranks.is_first else None
     ranks.barrier()
     out = Path(flags.out)
@@ -89,7 +92,7 @@ def main() -> int:
         writer.path.unlink(missing_ok=True)
     ranks.barrier()
     with memory_errors():
-        trainer = Trainer(settings, loader, model, ranks, log)
+        trainer = Trainer(settings, loader, model, ranks, log, val_tokens)
         result = trainer.run(writer)
     if not result.interrupted:
         run = finish.merge_counts(trainer.cache, ranks, log)

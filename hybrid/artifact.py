@@ -70,19 +70,32 @@ class Packer:
         return container.pack(MAGIC, VERSION, self._header, self._sections)
 
     def room(self, *, reserve: int) -> int:
-        """Bytes left under the cap for one more section, after the code and `reserve` bytes for others."""
-        return self.config.cache.cap_bytes - code_bytes() - len(self.to_bytes()) - reserve
+        """Bytes left under the cap for one more section, after the code and `reserve` bytes for others.  Raises BudgetError if none."""
+        books = self._books(self.to_bytes())
+        left = self.config.cache.cap_bytes - books["total"] - reserve
+        if left <= 0:
+            raise self._over_budget(books, f" and {reserve:,} kept for the rest")
+        return left
 
     def write(self, path: str | os.PathLike[str]) -> dict[str, int]:
         """Writes the file atomically; returns {section: bytes} with header, code and total.  Raises BudgetError over the cap."""
         data = self.to_bytes()
-        sizes = {name: len(section) for name, section in self._sections.items()}
-        books = {**sizes, "header": len(data) - sum(sizes.values()), "code": code_bytes(), "total": code_bytes() + len(data)}
+        books = self._books(data)
         if books["total"] > self.config.cache.cap_bytes:
-            listed = ", ".join(f"{name} {size:,}" for name, size in books.items())
-            raise BudgetError(f"{path}: {books['total']:,} bytes exceed --cap-bytes {self.config.cache.cap_bytes:,} ({listed}); choose a smaller model or cache")
+            raise self._over_budget(books)
         container.atomic_write(path, data)
         return books
+
+    def _books(self, data: bytes) -> dict[str, int]:
+        sizes = {name: len(section) for name, section in self._sections.items()}
+        code = code_bytes()
+        return {**sizes, "header": len(data) - sum(sizes.values()), "code": code, "total": code + len(data)}
+
+    def _over_budget(self, books: Mapping[str, int], more: str = "") -> BudgetError:
+        listed = ", ".join(f"{name} {size:,}" for name, size in books.items())
+        return BudgetError(
+            f"{listed} bytes{more} exceed --cap-bytes {self.config.cache.cap_bytes:,}; choose a smaller model or raise the cap"
+        )
 
 
 def load(path: str | os.PathLike[str]) -> Artifact:

@@ -19,7 +19,10 @@ from ngram.errors import FileFormatError, SeedgramError
 
 MAGIC = b"SGCKPT\0\0"
 VERSION = 1
-_DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool)}
+_DTYPES = {
+    str(d).removeprefix("torch."): d
+    for d in (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool)
+}
 
 
 def flatten(tree: Any, prefix: str = "") -> tuple[dict[str, torch.Tensor], Any]:
@@ -58,7 +61,10 @@ def snapshot(tree: Any) -> tuple[dict[str, torch.Tensor], Any]:
 
 def save(path: Path, tensors: Mapping[str, torch.Tensor], skeleton: Any) -> None:
     """Writes a snapshot atomically: the previous checkpoint stays whole until the new one is on disk."""
-    sections = {name: t.contiguous().view(torch.uint8).numpy().tobytes() if t.dim() else t.reshape(1).view(torch.uint8).numpy().tobytes() for name, t in tensors.items()}
+    sections = {
+        name: t.contiguous().view(torch.uint8).numpy().tobytes() if t.dim() else t.reshape(1).view(torch.uint8).numpy().tobytes()
+        for name, t in tensors.items()
+    }
     table = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()}
     atomic_write(path, pack(MAGIC, VERSION, {"skeleton": skeleton, "tensors": table}, sections))
 
@@ -92,7 +98,7 @@ class Writer:
     def _write(self, tensors: Mapping[str, torch.Tensor], skeleton: Any) -> None:
         try:
             save(self.path, tensors, skeleton)
-        except BaseException as error:  # noqa: BLE001 - carried to the training thread
+        except BaseException as error:
             self._error = error
 
     def wait(self) -> None:
@@ -112,7 +118,7 @@ class RunFolder:
         self.path = Path(path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "a")  # noqa: SIM115 - held until close
+            self._lock = open(self.path / ".lock", "a")
         except OSError as error:
             raise SeedgramError(f"{self.path}: cannot use as run folder: {error.strerror}; choose another --out") from None
         try:

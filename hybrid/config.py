@@ -65,8 +65,12 @@ class ModelConfig(_Checked):
     freeze_layers: int = setting(-1, "only the first N layers follow the freeze policy; -1: all", low=-1)
     rank_attention: int = setting(64, "LoRA rank beside frozen attention maps; 0: no adapter", low=0)
     rank_mlp: int = setting(64, "LoRA rank beside frozen MLP maps; 0: no adapter", low=0)
-    adapter_form: str = setting("merged", "how map and adapter are multiplied; same result up to rounding, other speed", choices=ADAPTER_FORMS)
-    progressive: bool = setting(False, "parts named by the freeze policy start learned and stop training at train.freeze_at; then they are stored")
+    adapter_form: str = setting(
+        "merged", "how map and adapter are multiplied; same result up to rounding, other speed", choices=ADAPTER_FORMS
+    )
+    progressive: bool = setting(
+        False, "parts named by the freeze policy start learned and stop training at train.freeze_at; then they are stored"
+    )
     hidden_gate: bool = setting(False, "learned gate per hidden unit of the MLP")
     feature_gain: bool = setting(False, "learned gain per output feature of the frozen MLP up map")
     # extras
@@ -83,7 +87,9 @@ class ModelConfig(_Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.d_model % self.heads or self.heads % self.kv_heads:
-            raise ConfigError(f"ModelConfig: heads {self.heads} must divide d_model {self.d_model} and kv_heads {self.kv_heads} must divide heads")
+            raise ConfigError(
+                f"ModelConfig: heads {self.heads} must divide d_model {self.d_model} and kv_heads {self.kv_heads} must divide heads"
+            )
         if self.rope_dims > self.d_model // self.heads or self.rope_dims % 2:
             raise ConfigError(f"ModelConfig.rope_dims: {self.rope_dims} must be even and at most {self.d_model // self.heads}")
 
@@ -96,7 +102,9 @@ class TrainConfig(_Checked):
     batch_tokens: int = setting(131072, "target tokens an optimiser step, over all ranks; tokens", low=1)
     microbatch_tokens: int = setting(131072, "largest part of a step sent through the model at once, per rank; tokens", low=1)
     seq_len: int = setting(2048, "training context; tokens", low=1)
-    holdout_tokens: int = setting(262144, "end of the training text kept for fitting the gate, neither trained on nor counted; tokens", low=0)
+    holdout_tokens: int = setting(
+        262144, "end of the training text kept for fitting the gate, neither trained on nor counted; tokens", low=0
+    )
     warmup_steps: int = setting(20, "untimed warm-up steps before the clock starts, weights restored after", low=0)
     matrix_lr: float = setting(0.03, "Muon learning rate of matrices", low=0)
     muon_iterations: int = setting(5, "Newton-Schulz iterations of Muon", low=1, high=20)
@@ -108,10 +116,16 @@ class TrainConfig(_Checked):
     lr_warmup: float = setting(0.01, "share of the run over which the learning rate rises", low=0, high=1)
     lr_decay: float = setting(0.5, "share of the run, at its end, over which the learning rate falls to zero", low=0, high=1)
     clip_norm: float = setting(0.0, "gradient norm clip; 0: none", low=0)
-    qat_from: float = setting(-1.0, "late quantisation-aware training: share of the run after which weights are rounded in the forward pass", low=-1, high=1)
-    swa_every: int = setting(0, "steps between the snapshots of stochastic weight averaging, over the decay of the learning rate; 0: none", low=0)
+    qat_from: float = setting(
+        -1.0, "late quantisation-aware training: share of the run after which weights are rounded in the forward pass", low=-1, high=1
+    )
+    swa_every: int = setting(
+        0, "steps between the snapshots of stochastic weight averaging, over the decay of the learning rate; 0: none", low=0
+    )
     ema_decay: float = setting(0.0, "decay a step of the weight average that is packed; 0: none", low=0, high=1)
-    freeze_at: float = setting(-1.0, "progressive freezing: share of the run after which frozen parts stop training; -1: never", low=-1, high=1)
+    freeze_at: float = setting(
+        -1.0, "progressive freezing: share of the run after which frozen parts stop training; -1: never", low=-1, high=1
+    )
     compile: bool = setting(True, "torch.compile the model (CUDA only)")
     checkpoint_seconds: float = setting(0.0, "time between checkpoints; 0: only on SIGTERM; s", low=0)
     log_every: int = setting(20, "steps between log lines", low=1)
@@ -187,13 +201,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         cls = get_type_hints(Config)[group]
         for field in dataclasses.fields(cls):
             kind, meta = get_type_hints(cls)[field.name], field.metadata
-            options: dict[str, Any] = {"default": argparse.SUPPRESS, "dest": f"{group}.{field.name}", "help": f"{meta['help']} [{field.default}]"}
+            options: dict[str, Any] = {
+                "default": argparse.SUPPRESS,
+                "dest": f"{group}.{field.name}",
+                "help": f"{meta['help']} [{field.default}]",
+            }
             if kind is bool:
                 options["action"] = argparse.BooleanOptionalAction
             elif get_origin(kind) is tuple:
                 options |= {"type": float, "nargs": len(get_args(kind)), "metavar": "X"}
             else:
-                options |= {"type": kind, "choices": meta["choices"]} if meta["choices"] else {"type": kind, "metavar": "N" if kind is int else "X"}
+                options |= (
+                    {"type": kind, "choices": meta["choices"]}
+                    if meta["choices"]
+                    else {"type": kind, "metavar": "N" if kind is int else "X"}
+                )
             section.add_argument("--" + field.name.replace("_", "-"), **options)
 
 

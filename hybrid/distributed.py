@@ -91,6 +91,8 @@ def start(device: str = "auto") -> Ranks:
     if world == 1:
         return Ranks(rank, world, chosen)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if use_cuda else "gloo", timeout=timedelta(seconds=TIMEOUT_S), device_id=chosen if use_cuda else None)
+        dist.init_process_group(
+            "nccl" if use_cuda else "gloo", timeout=timedelta(seconds=TIMEOUT_S), device_id=chosen if use_cuda else None
+        )
     host, patient = (dist.new_group(backend="gloo", timeout=timedelta(seconds=s)) for s in (TIMEOUT_S, PATIENT_S))
     return Ranks(rank, world, chosen, host, patient)

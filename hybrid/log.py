@@ -41,7 +41,7 @@ class RunLog:
         self._bar: Progress | None = None
         self._begin = time.monotonic()
         try:
-            self._file = open(path, "a", encoding="utf-8") if active else None  # noqa: SIM115 - held until close
+            self._file = open(path, "a", encoding="utf-8") if active else None
         except OSError as error:
             raise SeedgramError(f"{path}: cannot write the log: {error.strerror}; choose another --out") from None
 
@@ -64,7 +64,13 @@ class RunLog:
 
     def start_bar(self, what: str) -> None:
         if self._active:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
             self._bar = Progress(*columns, console=self._console, transient=True)
             self._task = self._bar.add_task(what, total=1.0, note="")
             self._bar.start()

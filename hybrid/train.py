@@ -8,8 +8,7 @@ ahead of the device, so the wall clock it reads is the device's to within that m
 import math
 import signal
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,20 +17,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hybrid import checkpoint, optim
+from hybrid import checkpoint, evaluate, optim
+from hybrid.averaging import WeightAverage
+from hybrid.batches import Batches, LossReader, TrainError
 from hybrid.config import Config
 from hybrid.data import Loader
 from hybrid.distributed import DeviceError, Ranks
 from hybrid.log import RunLog
 from hybrid.model import HybridLM
 from ngram.cache import NgramCache
-from ngram.errors import SeedgramError
 
-QUEUE_STEPS = 2
-
-
-class TrainError(SeedgramError):
-    """Training cannot go on: a loss that is no number, a batch that does not divide."""
+VAL_TOKENS = 1 << 18  # what --val-every looks at: enough for three digits, a second on a GPU
 
 
 @dataclass(frozen=True)
@@ -46,51 +42,25 @@ class TrainResult:
     interrupted: bool
 
 
-class Batches:
-    """Rows of one step on the device, and the host's copy for counting."""
-
-    def __init__(self, config: Config, loader: Loader, ranks: Ranks) -> None:
-        self.loader, self.device = loader, ranks.device
-        self.context = max(config.cache.ngram_order - 1, 1)
-        per_rank = config.train.batch_tokens // ranks.world
-        self.micro_rows = max(1, min(config.train.microbatch_tokens, per_rank) // config.train.seq_len)
-        self.rows = per_rank // config.train.seq_len
-        if self.rows * config.train.seq_len * ranks.world != config.train.batch_tokens or self.rows % self.micro_rows:
-            raise TrainError(
-                f"--batch-tokens {config.train.batch_tokens} does not split into {ranks.world} ranks of whole microbatches of "
-                f"{self.micro_rows} rows of {config.train.seq_len} tokens; choose multiples of one another"
-            )
-
-    def host(self, step: int) -> npt.NDArray[np.uint16]:
-        """(rows, context + seq_len) uint16 of this rank."""
-        return self.loader.batch(step)
-
-    def to_device(self, rows: npt.NDArray[np.uint16]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Inputs and targets (micro_rows, seq_len) int64 on the device, one pair a microbatch."""
-        tensor = torch.from_numpy(rows.view(np.int16))
-        if self.device.type == "cuda":
-            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
-        tokens = tensor.to(torch.int64) & 0xFFFF
-        inputs, targets = tokens[:, self.context - 1 : -1].contiguous(), tokens[:, self.context :].contiguous()
-        return list(zip(inputs.split(self.micro_rows), targets.split(self.micro_rows), strict=True))
-
-
 class Trainer:
     """Weights, optimisers and counts of one run; `run` is the loop.
 
-    config, loader, ranks, log: see their modules.  model: on the device already, in training mode."""
+    config, loader, ranks, log: see their modules.  model: on the device already.  val_tokens: for --val-every, watched only."""
 
-    def __init__(self, config: Config, loader: Loader, model: HybridLM, ranks: Ranks, log: RunLog) -> None:
+    def __init__(
+        self, config: Config, loader: Loader, model: HybridLM, ranks: Ranks, log: RunLog, val_tokens: npt.NDArray[np.uint16] | None = None
+    ) -> None:
         self.config, self.model, self.ranks, self.log = config, model, ranks, log
         self.batches = Batches(config, loader, ranks)
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.parameters: list[torch.Tensor] = [p for p in model.parameters() if p.requires_grad]
         self.gradients = flat_gradients(self.parameters)
         self.optimisers = optim.build(model, config.train)
         compiling = config.train.compile and ranks.device.type == "cuda"
         self.loss = torch.compile(model.loss, dynamic=False, fullgraph=True) if compiling else model.loss
         order = config.cache.ngram_order
         self.cache = NgramCache(config.model.vocab_size, orders=(2, order), bos=1) if order else None
-        self.average = [p.detach().clone() for p in self.parameters] if config.train.ema_decay else []
+        self.average = WeightAverage(self.parameters, config.train)
+        self.val_tokens = val_tokens
         self.step, self.wall_s = 0, 0.0
         self.frozen_late = False
 
@@ -116,9 +86,6 @@ class Trainer:
         for optimiser in self.optimisers:
             optimiser.step()
         self.gradients.zero_()
-        if self.average:  # young averages forget faster, so that a run shorter than 1/(1-decay) is not its own start
-            decay = min(self.config.train.ema_decay, (1 + self.step) / (10 + self.step))
-            torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast("cuda", torch.bfloat16) if self.ranks.device.type == "cuda" else nullcontext()
@@ -133,7 +100,7 @@ class Trainer:
     # -- before and after -------------------------------------------------------------------------------------------
 
     def warm_up(self) -> float:
-        """Compiles and warms everything that a step uses, then restores weights and optimisers.  Counts nothing.  Returns seconds."""
+        """Compiles and warms everything that the run will use, then restores weights and optimisers.  Counts nothing.  Returns seconds."""
         begin = time.monotonic()
         before = [p.detach().clone() for p in self.parameters]
         fresh = [optimiser.state_dict() for optimiser in self.optimisers]
@@ -141,10 +108,10 @@ class Trainer:
         for _ in range(self.config.train.warmup_steps):
             self.forward_backward(rows)
             self.update(0.5)
+        if self.config.train.warmup_steps:
+            self._warm_later_phases(rows)
         with torch.no_grad():
             torch._foreach_copy_(self.parameters, before)
-            if self.average:
-                torch._foreach_copy_(self.average, before)
         for optimiser, state in zip(self.optimisers, fresh, strict=True):
             optimiser.load_state_dict(state)
         self.gradients.zero_()
@@ -156,6 +123,19 @@ class Trainer:
         self.ranks.barrier()
         return time.monotonic() - begin
 
+    def _warm_later_phases(self, rows: npt.NDArray[np.uint16]) -> None:
+        """The graphs of late rounding and of progressive freezing, so that nothing is compiled in the middle of a run."""
+        if self.config.train.qat_from >= 0:
+            self.model.set_fake_bits(self.config.quant.weight_bits)
+            self.forward_backward(rows)
+            self.model.set_fake_bits(0)
+        if self.config.train.freeze_at >= 0:
+            self.model.freeze_learned()
+            self.forward_backward(rows)
+            for p in self.parameters:
+                p.requires_grad_(True)
+            self.gradients = flat_gradients(self.parameters)
+
     def state(self) -> dict[str, Any]:
         return {
             "config": self.config.to_json(),
@@ -163,21 +143,27 @@ class Trainer:
             "step": self.step,
             "wall_s": self.wall_s,
             "frozen_late": self.frozen_late,
-            "parameters": [p.detach() for p in self.parameters],
-            "average": self.average,
+            "parameters": [p.detach() for p in self.model.parameters()],
+            "average": {"tensors": self.average.tensors, "snapshots": self.average.snapshots},
             "optimisers": [o.state_dict() for o in self.optimisers],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continues from `state`; counts what was counted before, again."""
-        if state["config"] != checkpoint.unflatten(*reversed(checkpoint.flatten(self.config.to_json()))) or state["world"] != self.ranks.world:
-            raise TrainError("--resume: the checkpoint was made with other settings or another number of ranks; repeat those or use another --out")
+        if (
+            state["config"] != checkpoint.unflatten(*reversed(checkpoint.flatten(self.config.to_json())))
+            or state["world"] != self.ranks.world
+        ):
+            raise TrainError(
+                "--resume: the checkpoint was made with other settings or another number of ranks; repeat those or use another --out"
+            )
         if state["frozen_late"]:
             self._freeze_late()
         with torch.no_grad():
-            torch._foreach_copy_(self.parameters, [t.to(self.ranks.device) for t in state["parameters"]])
-            if self.average:
-                torch._foreach_copy_(self.average, [t.to(self.ranks.device) for t in state["average"]])
+            torch._foreach_copy_(list(self.model.parameters()), [t.to(self.ranks.device) for t in state["parameters"]])
+            for mine, saved in zip(self.average.tensors, state["average"]["tensors"], strict=True):
+                mine.copy_(saved)
+        self.average.snapshots = state["average"]["snapshots"]
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         self.step, self.wall_s = state["step"], state["wall_s"]
@@ -191,7 +177,7 @@ class Trainer:
         self.model.freeze_learned()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.gradients = flat_gradients(self.parameters)
-        self.average = []
+        self.average = WeightAverage(self.parameters, self.config.train)
         self.optimisers = optim.build(self.model, self.config.train)
         self.frozen_late = True
 
@@ -218,15 +204,17 @@ class Trainer:
                 if progress >= 1.0 or stop:
                     interrupted = stop and progress < 1.0
                     break
-                if 0 <= settings.freeze_at <= progress and not self.frozen_late:
-                    self._freeze_late()
+                self._enter_phase(progress)
                 rows = self.batches.host(self.step)
                 self.count(self.step, rows)
                 losses.push(self.forward_backward(rows))
                 self.update(progress)
+                self.average.update(self.parameters, self.step, progress)
                 self.step += 1
                 if self.step % settings.log_every == 0:
                     self._log(losses, progress)
+                if settings.val_every and self.step % settings.val_every == 0:
+                    begin += self._watch()
                 if settings.checkpoint_seconds and time.monotonic() - saved_at >= settings.checkpoint_seconds and self.ranks.is_first:
                     writer.submit(*checkpoint.snapshot(self.state()))
                     saved_at = time.monotonic()
@@ -234,6 +222,25 @@ class Trainer:
         self.wall_s = time.monotonic() - begin
         self.log.stop_bar()
         return self._finish(writer, losses, warmup_s, interrupted)
+
+    def _enter_phase(self, progress: float) -> None:
+        """Starts what begins at a share of the run: progressive freezing, late rounding."""
+        if 0 <= self.config.train.freeze_at <= progress and not self.frozen_late:
+            self._freeze_late()
+        if 0 <= self.config.train.qat_from <= progress:
+            self.model.set_fake_bits(self.config.quant.weight_bits)
+
+    def _watch(self) -> float:
+        """Logs the validation loss over the first VAL_TOKENS; returns the seconds it took, which the clock does not count."""
+        begin = time.monotonic()
+        synchronize(self.ranks.device)
+        if self.val_tokens is not None:
+            scores = evaluate.neural_scores(
+                self.model, self.val_tokens[:VAL_TOKENS], self.config.train.seq_len, 0, self.ranks.device, ranks=self.ranks
+            )
+            self.log.show("val", step=self.step, loss_nats=float(scores.nll_nats.mean()))
+            self.model.train()
+        return time.monotonic() - begin
 
     def _warm_up_or_resume(self, writer: checkpoint.Writer) -> float:
         warmup_s = self.warm_up()
@@ -245,9 +252,13 @@ class Trainer:
     def _log(self, losses: "LossReader", progress: float) -> None:
         loss = losses.mean()
         if not math.isfinite(loss):
-            raise TrainError(f"step {self.step}: the loss is {loss}; lower --matrix-lr or set --clip-norm, then --resume from the last checkpoint")
+            raise TrainError(
+                f"step {self.step}: the loss is {loss}; lower --matrix-lr or set --clip-norm, then --resume from the last checkpoint"
+            )
         rate = self.step * self.config.train.batch_tokens / max(self.wall_s, 1e-9)
-        self.log.record("step", step=self.step, loss_nats=loss, wall_s=round(self.wall_s, 3), tokens_per_s=round(rate), progress=round(progress, 5))
+        self.log.record(
+            "step", step=self.step, loss_nats=loss, wall_s=round(self.wall_s, 3), tokens_per_s=round(rate), progress=round(progress, 5)
+        )
         self.log.advance(progress, f"step {self.step}  loss {loss:.4f} nats  {rate:,.0f} tokens/s")
 
     def _finish(self, writer: checkpoint.Writer, losses: "LossReader", warmup_s: float, interrupted: bool) -> TrainResult:
@@ -259,16 +270,23 @@ class Trainer:
             whole = self.step * self.batches.rows * self.ranks.world >= self.batches.loader.rows_per_epoch
             if whole and self.ranks.is_first and not interrupted:  # the end of the corpus that fills no row
                 self.cache.update(self.batches.loader.remainder()[None])
-        if self.average and not interrupted:
+        if self.average.tensors and not interrupted:
             with torch.no_grad():
-                torch._foreach_copy_(self.parameters, self.average)
+                torch._foreach_copy_(self.parameters, self.average.tensors)
         loss = losses.mean()
         result = TrainResult(self.step, self.wall_s, self.step * self.config.train.batch_tokens, loss, warmup_s, interrupted)
-        self.log.show("trained", steps=result.steps, loss_nats=loss, wall_s=result.wall_s, tokens_per_s=round(result.tokens / max(result.wall_s, 1e-9)), warmup_s=warmup_s)
+        self.log.show(
+            "trained",
+            steps=result.steps,
+            loss_nats=loss,
+            wall_s=result.wall_s,
+            tokens_per_s=round(result.tokens / max(result.wall_s, 1e-9)),
+            warmup_s=warmup_s,
+        )
         return result
 
 
-def flat_gradients(parameters: list[torch.nn.Parameter]) -> torch.Tensor:
+def flat_gradients(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
     """One float32 buffer of which every parameter's .grad is a view: one all-reduce, one zeroing."""
     flat = torch.zeros(sum(p.numel() for p in parameters), device=parameters[0].device)
     for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
@@ -279,44 +297,6 @@ def flat_gradients(parameters: list[torch.nn.Parameter]) -> torch.Tensor:
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-class LossReader:
-    """Losses of the last steps without stalling: copied to the host asynchronously, read QUEUE_STEPS later."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
-        self._pending: deque[tuple[torch.Tensor, torch.cuda.Event | None]] = deque()
-        self._window: list[float] = []
-        self._last = float("nan")
-
-    def push(self, loss: torch.Tensor) -> None:
-        if self._cuda:
-            host = torch.empty((), pin_memory=True)
-            host.copy_(loss, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
-            self._pending.append((host, event))
-        else:
-            self._pending.append((loss, None))
-        while len(self._pending) > QUEUE_STEPS:
-            self._read()
-
-    def _read(self) -> None:
-        host, event = self._pending.popleft()
-        if event is not None:
-            event.synchronize()
-        self._window.append(float(host))
-
-    def mean(self) -> float:
-        """Mean loss of the steps read since the last call (nats); the last value again when there is none."""
-        if not self._window and self._pending:
-            while self._pending:
-                self._read()
-        if self._window:
-            self._last = sum(self._window) / len(self._window)
-            self._window.clear()
-        return self._last
 
 
 @contextmanager

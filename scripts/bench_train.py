@@ -103,13 +103,15 @@ def main() -> None:
         memory = torch.cuda.max_memory_allocated() / 2**30 if ranks.device.type == "cuda" else float("nan")
         if ranks.is_first:
             rates = " ".join(f"{settings.train.batch_tokens / s / 1e6:.3f}" for s in (*on, *off))
+            cost = 100 * (min(on) / min(off) - 1)
+            utilisation = 100 * flops / ranks.world / min(on) / flags.peak_tflops / 1e12
             print(
-                f"{name:14} M tokens/s on on off off: {rates}  step {1000 * min(on):.2f} ms on, {1000 * min(off):.2f} off ({100 * (min(on) / min(off) - 1):+.2f} %)  "
-                f"utilisation {100 * flops / ranks.world / min(on) / flags.peak_tflops / 1e12:.1f} %  peak {memory:.2f} GiB  first step after {first_s:.1f} s",
+                f"{name:14} M tokens/s, counting twice, then not: {rates}  step {1000 * min(on):.2f} ms, counting costs {cost:+.2f} %",
                 flush=True,
             )
+            print(f"{'':14} utilisation {utilisation:.1f} %  peak {memory:.2f} GiB  first step after {first_s:.1f} s", flush=True)
         if flags.profile and ranks.is_first:
-            profile(trainer, flags.profile.with_suffix("." + name))
+            profile(trainer, flags.profile.with_name(f"{flags.profile.name}.{name}"))
         del trainer
     ranks.close()
 

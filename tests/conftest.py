@@ -16,12 +16,29 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("tiny_data")
     rng = np.random.default_rng(5)
-    words = ["seed", "gram", "map", "random", "adapter", "the", "of", "a", "counts", "token", "byte", "order", "context", "score", "first", "then"]
+    words = [
+        "seed",
+        "gram",
+        "map",
+        "random",
+        "adapter",
+        "the",
+        "of",
+        "a",
+        "counts",
+        "token",
+        "byte",
+        "order",
+        "context",
+        "score",
+        "first",
+        "then",
+    ]
     texts = [" ".join(rng.choice(words, 60)) + ".\n" for _ in range(34)]
     model = tokenizer.train(texts, PIECES)
     (folder / "tokenizer.model").write_bytes(model)
     pieces = tokenizer.load(model)
-    streams = [np.concatenate([pieces_of for pieces_of in pieces.encode_documents(part)]) for part in (texts[:30], texts[30:])]
+    streams = [np.concatenate(list(pieces.encode_documents(part))) for part in (texts[:30], texts[30:])]
     for split, stream in zip(("train", "val"), streams, strict=True):
         write_shards(folder, "tiny", split, stream)
     return folder

@@ -15,7 +15,12 @@ def tree() -> dict[str, object]:
         "wall_s": 1.25,
         "flags": [True, None, "x"],
         "parameters": [torch.arange(6.0).reshape(2, 3), torch.tensor(2.5), torch.empty(0, 4)],
-        "optimisers": [{"state": {0: {"m": torch.ones(3, dtype=torch.bfloat16), "step": 4}, 11: {}}, "param_groups": [{"lr": 0.1, "betas": [0.9, 0.95]}]}],
+        "optimisers": [
+            {
+                "state": {0: {"m": torch.ones(3, dtype=torch.bfloat16), "step": 4}, 11: {}},
+                "param_groups": [{"lr": 0.1, "betas": [0.9, 0.95]}],
+            }
+        ],
     }
 
 

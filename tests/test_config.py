@@ -26,7 +26,9 @@ def test_foreign_json_is_one_clear_error(change: dict[str, object]) -> None:
         Config.from_json({**Config().to_json(), **change})
 
 
-@pytest.mark.parametrize("values", [{"heads": 3}, {"kv_heads": 5}, {"layers": 0}, {"basis": "fourier"}, {"rope_dims": 7}, {"vocab_size": 70000}])
+@pytest.mark.parametrize(
+    "values", [{"heads": 3}, {"kv_heads": 5}, {"layers": 0}, {"basis": "fourier"}, {"rope_dims": 7}, {"vocab_size": 70000}]
+)
 def test_values_out_of_range_are_refused_by_name(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(values))):
         ModelConfig(**values)  # type: ignore[arg-type]
@@ -59,7 +61,14 @@ def test_an_unknown_flag_is_one_line() -> None:
 
 
 def test_challenge_names_reach_their_settings() -> None:
-    values = {"DATA_PATH": "d", "TOKENIZER_PATH": "t", "RUN_ID": "r", "VOCAB_SIZE": "512", "MAX_WALLCLOCK_SECONDS": "9.5", "ITERATIONS": "7"}
+    values = {
+        "DATA_PATH": "d",
+        "TOKENIZER_PATH": "t",
+        "RUN_ID": "r",
+        "VOCAB_SIZE": "512",
+        "MAX_WALLCLOCK_SECONDS": "9.5",
+        "ITERATIONS": "7",
+    }
     values |= {"SEED": "3", "TRAIN_BATCH_TOKENS": "64", "TRAIN_SEQ_LEN": "16", "VAL_LOSS_EVERY": "2"}
     assert set(values) == set(CHALLENGE_NAMES)
     found = challenge_settings(values)

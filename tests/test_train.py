@@ -11,21 +11,77 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import PIECES
 
 from hybrid import checkpoint
+from hybrid.batches import LossReader, TrainError
 from hybrid.config import CacheConfig, Config, ModelConfig, TrainConfig
 from hybrid.data import Loader, find_shards
 from hybrid.distributed import Ranks
 from hybrid.log import RunLog
 from hybrid.model import HybridLM
-from hybrid.train import LossReader, Trainer, TrainError, flat_gradients
-from conftest import PIECES
+from hybrid.train import Trainer, flat_gradients
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = {"layers": 2, "d_model": 32, "heads": 2, "kv_heads": 1, "mlp_mult": 2.0, "rope_dims": 8, "basis": "hadamard", "rank_attention": 4, "rank_mlp": 4}
-FLAGS = ["--layers", "2", "--d-model", "32", "--heads", "2", "--kv-heads", "1", "--mlp-mult", "2", "--rope-dims", "8", "--rank-attention", "4", "--rank-mlp", "4"]
-FLAGS += ["--basis", "hadamard", "--vocab-size", str(PIECES), "--seq-len", "16", "--batch-tokens", "64", "--microbatch-tokens", "32", "--holdout-tokens", "200"]
-FLAGS += ["--warmup-steps", "1", "--ngram-order", "4", "--bigram-buckets", "0", "--value-embed-dim", "0", "--value-embed-layers", "0", "--xsa-layers", "0"]
+SMALL = {
+    "layers": 2,
+    "d_model": 32,
+    "heads": 2,
+    "kv_heads": 1,
+    "mlp_mult": 2.0,
+    "rope_dims": 8,
+    "basis": "hadamard",
+    "rank_attention": 4,
+    "rank_mlp": 4,
+}
+FLAGS = [
+    "--layers",
+    "2",
+    "--d-model",
+    "32",
+    "--heads",
+    "2",
+    "--kv-heads",
+    "1",
+    "--mlp-mult",
+    "2",
+    "--rope-dims",
+    "8",
+    "--rank-attention",
+    "4",
+    "--rank-mlp",
+    "4",
+]
+FLAGS += [
+    "--basis",
+    "hadamard",
+    "--vocab-size",
+    str(PIECES),
+    "--seq-len",
+    "16",
+    "--batch-tokens",
+    "64",
+    "--microbatch-tokens",
+    "32",
+    "--holdout-tokens",
+    "200",
+]
+FLAGS += [
+    "--warmup-steps",
+    "1",
+    "--ngram-order",
+    "4",
+    "--bigram-buckets",
+    "0",
+    "--value-embed-dim",
+    "0",
+    "--value-embed-layers",
+    "0",
+    "--xsa-layers",
+    "0",
+]
+
+FORTY = ["--steps", "40", "--checkpoint-seconds", "0.001"]
 
 
 def settings(**train: object) -> Config:
@@ -101,11 +157,33 @@ def test_the_loss_falls(tiny_data: Path, tmp_path: Path) -> None:
 def test_the_average_of_a_short_run_is_not_its_start(tiny_data: Path, tmp_path: Path) -> None:
     plain, averaged = (trainer(settings(steps=20, ema_decay=d), tiny_data, tmp_path) for d in (0.0, 0.999))
     start = weights(plain)
-    for run in (plain, averaged):
-        run.run(checkpoint.Writer(tmp_path / "c"))
+    for name, run in (("plain", plain), ("averaged", averaged)):
+        run.run(checkpoint.Writer(tmp_path / name))
     moved = sum(float((a - b).square().sum()) for a, b in zip(weights(plain), start, strict=True))
     lag = sum(float((a - b).square().sum()) for a, b in zip(weights(plain), weights(averaged), strict=True))
     assert lag < 0.5 * moved
+
+
+def test_late_phases_begin_at_their_share_and_survive_a_resume(tiny_data: Path, tmp_path: Path) -> None:
+    config = settings(steps=12, freeze_at=0.5, swa_every=2, qat_from=0.75)
+    config = Config(
+        model=ModelConfig(vocab_size=PIECES, **SMALL | {"freeze": "mlp", "progressive": True}), train=config.train, cache=config.cache
+    )
+    whole, first, second = (trainer(config, tiny_data, tmp_path) for _ in range(3))
+    whole.run(checkpoint.Writer(tmp_path / "whole"))
+    assert whole.frozen_late and whole.average.snapshots > 0 and len(whole.parameters) < len(list(whole.model.parameters()))
+    assert all(p.fake_bits == config.quant.weight_bits for p in whole.model.projections().values())
+    first.warm_up()
+    for _ in range(9):  # past freezing and the first snapshots
+        first._enter_phase(first.progress())
+        progress, rows = first.progress(), first.batches.host(first.step)
+        first.forward_backward(rows)
+        first.update(progress)
+        first.average.update(first.parameters, first.step, progress)
+        first.step += 1
+    checkpoint.save(tmp_path / "half", *checkpoint.snapshot(first.state()))
+    second.run(checkpoint.Writer(tmp_path / "half"))
+    assert equal(weights(second), weights(whole))
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_the_step(tiny_data: Path, tmp_path: Path) -> None:
@@ -146,7 +224,19 @@ def test_losses_are_read_in_order_and_averaged_over_the_window() -> None:
 
 
 def command(data: Path, out: Path, *extra: str) -> list[str]:
-    flags = ["--preset", "seed1095", "--device", "cpu", "--data", str(data), "--tokenizer", str(data / "tokenizer.model"), "--out", str(out), "--no-score"]
+    flags = [
+        "--preset",
+        "seed1095",
+        "--device",
+        "cpu",
+        "--data",
+        str(data),
+        "--tokenizer",
+        str(data / "tokenizer.model"),
+        "--out",
+        str(out),
+        "--no-score",
+    ]
     return [sys.executable, str(ROOT / "train_gpt.py"), *flags, *FLAGS, *extra]
 
 
@@ -161,7 +251,7 @@ def finish(data: Path, out: Path, *extra: str) -> subprocess.CompletedProcess[st
 @pytest.fixture(scope="module")
 def reference(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("reference")
-    done = finish(tiny_data, out, "--steps", "40")
+    done = finish(tiny_data, out, *FORTY)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -176,14 +266,19 @@ def test_a_run_writes_artifact_log_and_summary(reference: Path) -> None:
 
 def test_a_run_killed_and_resumed_ends_in_the_same_bytes(tiny_data: Path, tmp_path: Path, reference: Path) -> None:
     out = tmp_path / "killed"
-    process = subprocess.Popen(command(tiny_data, out, "--steps", "40", "--checkpoint-seconds", "0.001"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
+    process = subprocess.Popen(
+        command(tiny_data, out, *FORTY),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+    )
     deadline = time.monotonic() + 200
     while not (out / "checkpoint.bin").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     process.kill()
     process.wait()
     interrupted = (out / "checkpoint.bin").exists()  # else the run was over before it could be killed
-    done = finish(tiny_data, out, "--steps", "40", "--checkpoint-seconds", "0.001", "--resume")
+    done = finish(tiny_data, out, *FORTY, "--resume")
     assert done.returncode == 0, done.stderr
     assert (out / "artifact.bin").read_bytes() == (reference / "artifact.bin").read_bytes()
     assert not interrupted or any(json.loads(line)["event"] == "resume" for line in (out / "train.jsonl").read_text().splitlines())
@@ -191,7 +286,9 @@ def test_a_run_killed_and_resumed_ends_in_the_same_bytes(tiny_data: Path, tmp_pa
 
 def test_sigterm_saves_and_exits_with_zero(tiny_data: Path, tmp_path: Path, reference: Path) -> None:
     out = tmp_path / "terminated"
-    process = subprocess.Popen(command(tiny_data, out, "--steps", "4000", "--log-every", "1"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment())
+    process = subprocess.Popen(
+        command(tiny_data, out, "--steps", "4000", "--log-every", "1"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment()
+    )
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and process.poll() is None:
         if (out / "train.jsonl").exists() and '"event": "step"' in (out / "train.jsonl").read_text():
@@ -208,7 +305,9 @@ def test_sigterm_saves_and_exits_with_zero(tiny_data: Path, tmp_path: Path, refe
 
 def test_two_ranks_count_what_one_rank_counts_and_train_alike(tiny_data: Path, tmp_path: Path, reference: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(torchrun + command(tiny_data, tmp_path / "two", "--steps", "40")[1:], capture_output=True, text=True, env=environment(), timeout=240)
+    done = subprocess.run(
+        torchrun + command(tiny_data, tmp_path / "two", *FORTY)[1:], capture_output=True, text=True, env=environment(), timeout=240
+    )
     assert done.returncode == 0, done.stderr
     from hybrid import artifact
 

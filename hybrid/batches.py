@@ -1,0 +1,85 @@
+"""Batches: rows of one step on the device, with the host's copy for counting; LossReader: losses back without stalling."""
+
+from collections import deque
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hybrid.config import Config
+from hybrid.data import Loader
+from hybrid.distributed import Ranks
+from ngram.errors import SeedgramError
+
+QUEUE_STEPS = 2  # steps that the host may run ahead of the device
+
+
+class TrainError(SeedgramError):
+    """Training cannot go on: a loss that is no number, a batch that does not divide."""
+
+
+class Batches:
+    """Rows of one step on the device, and the host's copy for counting."""
+
+    def __init__(self, config: Config, loader: Loader, ranks: Ranks) -> None:
+        self.loader, self.device = loader, ranks.device
+        self.context = max(config.cache.ngram_order - 1, 1)
+        per_rank = config.train.batch_tokens // ranks.world
+        self.micro_rows = max(1, min(config.train.microbatch_tokens, per_rank) // config.train.seq_len)
+        self.rows = per_rank // config.train.seq_len
+        if self.rows * config.train.seq_len * ranks.world != config.train.batch_tokens or self.rows % self.micro_rows:
+            raise TrainError(
+                f"--batch-tokens {config.train.batch_tokens} does not split into {ranks.world} ranks of whole microbatches of "
+                f"{self.micro_rows} rows of {config.train.seq_len} tokens; choose multiples of one another"
+            )
+
+    def host(self, step: int) -> npt.NDArray[np.uint16]:
+        """(rows, context + seq_len) uint16 of this rank."""
+        return self.loader.batch(step)
+
+    def to_device(self, rows: npt.NDArray[np.uint16]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Inputs and targets (micro_rows, seq_len) int64 on the device, one pair a microbatch."""
+        tensor = torch.from_numpy(rows.view(np.int16))
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
+        tokens = tensor.to(torch.int64) & 0xFFFF
+        inputs, targets = tokens[:, self.context - 1 : -1].contiguous(), tokens[:, self.context :].contiguous()
+        return list(zip(inputs.split(self.micro_rows), targets.split(self.micro_rows), strict=True))
+
+
+class LossReader:
+    """Losses of the last steps without stalling: copied to the host asynchronously, read QUEUE_STEPS later."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._pending: deque[tuple[torch.Tensor, torch.cuda.Event | None]] = deque()
+        self._window: list[float] = []
+        self._last = float("nan")
+
+    def push(self, loss: torch.Tensor) -> None:
+        if self._cuda:
+            host = torch.empty((), pin_memory=True)
+            host.copy_(loss, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            self._pending.append((host, event))
+        else:
+            self._pending.append((loss, None))
+        while len(self._pending) > QUEUE_STEPS:
+            self._read()
+
+    def _read(self) -> None:
+        host, event = self._pending.popleft()
+        if event is not None:
+            event.synchronize()
+        self._window.append(float(host))
+
+    def mean(self) -> float:
+        """Mean loss of the steps read since the last call (nats); the last value again when there is none."""
+        if not self._window and self._pending:
+            while self._pending:
+                self._read()
+        if self._window:
+            self._last = sum(self._window) / len(self._window)
+            self._window.clear()
+        return self._last
