@@ -1,0 +1,81 @@
+"""Kills a CPU run with SIGKILL at random moments, resumes it each time, and compares its artifact with an undisturbed run's.
+
+    python scripts/kill_and_resume.py --data DIR --tokenizer M [--kills 20] [--steps 300] [--seed 0]
+
+DIR as scripts/prepare_data.py makes it (1,024 pieces).  Moments are drawn over the whole life of the process, start-up and
+packing included.  Prints one line a kill; exits with 1 unless the two artifacts are the same, byte for byte.
+"""
+
+import argparse
+import hashlib
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def command(flags: argparse.Namespace, out: Path, *extra: str) -> list[str]:
+    """A run of the quickstart preset, thinned to a minute: everything that can be lost is still in it."""
+    run = [
+        sys.executable,
+        str(ROOT / "train_gpt.py"),
+        "--preset",
+        "quickstart",
+        "--device",
+        "cpu",
+        "--data",
+        flags.data,
+        "--tokenizer",
+        flags.tokenizer,
+    ]
+    shape = ["--layers", "1", "--batch-tokens", "1024", "--microbatch-tokens", "1024", "--ema-decay", "0.99", "--checkpoint-seconds", "0.2"]
+    return [*run, "--out", str(out), "--no-score", "--steps", str(flags.steps), *shape, *extra]
+
+
+def checkpoint_step(out: Path) -> int | None:
+    """The step a resume would start from; None without a checkpoint."""
+    sys.path.insert(0, str(ROOT))
+    from hybrid import checkpoint
+
+    path = out / "checkpoint.bin"
+    return int(checkpoint.load(path)["step"]) if path.exists() else None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--tokenizer", required=True)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    flags = parser.parse_args()
+    moments = random.Random(flags.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        whole, killed = Path(folder) / "whole", Path(folder) / "killed"
+        begin = time.monotonic()
+        subprocess.run(command(flags, whole), check=True, stderr=subprocess.DEVNULL)
+        span = time.monotonic() - begin
+        print(f"undisturbed run: {span:.1f} s", flush=True)
+        for kill in range(flags.kills):
+            process = subprocess.Popen(command(flags, killed, "--resume"), stderr=subprocess.DEVNULL)
+            delay = moments.uniform(0.1, 0.5) * span
+            try:
+                process.wait(delay)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            process.wait()
+            print(
+                f"kill {kill + 1}: after {delay:.1f} s, exit {process.returncode}, checkpoint at step {checkpoint_step(killed)}", flush=True
+            )
+        subprocess.run(command(flags, killed, "--resume"), check=True, stderr=subprocess.DEVNULL)
+        digests = [hashlib.sha256((run / "artifact.bin").read_bytes()).hexdigest() for run in (whole, killed)]
+    print(f"undisturbed {digests[0]}\nkilled      {digests[1]}\n{'the same bytes' if digests[0] == digests[1] else 'DIFFERENT'}")
+    return int(digests[0] != digests[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
