@@ -1,0 +1,78 @@
+"""Whatever vocabulary, order, documents and chunks: a blended score is the mixture of two oracles' whole distributions, chunk by chunk."""
+
+import math
+import os
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hybrid.blend import GATE_FEATURES, Blend, NeuralScores
+from ngram.contexts import histories
+from ngram.gate import Gate
+from ngram.online import OnlineCache
+from ngram.score_first import ScoreFirst
+from tests.kn_oracle import OnlineOracle
+from tests.test_counts import BOS, adjusted_of, count, streams
+from tests.test_gate import oracle_weights
+
+SLOW = bool(os.environ.get("NUMBA_DISABLE_JIT"))
+EXAMPLES = settings(max_examples=8 if SLOW else 40, deadline=None)
+
+
+def network(vocab, seed):
+    """A distribution after each token: rows of a (V, V) table."""
+    logits = np.random.default_rng(seed).normal(size=(vocab, vocab)) * 2
+    p = np.exp(logits)
+    return p / p.sum(1, keepdims=True)
+
+
+def neural_scores(table, tokens):
+    rows = table[tokens[:-1]]
+    entropy = -(rows * np.log(rows)).sum(1)
+    return NeuralScores(-np.log(rows[np.arange(len(rows)), tokens[1:]]), entropy.astype(np.float32), np.log(rows.max(1)).astype(np.float32))
+
+
+def random_gate(seed, rate):
+    random, f = np.random.default_rng(seed), len(GATE_FEATURES)
+    shapes = [(3, f), (3,), (1, 3), (1, f), (1,)]
+    return Gate(GATE_FEATURES, np.zeros(f), np.full(f, 2.0), [random.normal(size=s) for s in shapes], rate)
+
+
+def pruned_of(table, order):
+    grams, pruned = [()], {(): int(table.pruned[0][0])}
+    for n in range(1, order):
+        grams = [(*grams[p], int(w)) for p, w in zip(table.parents[n - 1], table.tokens[n - 1], strict=True)]
+        pruned.update(zip(grams, table.pruned[n].tolist(), strict=True))
+    return pruned
+
+
+@given(streams(max_size=30), streams(max_size=30), st.integers(2, 5), st.integers(1, 40), st.integers(0, 5))
+@EXAMPLES
+def test_blended_scores_are_the_mixture_of_the_oracles_distributions(trained, test, order, chunk, seed):
+    vocab, tokens = max(trained[0], test[0]), np.array(test[1], np.uint16)
+    if len(tokens) < 2:
+        return
+    table, net, gate = count(vocab, trained[1], order).table(), network(vocab, seed), random_gate(seed, 0.3)
+    oracle = OnlineOracle(adjusted_of(table), pruned_of(table, order), table.discounts.tolist(), vocab, order, BOS)
+    shadow, twin = OnlineCache(table), random_gate(seed, 0.3)
+    scorer = ScoreFirst(tokens, {"blend": Blend(neural_scores(net, tokens), OnlineCache(table), gate)}, paranoid=True)
+    for start, stop in scorer.chunks(chunk):
+        found = scorer.score(start, stop)["blend"]
+        seen, probs = [], []
+        past = histories(tokens, np.arange(start, stop), order, BOS)
+        for i, features in enumerate(shadow.row_features(past)):
+            row_net, row_ngram = net[tokens[start + i - 1]], np.array(oracle.row(tokens.tolist(), start + i))
+            seen.append([-(row_net * np.log(row_net)).sum(), math.log(row_net.max()), *features])
+            weights = oracle_weights(twin, np.array(seen[-1], np.float32))
+            row = weights[0] * row_net + weights[1] * row_ngram
+            assert abs(row.sum() - 1) <= 1e-12
+            np.testing.assert_allclose(found.mixed[i], row[tokens[start + i]], rtol=1e-6)  # entropies are float32
+            probs.append([row_net[tokens[start + i]], row_ngram[tokens[start + i]]])
+        if stop < len(tokens):
+            scorer.update(start, stop)
+            shadow.update(tokens, start, stop)
+            twin.update(np.array(seen, np.float32), np.array(probs))
+            for t in range(start, stop):
+                oracle.count(tokens.tolist(), t)
+    assert scorer.done
