@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from hybrid import config, distributed, presets
 from hybrid.data import Loader, find_shards
 from hybrid.log import RunLog
-from hybrid.model import HybridLM
+from hybrid.model import HybridLM, parameter_kind
 from hybrid.train import Trainer, synchronize
 from ngram.errors import run_cli
 
@@ -26,9 +26,9 @@ from ngram.errors import run_cli
 def flops_per_token(model: HybridLM, settings: config.Config) -> float:
     """Operations of one training step a token: frozen maps have no weight gradient (4 a weight), learned matrices do (6).
 
-    Attention: two products forward, four backward, over half of the context."""
+    The tied embedding counts once, as the output matrix.  Attention: two products forward, four backward, over half the context."""
     shape = settings.model
-    learned = sum(p.numel() for p in model.parameters() if p.requires_grad and p.dim() == 2)
+    learned = sum(p.numel() for name, p in model.named_parameters() if parameter_kind(name, p.ndim) == "matrix" or name == "embedding")
     attention = 12 * shape.layers * shape.d_model * settings.train.seq_len / 2
     return 4 * model.frozen_parameters() + 6 * learned + attention
 
