@@ -18,7 +18,7 @@ from ngram.runs import Run, build_table, merge, run_of_keys
 from ngram.table import PAD, NgramTable
 
 BUFFER_POSITIONS = 1 << 20  # keys sorted at once: 2 × 16 MB, so the radix passes stay near the caches
-QUEUE_ROWS = 8  # microsteps that may wait before `submit` blocks: bounds memory when counting falls behind
+QUEUE_ROWS = 256  # microsteps that may wait before `submit` blocks: a large merge takes as long as dozens of steps on a fast GPU
 
 
 class NgramCache:
