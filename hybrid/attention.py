@@ -11,8 +11,16 @@ from hybrid.adapters import Projection
 from hybrid.config import ModelConfig
 
 MAX_CONTEXT = 8192  # positions of the RoPE table; no window of this project is longer
+NORM_EPSILON = torch.finfo(
+    torch.float32
+).eps  # named, because the default follows the input's type: 0.0078 in bf16 would swamp a fresh embedding
 Rope = tuple[Tensor, Tensor] | None  # cos and sin (L, 1, dims/2), or no rotation
 QUERY_GAIN = 1.5  # of the challenge's baseline: queries and keys are normed, so the gain sets the sharpness
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """x over the root mean square of its last dimension, the same function in every dtype.  Zhang & Sennrich (2019)."""
+    return F.rms_norm(x, (x.shape[-1],), eps=NORM_EPSILON)
 
 
 def rope_tables(dims: int, base: float) -> tuple[Tensor, Tensor]:
@@ -78,7 +86,7 @@ class Attention(nn.Module):
             v = mix[0] * first_v + mix[1] * v
         values = v
         q, k, v = (m.reshape(*shape, -1, self.width) for m in (q, k, v))
-        q, k = F.rms_norm(q, (self.width,)), F.rms_norm(k, (self.width,))
+        q, k = rms_norm(q), rms_norm(k)
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
         q = q * self.query_gain.to(q.dtype)[:, None]

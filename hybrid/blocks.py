@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybrid.adapters import Projection
-from hybrid.attention import Attention, Rope
+from hybrid.attention import Attention, Rope, rms_norm
 from hybrid.config import ModelConfig
 
 
@@ -67,7 +67,7 @@ class Block(nn.Module):
         self.norm_scale = (layer + 1) ** -0.5 if config.depth_norm_scale else 1.0
 
     def norm(self, x_TE: Tensor) -> Tensor:
-        normed = F.rms_norm(x_TE, (x_TE.shape[-1],))
+        normed = rms_norm(x_TE)
         return normed if self.norm_scale == 1.0 else normed * self.norm_scale
 
     def forward(

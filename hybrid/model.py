@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybrid.adapters import Projection
-from hybrid.attention import MAX_CONTEXT, rope_tables
+from hybrid.attention import MAX_CONTEXT, rms_norm, rope_tables
 from hybrid.blocks import Block, HashedBigram, SharedValues, SmearGate, is_frozen
 from hybrid.config import ModelConfig
 from hybrid.random_maps import MapMismatch, derive_seed
@@ -76,7 +76,7 @@ class HybridLM(nn.Module):
         x_TE = F.embedding(tokens_BL.flatten(), self.embedding).to(dtype)  # cast last: gradients of a row are summed in float32
         if self.bigram is not None:
             x_TE = x_TE + self.bigram(tokens_BL, dtype)
-        x_TE = F.rms_norm(x_TE, (x_TE.shape[-1],))
+        x_TE = rms_norm(x_TE)
         if self.smear is not None:
             x_TE = self.smear(x_TE.view(batch, length, -1)).view(x_TE.shape)
         value_TK = self.values(tokens_BL, dtype) if self.values is not None else None
@@ -93,7 +93,7 @@ class HybridLM(nn.Module):
                 first_v = values
             if self.skip_gain is not None and layer < half:
                 saved.append(x_TE)
-        return F.rms_norm(x_TE, (x_TE.shape[-1],))
+        return rms_norm(x_TE)
 
     def logits(self, hidden_TE: Tensor) -> Tensor:
         """Softcapped logits (T, V) float32 of final activations."""

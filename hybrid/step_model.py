@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybrid.adapters import Projection
-from hybrid.attention import Attention, rotate
+from hybrid.attention import Attention, rms_norm, rotate
 from hybrid.blocks import MLP, Block
 from hybrid.model import HybridLM
 
@@ -67,7 +67,7 @@ class StepModel:
                 saved.append(x_SE)
         self.position += 1
         self._last_token = tokens_S
-        raw_SV = F.rms_norm(x_SE, (x_SE.shape[-1],)) @ self._head
+        raw_SV = rms_norm(x_SE) @ self._head
         return self.config.softcap * torch.tanh(raw_SV / self.config.softcap)
 
     def _inputs(self, tokens_S: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class StepModel:
         if self.model.bigram is not None:
             pair_SL = tokens_S[:, None] if self._last_token is None else torch.stack([self._last_token, tokens_S], 1)
             x_SE = x_SE + self.model.bigram(pair_SL, torch.float32).view(self.streams, pair_SL.shape[1], -1)[:, -1]
-        x_SE = F.rms_norm(x_SE, (x_SE.shape[-1],))
+        x_SE = rms_norm(x_SE)
         if self.model.smear is not None:
             before_SE = torch.zeros_like(x_SE) if self._last_x is None else self._last_x
             self._last_x = x_SE
@@ -85,7 +85,9 @@ class StepModel:
     def _shared_values(self, tokens_S: Tensor) -> Tensor | None:
         return self.model.values(tokens_S[:, None], torch.float32) if self.model.values is not None else None
 
-    def _attention(self, module: Attention, layer: int, x_SE: Tensor, shared_SK: Tensor | None, first_v: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _attention(
+        self, module: Attention, layer: int, x_SE: Tensor, shared_SK: Tensor | None, first_v: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         heads, kv_heads, width, at = module.heads, module.kv_heads, module.width, self.position
         q, k, v = (x_SE @ self._dense[module.input]).split([heads * width, kv_heads * width, kv_heads * width], dim=-1)
         if shared_SK is not None and hasattr(module, "value_gain"):
@@ -94,7 +96,7 @@ class StepModel:
             v = module.value_mix[0] * first_v + module.value_mix[1] * v
         values = v
         q, k, v = (m.reshape(self.streams, 1, -1, width) for m in (q, k, v))
-        q, k = F.rms_norm(q, (width,)), F.rms_norm(k, (width,))
+        q, k = rms_norm(q), rms_norm(k)
         if self.config.rope_dims:
             rope = self.model.rope_cos[at : at + 1, None], self.model.rope_sin[at : at + 1, None]
             q, k = rotate(q, *rope), rotate(k, *rope)
