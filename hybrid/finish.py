@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import torch
+import xxhash
 
 from hybrid import artifact, evaluate, gptq, quantise
 from hybrid.config import Config
@@ -30,7 +31,10 @@ def merge_counts(cache: NgramCache | None, ranks: Ranks, log: RunLog) -> Run | N
     run = cache.run()
     if ranks.world > 1:
         run = all_reduce_run(run, group=ranks.patient_group)
-    log.show("merged", ngrams=len(run), merge_s=time.monotonic() - begin)
+    digest = xxhash.xxh3_128()
+    for column in run.columns():
+        digest.update(column)
+    log.show("merged", ngrams=len(run), positions=run.total(), merge_s=time.monotonic() - begin, digest=digest.hexdigest())
     return run
 
 
