@@ -4,6 +4,7 @@ import copy
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 import xxhash
 
@@ -33,7 +34,7 @@ def merge_counts(cache: NgramCache | None, ranks: Ranks, log: RunLog) -> Run | N
         run = all_reduce_run(run, group=ranks.patient_group)
     digest = xxhash.xxh3_128()
     for column in run.columns():
-        digest.update(column)
+        digest.update(column.view(np.uint8).data)
     log.show("merged", ngrams=len(run), positions=run.total(), merge_s=time.monotonic() - begin, digest=digest.hexdigest())
     return run
 
