@@ -51,6 +51,12 @@ class NgramCache:
         """Tokens that each row carries in front of its counted positions."""
         return self.order - 1
 
+    def warm_up(self) -> None:
+        """Compiles the counting kernels on a few tokens; counts nothing.  Compiling holds the interpreter lock."""
+        small = NgramCache(self.vocab_size, self.orders, self.bos, buffer_positions=8)
+        small.count_stream(np.zeros(64, np.uint16))
+        small.run()
+
     def update(self, rows: npt.ArrayLike) -> None:
         """Counts row[history:] of each row.  rows: (B, history + T) uint16, PAD where there is no token."""
         self.drain()

@@ -44,13 +44,13 @@ class State(NamedTuple):
     settings: Array
 
 
-@njit(nogil=True, forceinline=True)
+@njit(nogil=True, error_model="numpy", forceinline=True)
 def home(token: int, log: int) -> int:
     """Where a token's search begins in a block of 2^log entries: Fibonacci hashing (Knuth, TAOCP 3, 6.4)."""
     return (token * 0x9E3779B1 & 0xFFFFFFFF) >> (32 - log)
 
 
-@njit(nogil=True, forceinline=True)
+@njit(nogil=True, error_model="numpy", forceinline=True)
 def find(pool: Array, first: int, log: int, token: int) -> int:
     """Pool index of a token in a block, -1 when it is not there."""
     mask = (1 << log) - 1
@@ -65,7 +65,7 @@ def find(pool: Array, first: int, log: int, token: int) -> int:
     return -1
 
 
-@njit(nogil=True, forceinline=True)
+@njit(nogil=True, error_model="numpy", forceinline=True)
 def touch(state: State, cursor: Array, place: Array, g: int, token: int) -> None:
     """Loads, with no branch behind the loads, all that lane g needs for `token`: so the cache misses overlap.
 
@@ -78,7 +78,7 @@ def touch(state: State, cursor: Array, place: Array, g: int, token: int) -> None
         place[g, k] = pool[at, TOKEN]
 
 
-@njit(nogil=True, forceinline=True)
+@njit(nogil=True, error_model="numpy", forceinline=True)
 def resolve(state: State, cursor: Array, place: Array, g: int, token: int) -> None:
     """After `touch`: place[g, k] = where (context of k tokens, token) is, or -1, for all contexts at hand."""
     nodes = state.nodes
@@ -92,7 +92,7 @@ def resolve(state: State, cursor: Array, place: Array, g: int, token: int) -> No
             place[g, k] = find(state.pool, np.int64(nodes[context, FIRST]), np.int64(nodes[context, SIZE] >> 16), token)
 
 
-@njit(nogil=True, forceinline=True)
+@njit(nogil=True, error_model="numpy", forceinline=True)
 def advance(state: State, cursor: Array, place: Array, g: int, token: int) -> None:
     """Moves lane g over `token`, whose places are resolved."""
     order, bos = state.settings[0], state.settings[2]
@@ -109,7 +109,7 @@ def advance(state: State, cursor: Array, place: Array, g: int, token: int) -> No
     cursor[g, DEPTH] = depth
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def step(state: State, cursor: Array, place: Array, token: int) -> None:
     """Moves lane 0 over `token`."""
     touch(state, cursor, place, 0, token)
@@ -117,14 +117,14 @@ def step(state: State, cursor: Array, place: Array, token: int) -> None:
     advance(state, cursor, place, 0, token)
 
 
-@njit(nogil=True, forceinline=True)
+@njit(nogil=True, error_model="numpy", forceinline=True)
 def has_room(state: State, inserts: int) -> bool:
     """Whether so many children can be added: nodes, and pool for as many moved blocks of the largest size."""
     meta = state.meta
     return meta[N_NODES] + inserts <= len(state.nodes) and meta[POOL_USED] + inserts * 4 * (state.settings[1] + 2) <= len(state.pool)
 
 
-@njit(nogil=True, forceinline=True)
+@njit(nogil=True, error_model="numpy", forceinline=True)
 def log_capacity(children: int) -> int:
     """log2 of the block for so many children: full up to 4, at most 3/4 full beyond."""
     log = 0
@@ -133,17 +133,25 @@ def log_capacity(children: int) -> int:
     return log
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy", forceinline=True)
+def _take_block(state: State, log: int) -> int:
+    """Pool index of a block of 2^log entries: one that was moved away from, where there is one, else a new one."""
+    meta = state.meta
+    fresh = meta[FREE + log]
+    if fresh > 0:
+        meta[FREE + log] = state.pool[fresh, COUNT]
+    else:
+        fresh = meta[POOL_USED]
+        meta[POOL_USED] += 1 << log
+    return fresh
+
+
+@njit(nogil=True, error_model="numpy")
 def _grow_block(state: State, context: int, log: int) -> None:
     """Moves a context's children into a fresh block of 2^log entries and keeps the old block for reuse."""
     nodes, pool, meta = state.nodes, state.pool, state.meta
     old, size = np.int64(nodes[context, FIRST]), np.int64(nodes[context, SIZE])
-    fresh = meta[FREE + log]
-    if fresh > 0:
-        meta[FREE + log] = pool[fresh, COUNT]
-    else:
-        fresh = meta[POOL_USED]
-        meta[POOL_USED] += 1 << log
+    fresh = _take_block(state, log)
     for i in range(fresh, fresh + (1 << log)):
         pool[i, TOKEN], pool[i, COUNT], pool[i, NODE] = EMPTY, 0, 0
     if old > 0:
@@ -158,7 +166,7 @@ def _grow_block(state: State, context: int, log: int) -> None:
     nodes[context, SIZE] = (size & 0xFFFF) | (log << 16)
 
 
-@njit(nogil=True, forceinline=True)
+@njit(nogil=True, error_model="numpy", forceinline=True)
 def free_entry(pool: Array, first: int, log: int, token: int) -> int:
     """Pool index where a token that is not in the block goes; the block has room."""
     mask = (1 << log) - 1
@@ -168,16 +176,20 @@ def free_entry(pool: Array, first: int, log: int, token: int) -> int:
     return first + at
 
 
-@njit(nogil=True, forceinline=True)
+@njit(nogil=True, error_model="numpy", forceinline=True)
 def insert(state: State, context: int, token: int, top: bool) -> int:
     """Adds a child that is not there, with count 0; returns its pool index.  The context's totals are the caller's."""
     nodes, pool, meta = state.nodes, state.pool, state.meta
     size = np.int64(nodes[context, SIZE])
     children, log = (size & 0xFFFF) + 1, size >> 16
-    if children == 1 or children > 1 << log or (log > 2 and 4 * children > 3 << log):
-        log = log_capacity(children)
-        _grow_block(state, context, log)
-    at = free_entry(pool, np.int64(nodes[context, FIRST]), log, token)
+    if children == 1:  # most often: the context is new as well
+        at = _take_block(state, 0)
+        nodes[context, FIRST] = at
+    else:
+        if children > 1 << log or (log > 2 and 4 * children > 3 << log):
+            log += 1
+            _grow_block(state, context, log)
+        at = free_entry(pool, np.int64(nodes[context, FIRST]), log, token)
     nodes[context, SIZE] = children | (log << 16)
     name = 0
     if not top:
@@ -189,7 +201,7 @@ def insert(state: State, context: int, token: int, top: bool) -> int:
     return at
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def seek(state: State, tokens: Array, start: int, cursor: Array, place: Array) -> int:
     """Puts lane 0 on the context of position `start`; returns how many tokens of history lack a context."""
     order, bos = state.settings[0], state.settings[2]
@@ -202,7 +214,7 @@ def seek(state: State, tokens: Array, start: int, cursor: Array, place: Array) -
     return start - low - cursor[0, DEPTH]
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def seek_making(state: State, tokens: Array, start: int, cursor: Array, place: Array) -> None:
     """As `seek`, and adds missing contexts with count 0, for updates that skip positions; the caller has made room."""
     order, bos = state.settings[0], state.settings[2]
@@ -217,7 +229,7 @@ def seek_making(state: State, tokens: Array, start: int, cursor: Array, place: A
         advance(state, cursor, place, 0, token)
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def pool_size(parents: Array) -> int:
     """Pool entries that the children of one order take; parents (M,) in rising order."""
     total, i = 0, 0
@@ -229,7 +241,7 @@ def pool_size(parents: Array) -> int:
     return total
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def seed_order(state: State, tokens: Array, parents: Array, counts: Array, parent_base: int, own_base: int) -> bool:
     """Adds one order of a table, n ≥ 2, sorted by (parent, token); False when a context's total passes 2^32 - 1.
 
