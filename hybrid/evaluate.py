@@ -147,6 +147,8 @@ def score(art: "Artifact", paths: Sequence[Path], ranks: Ranks, options: EvalOpt
     neural_bpb, ngram_bpb, blended_bpb (None without a cache), tokens (targets), bytes, sizes, timings, versions."""
     from hybrid.artifact import code_bytes  # here, because packing imports this module
 
+    if options.chunk_tokens < 0:
+        raise ConfigError(f"--chunk-tokens {options.chunk_tokens} must not be negative")
     begin = time.monotonic()
     config, seq_len = art.config, art.config.train.seq_len
     tokens = load_tokens(paths, config.model.vocab_size, seq_len, options.protocol)
