@@ -149,6 +149,21 @@ def test_rows_sum_to_one_after_much_growth(vocab):
     assert rows.min() > 0
 
 
+def test_a_state_that_outgrows_its_room_moves_and_stays_the_same(monkeypatch):
+    vocab, size = 20, 150 if SLOW else 5000
+    tokens = sample(vocab, size, 8)
+    roomy = seeded(vocab, [BOS], 5)
+    monkeypatch.setattr("ngram.online.SLACK", 1)
+    tight = seeded(vocab, [BOS], 5)
+    start = len(tight.state.nodes), len(tight.state.pool)
+    together, apart = roomy.score_then_update(tokens, 1, size), tight.score_then_update(tokens, 1, size)
+    assert len(tight.state.nodes) > start[0]
+    assert len(tight.state.pool) > start[1]
+    assert np.array_equal(together.prob, apart.prob)
+    assert np.array_equal(together.features, apart.features)
+    assert roomy.digest() == tight.digest()
+
+
 def test_a_document_starts_afresh():
     vocab = 10
     cache = seeded(vocab, sample(vocab, 100, 4), 5)
@@ -179,6 +194,7 @@ def test_an_update_that_skips_positions_makes_contexts_without_counts():
     rows = cache.rows(histories(tokens, np.arange(1, 60), 5, BOS))
     assert np.abs(rows.sum(axis=1) - 1).max() <= 1e-12
     assert cache.counted == 20
+    assert cache.row_features(histories(tokens, [30], 5, BOS))[0, FEATURES.index("matched_order")] == 4
 
 
 def heavy_table(count_a, count_b):
