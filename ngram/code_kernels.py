@@ -8,6 +8,21 @@ CLASSES = 64  # of a candidate: its count as a child of the suffix context, thre
 
 
 @numba.njit(nogil=True)
+def sort_range(values, start, stop):
+    """Sorts values[start:stop] in place: by insertion where it is short, as it nearly always is."""
+    if stop - start > 32:
+        values[start:stop] = np.sort(values[start:stop])
+        return
+    for place in range(start + 1, stop):
+        value = values[place]
+        to = place
+        while to > start and values[to - 1] > value:
+            values[to] = values[to - 1]
+            to -= 1
+        values[to] = value
+
+
+@numba.njit(nogil=True)
 def group_children(first, classes):
     """Children of each context, the highest class first, then by token.
 
@@ -80,16 +95,20 @@ def locate_members(
     used (buckets,) int64 zeros: slots passed so far.  Writes bucket (M,) int32, slot (M,) int64.
     """
     out = 0
+    places = np.empty(np.max(child_first[1:] - child_first[:-1]) if len(child_first) > 1 else 0, np.int64)
     for index in range(len(parents)):
         context = parents[index]
-        places = np.sort(rank[child_suffix[child_first[context] : child_first[context + 1]]])
+        children = child_first[context + 1] - child_first[context]
+        for child in range(children):
+            places[child] = rank[child_suffix[child_first[context] + child]]
+        sort_range(places, 0, children)
         suffix = suffixes[context]
         start = first[suffix]
         next_place = 0
         for group in range(group_first[suffix], group_first[suffix + 1]):
             stop = group_stop[group]
             key = rows[index] * CLASSES + group_class[group]
-            while next_place < len(places) and places[next_place] < stop:
+            while next_place < children and places[next_place] < stop:
                 bucket[out] = key
                 slot[out] = used[key] + places[next_place] - start
                 out += 1
@@ -144,6 +163,6 @@ def expand_members(
                     place += 1
             used[key] += stop - start
             start = stop
-        out[begin:written] = np.sort(out[begin:written])
+        sort_range(out, begin, written)
         out_first[index + 1] = written
     return written

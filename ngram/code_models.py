@@ -20,8 +20,8 @@ F64 = npt.NDArray[np.float64]
 
 MAX_VALUE = 2**32 - 1
 _LOG_MANTISSA = np.array([((256 + i) ** 16).bit_length() - 129 for i in range(256)], np.int32)
-_FIRST_BLOCK = 32  # symbols coded before a class's own frequencies are looked at for the first time
-_PRIOR_WEIGHT = 6.0  # symbols that the neighbouring classes' frequencies count for
+_FIRST_BLOCK = 16  # symbols coded before a class's own frequencies are looked at for the first time
+_PRIOR_WEIGHT = 16.0  # symbols that the neighbouring classes' frequencies count for
 _UNIFORM_SHARE = 0.02  # of the prior: no symbol may become unaffordable
 _GAP_SYMBOLS = 256
 _DIRECT_BITS = 16
@@ -97,15 +97,18 @@ def code_classed(coder: Coder, rows: I32, columns: I32, alphabet: int, symbols: 
         return out
     width = int(columns.max(initial=0)) + 1
     keys = rows.astype(np.int64) * width + columns
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
-    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    tally = np.bincount(keys)
+    present = np.flatnonzero(tally)
+    number = np.zeros(len(tally), np.uint16 if len(present) < 1 << 16 else np.int64)  # of 16 bits: sorted by radix
+    number[present] = np.arange(len(present))
+    order = np.argsort(number[keys], kind="stable")
+    stops = np.cumsum(tally[present])
     uniform = np.full(alphabet, 1 / alphabet)
     above: dict[int, F64] = {}
     left = uniform
     last_row = -1
-    for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(keys)], strict=True):
-        row, column = divmod(int(keys[start]), width)
+    for key, start, stop in zip(present.tolist(), (stops - tally[present]).tolist(), stops.tolist(), strict=True):
+        row, column = divmod(key, width)
         near = above.get(column, left)
         prior = near if row != last_row else (left + near) * 0.5
         prior = prior * (1 - _UNIFORM_SHARE) + uniform * _UNIFORM_SHARE

@@ -2,34 +2,28 @@
 
 Orders go up.  For order n, each context h (an n-gram of order n-1) says first how much its children weigh together,
 T(h), or that it has none.  Its children are a subset of the children of its suffix context h′, so they are coded as
-membership: every candidate (h, w) falls into a bucket by T(h)/T(h′) and by w's count under h′ (together: how often
-h w is to be expected), and a bucket's members are coded as geometric gaps.  Last come the members' counts, given T(h) and the
-expected count.  Sets of children nested in this way: Raj & Whittaker (2003); everything else is semi-static arithmetic coding.
-
-    2 bytes   format version (little-endian, as all)       1 byte   order         1 byte    fineness of the count scale
-    2 bytes   vocabulary size      2 bytes   BOS           8 bytes  pruned mass of the empty context
-    24·order  discounts, float64   4·order   n-grams of each order        4·order   largest level + 1 of counts and totals
-    the rest  range-coded words, uint32
+membership: every candidate (h, w) falls into a bucket by T(h)/T(h′), by w's count under h′ (together: how often h w is to be
+expected) and roughly by T(h), and a bucket's members are coded as geometric gaps.  Last come the members' counts, given T(h),
+the number of h's children and the expected count.  Sets of children nested in this way: Raj & Whittaker (2003); the rest is
+arithmetic coding that learns as it goes.  The header is code_header.py's.
 
 What a reader gets is `quantise(table)`.  A context without children keeps no pruned mass: its rows are its suffix's either way.
 """
 
-import struct
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ngram import code_kernels as kernels
+from ngram.code_header import Head, pack_head, pad, read_head
 from ngram.code_models import Coder, code_classed, code_numbers, code_positions, level_values, log16, nearest_level
 from ngram.errors import FileFormatError, SeedgramError
 from ngram.table import MAX_ORDER, PAD, NgramTable
 
-VERSION = 1
 FINENESS = 2  # of the count scale: exact to 16, then steps of √count/2: costs are in scripts/bench_codec.py
-_HEAD = struct.Struct("<HBBHHQ")
-_ROWS = 48  # half octaves of T(h′)/T(h)
-_GRAMS_A_BYTE = 1024  # no table is denser than this: what a reader allocates is bounded by what it was given
+_RATIOS = 48  # half octaves of T(h′)/T(h)
+_ROWS = 5 * _RATIOS  # times five sizes of T(h)
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
@@ -73,30 +67,27 @@ def encode(table: NgramTable) -> bytes:
     unigrams.totals[0] += int(table.pruned[0][0])
     for n in range(2, table.order + 1):
         orders.append(_code_order(coder, levels, orders, alphabets[n - 1], len(table.tokens[n - 1]), truths[n - 1]))
-    head = _HEAD.pack(VERSION, table.order, FINENESS, table.vocab_size, table.bos, int(table.pruned[0][0]))
-    sizes = np.array(table.sizes(), "<u4").tobytes()
-    limits = np.array(alphabets, "<u2").tobytes()
-    data = head + table.discounts.astype("<f8").tobytes() + sizes + limits + coder.words().astype("<u4").tobytes()
-    return data + bytes(-(-max(0, sum(table.sizes()) - _GRAMS_A_BYTE * len(data)) // (4 * _GRAMS_A_BYTE)) * 4)
+    head = Head(FINENESS, table.vocab_size, table.bos, int(table.pruned[0][0]), table.discounts, table.sizes(), alphabets)
+    return pad(pack_head(head) + coder.words().astype("<u4").tobytes(), sum(table.sizes()))
 
 
 def decode(data: bytes) -> NgramTable:
     """The table in `data`.  Raises FileFormatError on anything that `encode` does not write; bounded by the data's size."""
-    order, levels, vocab_size, bos, pruned, discounts, sizes, alphabets, words = _read_head(data)
-    coder = Coder(words)
-    unigrams = _unigrams(coder, levels, vocab_size, alphabets[0][0], None)
-    unigrams.totals[0] += pruned
+    head, words = read_head(data)
+    coder, levels = Coder(words), level_values(head.fineness)
+    unigrams = _unigrams(coder, levels, head.vocab_size, head.alphabets[0][0], None)
+    unigrams.totals[0] += head.pruned
     orders = [unigrams]
-    for n in range(2, order + 1):
-        orders.append(_code_order(coder, levels, orders, alphabets[n - 1], sizes[n - 1], None))
+    for n in range(2, len(head.sizes) + 1):
+        orders.append(_code_order(coder, levels, orders, head.alphabets[n - 1], head.sizes[n - 1], None))
     return NgramTable(
-        vocab_size=vocab_size,
-        bos=bos,
+        vocab_size=head.vocab_size,
+        bos=head.bos,
         tokens=[o.tokens for o in orders],
         parents=[o.parents.astype(np.uint32) for o in orders],
         counts=[np.minimum(o.counts, 65535).astype(np.uint16) for o in orders],
-        pruned=[np.array([pruned], np.uint32)] + [_pruned(o) for o in orders[1:]],
-        discounts=discounts,
+        pruned=[np.array([head.pruned], np.uint32)] + [_pruned(o) for o in orders[1:]],
+        discounts=head.discounts,
         excess={n: _excess(o.counts) for n, o in enumerate(orders, 1) if o.counts.max(initial=0) > 65535},
     )
 
@@ -156,13 +147,16 @@ def _code_order(coder: Coder, levels: I64, orders: list[_Order], alphabet: tuple
     suffix_total = log_totals[below.suffixes[may]]
     # A context's weight per left neighbour is much like its suffix's: T(h) ≈ c(h)·T(h′)/c(h′).
     suffix_count = log16(orders[-2].counts)[below.suffixes[may]] if len(orders) > 1 else suffix_total
-    columns = np.clip((suffix_total - suffix_count) // 5 + 16, 0, 39).astype(np.int32)
+    weight = np.clip((suffix_total - suffix_count) // 3 + 30, 0, 79)
+    columns = (weight + 80 * np.minimum(_octave(np.diff(below.first))[below.suffixes[may]], 2)).astype(np.int32)
     symbols = code_classed(coder, np.minimum(log_counts[may] >> 2, 127), columns, alphabet[1], None if truth is None else truth.totals[may])
     parents = may[symbols > 0]
     totals = np.zeros(len(below.counts), np.int64)
     totals[parents] = levels[symbols[symbols > 0] - 1]
 
-    rows = np.clip((log_totals[below.suffixes[parents]] - log16(totals[parents]) + 4) >> 3, 0, _ROWS - 1).astype(np.int64)
+    log_total = log16(totals[parents])
+    rows = np.clip((log_totals[below.suffixes[parents]] - log_total + 4) >> 3, 0, _RATIOS - 1)
+    rows = rows.astype(np.int64) + _RATIOS * np.minimum(log_total // 24, 4)
     children_first, members = _code_members(coder, below, parents, rows, log_counts, size, truth)
     first = np.zeros(len(below.counts) + 1, np.int64)
     first[parents + 1] = np.diff(children_first)
@@ -171,9 +165,11 @@ def _code_order(coder: Coder, levels: I64, orders: list[_Order], alphabet: tuple
 
     log_total = log16(totals)[owners]
     expected = log_counts[members] + log_total - log_totals[below.suffixes[owners]]
+    siblings = np.minimum(_octave(np.diff(first)), 5)[owners]
     columns = np.clip((expected + 160) >> 3, 0, 63).astype(np.int32)
-    kinds = np.minimum(log_total * 3 >> 4, 63).astype(np.int32)
-    counts = levels[code_classed(coder, kinds, columns, alphabet[0], None if truth is None else truth.levels) + 1]
+    counts = levels[
+        code_classed(coder, siblings * 80 + (log_total >> 3), columns, alphabet[0], None if truth is None else truth.levels) + 1
+    ]
     running = np.concatenate([[0], np.cumsum(counts)])
     totals = np.where(np.diff(first) > 0, np.maximum(totals, running[first[1:]] - running[first[:-1]]), 0)
     if totals.max(initial=0) > levels[-1]:
@@ -195,7 +191,7 @@ def _code_members(
     if truth is not None:
         bucket, slot = np.empty(size, np.int32), np.empty(size, np.int64)
         kernels.locate_members(*walk, rank, truth.first, truth.suffixes, np.zeros_like(slots), bucket, slot)
-        slot = slot[np.argsort(bucket, kind="stable")]
+        slot = slot[np.argsort(bucket.astype(np.uint16), kind="stable")]  # 16 bits: sorted by radix
     truly = None if truth is None else np.bincount(bucket, minlength=len(slots))[used]
     bits = np.frexp(slots[used].astype(np.float64))[1].astype(np.int32)
     found = np.zeros_like(slots)
@@ -227,6 +223,11 @@ def _code_events(coder: Coder, slots: I64, found: I64, inverted: npt.NDArray[np.
     return np.concatenate(parts)
 
 
+def _octave(values: I64) -> I32:
+    """floor(log2(value)), -1 of 0."""
+    return np.frexp(values.astype(np.float64))[1].astype(np.int32) - 1
+
+
 def _pruned(order: _Order) -> npt.NDArray[np.uint32]:
     running = np.concatenate([[0], np.cumsum(order.counts)])
     return (order.totals - (running[order.first[1:]] - running[order.first[:-1]])).astype(np.uint32)
@@ -235,30 +236,3 @@ def _pruned(order: _Order) -> npt.NDArray[np.uint32]:
 def _excess(counts: I64) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
     index = np.flatnonzero(counts > 65535)
     return index.astype(np.uint32), counts[index].astype(np.uint32)
-
-
-def _read_head(
-    data: bytes,
-) -> tuple[int, I64, int, int, int, npt.NDArray[np.float64], list[int], list[tuple[int, int]], npt.NDArray[np.uint32]]:
-    problem = "n-gram data: {}; the file was altered or cut, make it again"
-    if len(data) < _HEAD.size:
-        raise FileFormatError(problem.format("shorter than its header"))
-    version, order, fineness, vocab_size, bos, pruned = _HEAD.unpack_from(data)
-    if version != VERSION:
-        raise FileFormatError(f"n-gram data: format version {version}, this program reads {VERSION}; make the file again")
-    body = _HEAD.size + 32 * order
-    if not (1 <= order <= MAX_ORDER and 1 <= fineness <= 16 and 1 <= vocab_size <= PAD and bos < vocab_size and pruned < 2**32):
-        raise FileFormatError(problem.format("impossible header"))
-    if len(data) < body or (len(data) - body) % 4:
-        raise FileFormatError(problem.format(f"{len(data)} bytes"))
-    discounts = np.frombuffer(data, "<f8", 3 * order, _HEAD.size).reshape(order, 3).astype(np.float64)
-    sizes = np.frombuffer(data, "<u4", order, _HEAD.size + 24 * order).tolist()
-    alphabets = np.frombuffer(data, "<u2", 2 * order, _HEAD.size + 28 * order).reshape(order, 2).tolist()
-    levels = level_values(fineness)
-    # D1 ≤ 1, D2 ≤ 2, D3+ ≤ 3 as in Chen & Goodman: a count never falls below 0, so rows stay distributions.
-    if not ((discounts >= 0) & (discounts <= [1, 2, 3])).all():
-        raise FileFormatError(problem.format("impossible discounts"))
-    if sizes[0] != vocab_size or sum(sizes) > vocab_size + _GRAMS_A_BYTE * len(data) or max(max(a) for a in alphabets) > len(levels) + 1:
-        raise FileFormatError(problem.format("impossible sizes"))
-    words = np.frombuffer(data, "<u4", -1, body).astype(np.uint32)
-    return order, levels, vocab_size, bos, pruned, discounts, sizes, [(a, b) for a, b in alphabets], words

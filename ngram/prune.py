@@ -26,6 +26,7 @@ Mask = npt.NDArray[np.bool_]
 _STAGE = 2.0  # a table shrinks by at most this factor before values are taken anew
 _FILL = 0.993  # share of the bytes asked for at which the search stops
 _MAX_TRIALS = 16
+_GROWTH = 0.85  # first guess of the power of the n-grams by which bytes grow
 # Price in bits of an n-gram that is expected e times and counted c times: log2(1 + 2/e) for its membership, a fit to the codec's
 # own buckets, log2(√c) for its count, as the levels lie √c apart, and 1 for its part of its context's total.  At 0.78 MB on
 # books this saves 6 % of the bytes, or 0.0018 BPB, against pruning by worth alone.
@@ -87,14 +88,21 @@ def _fit(table: NgramTable, max_bytes: int) -> tuple[NgramTable, bytes]:
 
 
 def _search(ground: _Ground, max_bytes: int, low: tuple[int, bytes], high: tuple[int, bytes]) -> bytes:
-    """Regula falsi on the number of n-grams between one that fits (low) and one that does not (high)."""
+    """Looks for the number of n-grams that fills max_bytes, between one that fits (low) and one that does not (high).
+
+    Bytes grow about as a power of the n-grams beyond order 1: regula falsi on both logarithms."""
     ranking = _ranking(ground)
+    unigrams, least = low[0], len(low[1])
     target = max_bytes * (1 + _FILL) / 2
     for trial in range(_MAX_TRIALS):
         if len(low[1]) >= max_bytes * _FILL or high[0] - low[0] <= 1:
             break
-        share = 0.5 if trial % 4 == 3 else (target - len(low[1])) / (len(high[1]) - len(low[1]))
-        middle = min(max(low[0] + int(share * (high[0] - low[0])), low[0] + 1), high[0] - 1)
+        more, missing = len(high[1]) - least, max(target - least, 1)
+        power = _GROWTH
+        if low[0] > unigrams and least < len(low[1]) < len(high[1]):
+            power = np.log(more / (len(low[1]) - least)) / np.log((high[0] - unigrams) / (low[0] - unigrams))
+        middle = unigrams + int((high[0] - unigrams) * (missing / more) ** (1 / power)) if trial % 4 < 3 else (low[0] + high[0]) // 2
+        middle = min(max(middle, low[0] + 1), high[0] - 1)
         data = codec.encode(_keep(ground, ranking, middle).table)
         if len(data) <= max_bytes:
             low = (middle, data)

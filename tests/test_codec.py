@@ -145,7 +145,7 @@ def test_the_format_is_pinned():
     assert (len(data), hashlib.sha256(data).hexdigest()[:16]) == GOLDEN
 
 
-GOLDEN = (556, "e90588491e16f6f8")
+GOLDEN = (560, "d4b88415fc9cc5c0")
 
 
 def test_ngrams_cost_less_than_their_share_of_plain_columns():
@@ -203,6 +203,8 @@ def test_another_version_and_impossible_fields_are_named(written):
     for place, value in ((2, 9), (2, 0), (3, 0), (4, 0)):
         with pytest.raises(FileFormatError):
             codec.decode(written[:place] + bytes([value]) + written[place + 1 :])
+    with pytest.raises(FileFormatError, match="impossible counts"):
+        codec.decode(written[:132] + b"\xff\x01" + written[134:])
     with pytest.raises(FileFormatError, match="impossible discounts"):
         codec.decode(written[:16] + np.array([np.nan]).tobytes() + written[24:])
 
