@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+U32_MAX = (1 << 32) - 1
 FULL = 65535  # a stored count with this value has its exact count in the overflow columns
 
 _S16 = np.uint64(16)
@@ -223,7 +224,7 @@ def scan_order(
             pruned[parent_forward[cursor]] += adjusted
             continue
         out_hi[m], out_lo[m], out_parent[m] = key_hi, key_lo, parent_forward[cursor]
-        out_adjusted[m], out_raw[m] = adjusted, raw
+        out_adjusted[m], out_raw[m] = min(adjusted, U32_MAX), min(raw, U32_MAX)
         m += 1
     return m, coc[1:]
 

@@ -18,7 +18,6 @@ from ngram.smoothing import estimate_discounts
 from ngram.table import F64, U16, U32, NgramTable
 
 I64 = npt.NDArray[np.int64]
-U32_MAX = (1 << 32) - 1
 
 
 @dataclass(frozen=True)
@@ -159,13 +158,13 @@ class _Builder:
         size = len(self.run)
         # as long as the run, but pages that are never written cost nothing
         keys = np.empty(size, np.uint64), np.empty(size, np.uint64)
-        kept = (*keys, np.empty(size, np.uint32), np.empty(size, np.int64), np.empty(size, np.int64))
+        kept = (*keys, np.empty(size, np.uint32), np.empty(size, np.uint32), np.empty(size, np.uint32))
         pruned = np.zeros(contexts, np.int64)
         masks = _masks(n, self.top)
         found, self.count_of_counts[n - 1] = kernels.scan_order(
             self.run.columns(), masks, n, self.top, self.bos, min_raw, self.parents, kept, pruned
         )
-        self.pruned.append(np.minimum(pruned, U32_MAX).astype(np.uint32))
+        self.pruned.append(np.minimum(pruned, kernels.U32_MAX).astype(np.uint32))
         if n == 1:
             self._dense_unigrams(kept, found)
             return
@@ -176,11 +175,10 @@ class _Builder:
         self.columns.append(columns)
         self.parents = (kept[0][:found], kept[1][:found], forward)
 
-    def _dense_unigrams(self, kept: tuple[U64, U64, U32, I64, I64], found: int) -> None:
+    def _dense_unigrams(self, kept: tuple[U64, U64, U32, U32, U32], found: int) -> None:
         seen = (kept[0][:found] >> np.uint64(48)).astype(np.int64)
         adjusted, raw = np.zeros((2, self.vocab_size), np.uint32)
-        adjusted[seen] = np.minimum(kept[3][:found], U32_MAX)
-        raw[seen] = np.minimum(kept[4][:found], U32_MAX)
+        adjusted[seen], raw[seen] = kept[3][:found], kept[4][:found]
         tokens = np.arange(self.vocab_size, dtype=np.uint16)
         self.columns.append((tokens, np.zeros(self.vocab_size, np.uint32), adjusted, raw))
         keys = np.arange(self.vocab_size, dtype=np.uint64) << np.uint64(48)
