@@ -44,12 +44,15 @@ def ngram_hash(tokens: Array, t: int, size: int) -> int:
 
 
 @njit(nogil=True)
-def _words(tokens: Array, t: int, low: int, classes: Array, words: Array) -> int:
-    """Hash of the word being written, its beginning included; words (_WORDS,) int64: finished ones, newest first."""
+def _words(tokens: Array, t: int, low: int, classes: Array, words: Array) -> tuple[int, int]:
+    """Hash of the word being written, its beginning included; words (_WORDS,) int64: finished ones, newest first.
+
+    Also how many of these 1 + _WORDS words are whole: that begin at `low` or after it, whatever stands before `low`."""
     j, now = t - 1, mix_hash(0, _SALT)
     while j > low and classes[tokens[j]] == INSIDE:
         now = mix_hash(now, np.int64(tokens[j]) + 1)
         j -= 1
+    whole = 1 if classes[tokens[j]] != INSIDE else 0
     now = mix_hash(now, np.int64(tokens[j]) + 1)
     j -= 1
     for k in range(len(words)):
@@ -59,19 +62,22 @@ def _words(tokens: Array, t: int, low: int, classes: Array, words: Array) -> int
                 h = mix_hash(h, np.int64(tokens[j]) + 1)
             j -= 1
         if j >= low:
+            whole += whole == k + 1 and classes[tokens[j]] == BEGINS
             h = mix_hash(h, np.int64(tokens[j]) + 1)
             j -= 1
         words[k] = h
-    return now
+    return now, whole
 
 
 @njit(nogil=True)
-def fill_contexts(tokens: Array, t: int, low: int, order: int, classes: Array, hashes: Array) -> None:
-    """hashes (order + EXTRAS,) int64 of position t, whose history begins at `low`; 0 where there is no such context."""
+def fill_contexts(tokens: Array, t: int, low: int, order: int, classes: Array, hashes: Array) -> int:
+    """hashes (order + EXTRAS,) int64 of position t, whose history begins at `low`; 0 where there is no such context.
+
+    Returns how many words back, the one being written included, are whole."""
     for n in range(order):
         hashes[n] = ngram_hash(tokens, t, n) if t - low >= n else 0
     words = np.zeros(_WORDS, np.int64)
-    now = _words(tokens, t, low, classes, words)
+    now, whole = _words(tokens, t, low, classes, words)
     last = np.zeros(4, np.int64)  # 1 + token, by distance
     for back in range(1, 4):
         last[back] = np.int64(tokens[t - back]) + 1 if t - low >= back else 0
@@ -88,3 +94,9 @@ def fill_contexts(tokens: Array, t: int, low: int, order: int, classes: Array, h
     hashes[order + 8] = mix_hash(mix_hash(mix_hash(gap, 8), last[1]), last[3])
     for k in range(order, order + EXTRAS):
         hashes[k] |= 1
+    return whole
+
+
+# how many whole words, and tokens, each of the EXTRAS is made of
+NEEDED_WORDS = np.array([1, 2, 3, 3, 4, 4, 0, 0, 0], np.int64)
+NEEDED_TOKENS = np.array([0, 0, 0, 0, 0, 0, 2, 3, 3], np.int64)

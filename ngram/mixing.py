@@ -79,7 +79,9 @@ class Mixture:
             least=np.array(MIN_LENGTHS, np.int64),
         )
         if len(self.state.classes) != self.vocab_size:
-            raise SeedgramError(f"{len(self.state.classes)} word classes for {self.vocab_size} tokens; make them from the model's tokenizer")
+            raise SeedgramError(
+                f"{len(self.state.classes)} word classes for {self.vocab_size} tokens; make them from the model's tokenizer"
+            )
         self._seed(table)
         self._scratch = kernels.new_scratch(self._contexts, self._matches, self._inputs)
 
@@ -166,13 +168,17 @@ class Mixture:
         return stream
 
     def _seed(self, table: NgramTable) -> None:
-        """Successor lists from the table, longest contexts last."""
+        """Successor lists from the table: Kneser–Ney's, and those of words and gaps, as far as its longest n-grams tell."""
         grams = np.zeros((1, 0), np.uint16)  # all n-grams of order n-1, the contexts of order n
         for n in range(1, self.order + 1):
             hashes = kernels.hash_rows(grams)
             columns = (table.parents[n - 1], table.tokens[n - 1], table.exact_counts(n), table.pruned[n - 1])
             successors.seed_order(self.state.lists, hashes, *columns, float(self.state.limits[n - 1]) * 0.6)
             grams = np.column_stack([grams[table.parents[n - 1]], table.tokens[n - 1]])
+        counts, row = table.exact_counts(self.order).astype(np.int64), 0
+        while self.order > 1 and row < len(grams):
+            self._make_room()
+            row = kernels.seed_extras(self.state, grams, counts, row)
 
     def _make_room(self) -> None:
         """Doubles what is too small; when depends on what was learned, never on how it was cut into calls."""

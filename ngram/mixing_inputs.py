@@ -31,7 +31,9 @@ def leading_zeros(x: int) -> int:
 
 
 @njit(nogil=True)
-def gather_path(lists: Any, slots_C: Array, code: Array, target: int, depth: int, sums_DCSK: Array, totals_CK: Array, places_C: Array) -> None:
+def gather_path(
+    lists: Any, slots_C: Array, code: Array, target: int, depth: int, sums_DCSK: Array, totals_CK: Array, places_C: Array
+) -> None:
     """Sums on both sides of every node on the way to `target`; of each whole list; and the target's place in it or -1.
 
     slots_C: slot of each context, negative where it has none.  The arrays are named once: this is the busiest loop."""

@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from ngram import successors
-from ngram.context_sets import fill_contexts, ngram_hash
+from ngram.context_sets import EXTRAS, NEEDED_TOKENS, NEEDED_WORDS, fill_contexts, ngram_hash
 from ngram.match import find_match, history_start, length_bucket, remember
 from ngram.mixing_inputs import COUNT, KINDS, MORE, ONES, RECENT, TOP_BIT, TWOS, gather_path, gather_tree
 from ngram.mixing_kernels import Learned, Trace, View, learn_node, new_trace, predict, summarise
@@ -60,9 +60,7 @@ def look(state: State, scratch: Scratch, tokens: Array, t: int) -> None:
     for c in range(len(view.slots)):
         view.slots[c] = successors.find_slot(state.lists.keys, scratch.hashes[c]) if scratch.hashes[c] else -1
     for m in range(len(state.least)):
-        view.match_token[m], view.match_length[m] = find_match(
-            state.indices[m], state.past, state.size[0], tokens, t, low, state.least[m]
-        )
+        view.match_token[m], view.match_length[m] = find_match(state.indices[m], state.past, state.size[0], tokens, t, low, state.least[m])
     view.numbers[1] = tokens[t - 1]
 
 
@@ -184,7 +182,9 @@ def new_scratch(contexts: int, matches: int, inputs: int) -> Scratch:
         np.zeros(contexts, np.int64), np.zeros((contexts, KINDS), np.int64), np.zeros(matches, np.int64), np.zeros(matches, np.int64), np.zeros(3, np.int64)
     )  # fmt: skip
     shape = (MAX_DEPTH + 1, contexts, 2, KINDS)
-    return Scratch(view, new_trace(inputs, contexts, matches), np.zeros(contexts, np.int64), np.zeros(contexts, np.int64), np.zeros(shape, np.int64))
+    return Scratch(
+        view, new_trace(inputs, contexts, matches), np.zeros(contexts, np.int64), np.zeros(contexts, np.int64), np.zeros(shape, np.int64)
+    )
 
 
 @njit(nogil=True)
@@ -194,3 +194,29 @@ def hash_rows(grams: Array) -> Array:
     for i in range(len(grams)):
         out[i] = ngram_hash(grams[i], grams.shape[1], grams.shape[1])
     return out
+
+
+@njit(nogil=True)
+def seed_extras(state: State, grams: Array, counts: Array, start: int) -> int:
+    """Counts of the EXTRAS from n-grams of the top order, (M, order) uint16, which stand for the whole trained text.
+
+    Only contexts that lie wholly inside an n-gram.  Returns the row where it stopped for want of room."""
+    lists, order = state.lists, grams.shape[1]
+    hashes = np.zeros(order + EXTRAS, np.int64)
+    for i in range(start, len(grams)):
+        if not successors.has_room(lists, EXTRAS, state.settings[VOCAB]):
+            return i
+        gram, t = grams[i], order - 1
+        whole = fill_contexts(gram, t, 0, order, state.classes, hashes)
+        for k in range(EXTRAS):
+            complete = NEEDED_WORDS[k] <= whole and NEEDED_TOKENS[k] <= t
+            if not (complete or gram[0] == state.settings[BOS]):
+                continue
+            slot = successors.find_slot(lists.keys, hashes[order + k])
+            if slot < 0:
+                slot = successors.add_context(lists, hashes[order + k], 1)
+            at = successors.find_successor(lists, slot, gram[t])
+            if at < 0:
+                at = successors.add_successor(lists, slot, gram[t])
+            lists.count[at] = min(np.int64(lists.count[at]) + counts[i], successors.U32_MAX)
+    return len(grams)

@@ -103,6 +103,16 @@ def add_successor(lists: Lists, slot: int, token: int) -> int:
 
 
 @njit(nogil=True)
+def find_successor(lists: Lists, slot: int, token: int) -> int:
+    """Pool index of a successor, or -1."""
+    first = np.int64(lists.blocks[slot, FIRST])
+    for j in range(first, first + np.int64(lists.blocks[slot, SIZE])):
+        if lists.tokens[j] == token:
+            return j
+    return -1
+
+
+@njit(nogil=True)
 def raise_count(lists: Lists, at: int) -> None:
     if lists.count[at] < U32_MAX:
         lists.count[at] += 1

@@ -60,12 +60,22 @@ def contexts_of(past, order, classes):
         words.append(tuple(word))
     one, two, three = ([*reversed(past), None, None, None])[:3]
     w, last = tuple(now), words
-    extras = [(w,), (w, last[0]), (w, last[0], last[1]), (w, last[1]), (w, last[1], last[2]), (w, last[2]), (two,), (two, three), (one, three)]
+    extras = [
+        (w,),
+        (w, last[0]),
+        (w, last[0], last[1]),
+        (w, last[1]),
+        (w, last[1], last[2]),
+        (w, last[2]),
+        (two,),
+        (two, three),
+        (one, three),
+    ]
     return [None if s is None else (i, s) for i, s in enumerate([*sets, *extras])]
 
 
 class MixtureOracle:
-    """Built like ngram.mixing.Mixture, but from the counts of an empty table plus `adjusted` {n-gram: count} and `pruned`."""
+    """Built like ngram.mixing.Mixture, from `adjusted` {n-gram: count} and `pruned` {context: mass}."""
 
     def __init__(self, mixture, adjusted, pruned, limits):
         self.order, self.vocab, self.bos = mixture.order, mixture.vocab_size, mixture.bos
@@ -81,6 +91,7 @@ class MixtureOracle:
             total = sum(children.values())
             share = limits[key[0]] * UNIT * 0.6
             self.recent[key] = {w: int(min(c * min(UNIT, share / total), 60000)) for w, c in children.items() if total}
+        self.read_long_ngrams(adjusted)
         sets, inputs = self.order + 9, self.order + 1 + 2 * (self.order + 9) + 2
         first = np.zeros(inputs)
         first[self.order + 1 :: 2] = 0.03
@@ -92,6 +103,18 @@ class MixtureOracle:
         self.maps = {(kind, c): np.array(guess) for kind in range(2) for c in range(sets)}
         self.tries, self.match, self.tables = Counter(), {}, {}
         self.past, self.index = [], [{}, {}]
+
+    def read_long_ngrams(self, adjusted):
+        """Words and gaps from n-grams of the top order: those that would be the same whatever stood before."""
+        strangers = np.append(self.classes, [0, 1, 2])  # three tokens that no text has, one a class
+        for gram, c in adjusted.items():
+            if self.order > 1 and len(gram) == self.order:
+                keys = contexts_of(list(gram[:-1]), self.order, strangers)[self.order :]
+                others = [contexts_of([self.vocab + i] * 8 + list(gram[:-1]), self.order, strangers)[self.order :] for i in range(3)]
+                for k, key in enumerate(keys):
+                    if gram[0] == self.bos or all(other[k] == key for other in others):
+                        children = self.count.setdefault(key, {})
+                        children[gram[-1]] = children.get(gram[-1], 0) + c
 
     def below(self, d, prefix):
         """Tokens under both sides of the node reached by `prefix`."""
@@ -107,7 +130,10 @@ class MixtureOracle:
             if total:
                 cut = {w: self.discounts[n][min(c, 3) - 1] if c else 0 for w, c in children.items()}
                 back = sum(cut.values()) + pruned
-                mass = [(sum(children[w] - cut[w] for w in children if w in side) + back * m) / total for side, m in zip(sides, mass, strict=True)]
+                mass = [
+                    (sum(children[w] - cut[w] for w in children if w in side) + back * m) / total
+                    for side, m in zip(sides, mass, strict=True)
+                ]
             out.append(stretch(clip(mass[1] / (mass[0] + mass[1]), 1e-6, 1 - 1e-6)))
         return out
 
@@ -135,7 +161,13 @@ class MixtureOracle:
                     matched.append((where, side))
                     shown += shown % 3 == 1
         x = np.array(x)
-        rows = [("node", node), (longest, min(d, 11)), ("match", shown), ("token", previous), ("crowd", crowd, min(7, int(abs(sure) * 1.5)))]
+        rows = [
+            ("node", node),
+            (longest, min(d, 11)),
+            ("match", shown),
+            ("token", previous),
+            ("crowd", crowd, min(7, int(abs(sure) * 1.5))),
+        ]
         z = [clip(float(self.weights.setdefault(row, self.first.copy()) @ x), -12, 12) for row in rows]
         joined = float(np.dot(self.join.setdefault(node, np.full(5, 0.2)), z))
         u = (clip(joined, -7.99, 7.99) + 8) * 2

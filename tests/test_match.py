@@ -33,7 +33,9 @@ def by_definition(tokens, learned, t):
     for least in MIN_LENGTHS:
         if len(past) < least:
             continue
-        places = [j for j in range(1, learned) if past_of(tokens, j, BOS)[-least:] == past[-least:] and len(past_of(tokens, j, BOS)) >= least]
+        places = [
+            j for j in range(1, learned) if past_of(tokens, j, BOS)[-least:] == past[-least:] and len(past_of(tokens, j, BOS)) >= least
+        ]
         if places:
             at, length = places[-1], 0
             while length < min(at - 1, len(past)) and tokens[at - 1 - length] == past[-1 - length]:
