@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from hybrid.artifact import Artifact
 
 BATCH_TOKENS = {"cuda": 65536, "cpu": 4096}  # tokens sent through the network at once: 256 MB of float32 logits at V = 1,024
-GATE_RATE = 0.02  # step of the gate per 1,024 positions at evaluation
+# step of the gate per 1,024 positions at evaluation; measured on dev: 0.02 … 1 are within 0.0001 bits a token of each other for a
+# fitted gate, and the fallback gains 0.004 from 1 over 0.02
+GATE_RATE = 0.5
 PROTOCOLS = ("full", "challenge")
 
 
