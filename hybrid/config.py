@@ -143,7 +143,7 @@ class CacheConfig(_Checked):
 @dataclass(frozen=True)
 class QuantConfig(_Checked):
     weight_bits: int = setting(8, "bits of a stored matrix entry; bits", low=4, high=8)
-    embed_bits: int = setting(8, "bits of a stored embedding entry, 16: fp16; bits", low=4, high=16)
+    embed_bits: int = setting(10, "bits of a stored embedding entry, 16: fp16; tied logits feel its rounding most; bits", low=4, high=16)
     gptq_tokens: int = setting(0, "training tokens that calibrate the rounding of matrices (GPTQ); 0: nearest; tokens", low=0)
     codec: str = setting("best", "entropy coder of each section", choices=("best", "zlib", "lzma", "zstd", "brotli"))
 

@@ -54,14 +54,14 @@ def second_moments(model: HybridLM, windows: Iterable[Tensor]) -> dict[str, F64]
     return moments
 
 
-def round_columns(weight_OI: npt.NDArray[np.float32], scales_O: npt.NDArray[np.float32], top: int, moment_II: F64) -> npt.NDArray[np.int8]:
+def round_columns(weight_OI: npt.NDArray[np.float32], scales_O: npt.NDArray[np.float32], top: int, moment_II: F64) -> npt.NDArray[np.int16]:
     """Integers (O, I) in ±top that nearly minimise |x Wᵀ - x (scales · integers)ᵀ|² over inputs with these second moments."""
     fan_in = weight_OI.shape[1]
     dead = np.diagonal(moment_II) <= 0
     damped = moment_II + np.diag(np.where(dead, 1.0, DAMPING * max(float(np.diagonal(moment_II).mean()), 1e-12)))
     upper = np.linalg.cholesky(np.linalg.inv(damped)).T  # inverse = upperᵀ upper
     scale = np.where(scales_O > 0, scales_O.astype(np.float64), np.inf)
-    left, integers = weight_OI.astype(np.float64), np.zeros(weight_OI.shape, dtype=np.int8)
+    left, integers = weight_OI.astype(np.float64), np.zeros(weight_OI.shape, dtype=np.int16)
     for begin in range(0, fan_in, BLOCK):
         end = min(begin + BLOCK, fan_in)
         errors = np.zeros((len(left), end - begin))

@@ -1,9 +1,9 @@
 """Weights ↔ bytes: integers per row for matrices and embeddings, half floats for the rest.
 
 A quantised row is `integer · scale`, integers in ±(2^(bits-1) - 1), one value a byte (the codecs squeeze unused bits
-out); its scale is a float16 times a power of two that the tensor shares, so that tiny rows keep their precision.  The
-clipping point of each row is the one with the least squared error.  Plain numpy in float32/float64 with a fixed order
-of summation: the same weights give the same bytes.
+out); of more than 8 bits, the upper 8 are kept apart from the noisy rest.  The scale is a float16 times a power of two
+that the tensor shares, so that tiny rows keep their precision.  The clipping point of each row is the one with the
+least squared error.  Plain numpy in float32/float64 with a fixed order of summation: the same weights give the same bytes.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ SCALE_EXPONENT = 14  # the tensor's largest scale is moved to 2¹³…2¹⁴, be
 
 F32 = npt.NDArray[np.float32]
 F16 = npt.NDArray[np.float16]
-I8 = npt.NDArray[np.int8]
+Integers = npt.NDArray[np.int16]
 
 
 def _store_scales(scales: npt.NDArray[np.float64]) -> tuple[F16, int]:
@@ -41,7 +41,7 @@ def load_scales(stored: F16, exponent: int) -> F32:
     return np.ldexp(stored.astype(np.float64), -exponent).astype(np.float32)
 
 
-def quantise_rows(weight_OI: F32, bits: int) -> tuple[I8, F16, int]:
+def quantise_rows(weight_OI: F32, bits: int) -> tuple[Integers, F16, int]:
     """Integers (O, I), stored scales (O,) and their exponent, minimising each row's squared error over CLIPS."""
     top = 2 ** (bits - 1) - 1
     largest = np.abs(weight_OI).max(axis=1, initial=0.0).astype(np.float64)
@@ -56,13 +56,13 @@ def quantise_rows(weight_OI: F32, bits: int) -> tuple[I8, F16, int]:
     return round_to_scales(weight_OI, load_scales(stored, exponent), top), stored, exponent
 
 
-def round_to_scales(weight_OI: F32, scales_O: F32, top: int) -> I8:
+def round_to_scales(weight_OI: F32, scales_O: F32, top: int) -> Integers:
     """Nearest integers for given scales; rows of scale 0 become 0."""
     safe = np.where(scales_O > 0, scales_O, np.float32(np.inf))
-    return np.clip(np.rint(weight_OI / safe[:, None]), -top, top).astype(np.int8)
+    return np.clip(np.rint(weight_OI / safe[:, None]), -top, top).astype(np.int16)
 
 
-def dequantise_rows(integers_OI: I8, stored: F16, exponent: int) -> F32:
+def dequantise_rows(integers_OI: Integers, stored: F16, exponent: int) -> F32:
     """The weights that a reader of the file gets: float32 (O, I)."""
     return integers_OI.astype(np.float32) * load_scales(stored, exponent)[:, None]
 
@@ -70,26 +70,29 @@ def dequantise_rows(integers_OI: I8, stored: F16, exponent: int) -> F32:
 def encode_state(
     state: Mapping[str, Tensor], config: QuantConfig, moments: Mapping[str, npt.NDArray[np.float64]] | None = None
 ) -> tuple[list[Any], dict[str, bytes]]:
-    """Meta data (JSON values) and raw sections "matrices", "embeddings", "scales", "vectors" of a state dict.
+    """Meta data (JSON values) and raw sections of a state dict: matrices, embeddings, remainders, scales, vectors.
 
     moments: second moments of the inputs (gptq.second_moments); matrices named there are rounded by GPTQ, others to nearest.
-    meta: one [name, shape, bits, exponent] a tensor, in the state dict's order; bits 8/6/4… integers, 16 or 32 floats."""
+    meta: one [name, shape, bits, exponent] a tensor, in the state dict's order; bits 4…15 integers, 16 or 32 floats."""
     meta: list[Any] = []
-    parts: dict[str, list[bytes]] = {"matrices": [], "embeddings": [], "scales": [], "vectors": []}
+    parts: dict[str, list[bytes]] = {"matrices": [], "embeddings": [], "remainders": [], "scales": [], "vectors": []}
     for name, tensor in state.items():
         values = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
         kind = parameter_kind(name, values.ndim)
         bits = {"matrix": config.weight_bits, "embedding": config.embed_bits, "scalar": 16}[kind]
         section = {"matrix": "matrices", "embedding": "embeddings", "scalar": "vectors"}[kind]
         exponent = 0
-        if bits >= 9:
+        if bits == 16:
             bits = 16 if np.abs(values).max(initial=0.0) <= np.finfo(np.float16).max else 32
             parts[section].append(values.astype("<f2" if bits == 16 else "<f4").tobytes())
         else:
             integers, stored, exponent = quantise_rows(values, bits)
             if moments and name in moments:
                 integers = round_columns(values, load_scales(stored, exponent), 2 ** (bits - 1) - 1, moments[name])
-            parts[section].append(integers.tobytes())
+            spare = max(0, bits - 8)
+            parts[section].append((integers >> spare).astype(np.int8).tobytes())
+            if spare:
+                parts["remainders"].append((integers & (2**spare - 1)).astype(np.uint8).tobytes())
             parts["scales"].append(stored.astype("<f2").tobytes())
         meta.append([name, list(values.shape), bits, exponent])
     return meta, {name: b"".join(chunks) for name, chunks in parts.items()}
@@ -124,9 +127,11 @@ def decode_state(meta: list[Any], sections: Mapping[str, bytes]) -> dict[str, Te
         section = {"matrix": "matrices", "embedding": "embeddings", "scalar": "vectors"}[kind]
         if bits in (16, 32):
             values = reader.take(section, "<f2" if bits == 16 else "<f4", count).astype(np.float32).reshape(shape)
-        elif 2 <= bits <= 8 and len(shape) == 2:
-            integers = reader.take(section, "<i1", count).reshape(shape)
-            values = dequantise_rows(integers, reader.take("scales", "<f2", shape[0]), exponent)
+        elif 2 <= bits < 16 and len(shape) == 2:
+            integers = reader.take(section, "<i1", count).astype(np.int16)
+            if bits > 8:
+                integers = (integers << (bits - 8)) + reader.take("remainders", "<u1", count)
+            values = dequantise_rows(integers.reshape(shape), reader.take("scales", "<f2", shape[0]), exponent)
         else:
             raise ValueError(f"{name}: {bits} bits for shape {shape}")
         state[name] = torch.from_numpy(values)

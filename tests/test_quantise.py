@@ -67,8 +67,8 @@ def test_clipping_helps_rows_with_an_outlier_at_few_bits():
     assert np.square(weight - back).sum() < 0.8 * np.square(weight - plain).sum()
 
 
-@pytest.mark.parametrize("bits", [4, 6, 8])
-@pytest.mark.parametrize("embed_bits", [8, 16])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("embed_bits", [8, 9, 11, 15, 16])
 def test_a_state_dict_comes_back_with_names_shapes_and_small_errors(bits, embed_bits):
     before = state()
     meta, sections = quantise.encode_state(before, QuantConfig(weight_bits=bits, embed_bits=embed_bits))
@@ -76,10 +76,12 @@ def test_a_state_dict_comes_back_with_names_shapes_and_small_errors(bits, embed_
     assert list(after) == list(before)
     for name, value in before.items():
         kind = parameter_kind(name, value.ndim)
-        step = {"matrix": 2.0 ** (1 - bits), "embedding": 2.0 ** (1 - embed_bits) if embed_bits < 16 else 2**-10, "scalar": 2**-10}[kind]
+        step = {"matrix": 2.0 ** (1 - bits), "embedding": 2.0 ** (1 - min(embed_bits, 11)), "scalar": 2**-10}[kind]
         assert after[name].shape == value.shape
         assert after[name].dtype == torch.float32
         rms = (after[name] - value).square().mean().sqrt()
+        if kind == "embedding" and 11 < embed_bits < 16:
+            step *= 1.5  # the half-float scale limits what more bits can do
         assert rms <= 0.35 * step * value.abs().max() + 1e-7, name  # 0.29 of a step is what rounding costs
     HybridLM(TINY).load_state_dict(after)
 
@@ -96,7 +98,7 @@ def test_the_bytes_of_a_pinned_state_are_pinned():
     tensors = {"embedding": ramp, "blocks.0.mlp.up.a.up": -ramp, "blocks.0.mlp_gain": torch.linspace(0, 2, 7)}
     meta, sections = quantise.encode_state(tensors, QuantConfig(weight_bits=6))
     text = json.dumps([meta, {name: data.hex() for name, data in sections.items()}])
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "157c75c23cf520d4"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "d1e9743c5aa3eb92"
     assert quantise.encode_state(tensors, QuantConfig(weight_bits=6)) == (meta, sections)
 
 
@@ -121,7 +123,7 @@ def spoil(meta, sections, how):
     if how == "negative shape":
         return [[name, [-1, 4], bits, exponent], *meta[1:]], sections
     if how == "odd bits":
-        return [[name, shape, 11, exponent], *meta[1:]], sections
+        return [[name, shape, 1, exponent], *meta[1:]], sections
     return [[name, shape, bits, 10**9], *meta[1:]], sections
 
 
