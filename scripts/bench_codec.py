@@ -90,15 +90,16 @@ def bench_books(folder: Path, sizes_mb: list[float]) -> None:
         print(f"{label:26}{int(fits[tokens - 2]):>10,}{sum(stored.sizes()):>12,}{'':>7}   {scores(stored, test, test_bytes)}", flush=True)
 
 
-def bench_shard(path: Path, max_bytes: int, min_raw: list[int] | None) -> None:
+def bench_shard(path: Path, max_bytes: int, min_raw: list[int] | None, most: int) -> None:
     """Times of one large corpus, a memory-mapped shard: header of 256 int32, then uint16 tokens."""
-    tokens = np.fromfile(path, np.uint16, offset=1024)
-    begin = time.perf_counter()
+    tokens = np.fromfile(path, np.uint16, most, offset=1024)
+    begin = time.perf_counter(), time.process_time()
 
     def lap(what: str) -> None:
         nonlocal begin
-        print(f"{what:60}{time.perf_counter() - begin:8.1f} s", flush=True)
-        begin = time.perf_counter()
+        now = time.perf_counter(), time.process_time()
+        print(f"{what:80}{now[0] - begin[0]:8.1f} s wall {now[1] - begin[1]:8.1f} s processor", flush=True)
+        begin = time.perf_counter(), time.process_time()
 
     cache = NgramCache(VOCAB, (2, ORDER), BOS)
     cache.count_stream(tokens)
@@ -123,9 +124,10 @@ def main() -> None:
     parser.add_argument("--shard", type=Path, help="time this corpus instead")
     parser.add_argument("--max-bytes", type=int, default=11_000_000)
     parser.add_argument("--min-raw", help="raw counts that n-grams of orders 1… need, comma-separated")
+    parser.add_argument("--tokens", type=int, default=-1, help="of the shard to count; -1: all")
     args = parser.parse_args()
     if args.shard:
-        bench_shard(args.shard, args.max_bytes, [int(x) for x in args.min_raw.split(",")] if args.min_raw else None)
+        bench_shard(args.shard, args.max_bytes, [int(x) for x in args.min_raw.split(",")] if args.min_raw else None, args.tokens)
     elif args.data.is_dir():
         bench_books(args.data, [float(x) for x in args.sizes.split(",")])
     else:
