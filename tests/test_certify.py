@@ -118,16 +118,18 @@ def test_an_artifact_without_a_cache_codes_too(tmp_path):
     assert np.array_equal(stream_coder.decode(art, "0" * 64, data, "F").tokens, tokens)
 
 
-def test_the_coder_uses_the_same_probabilities_as_the_evaluation(coded):
-    """One stream, nothing learned: the order is eval.py's, so the bits must be too (the first token is extra)."""
+@pytest.mark.parametrize("online", [False, True])
+def test_the_coder_uses_the_same_probabilities_as_the_evaluation(coded, online):
+    """With one stream the order is eval.py's, so the bits must be too: cache after every token, gate every 64 (the first token is extra)."""
     from hybrid import evaluate
 
     art, sha, tokens, _, _ = coded
-    tokens = tokens[:200]
-    _, made = stream_coder.encode(art, sha, tokens, stream_coder.Settings(len(tokens), 1, 0, False, 64, "text"), CPU)
-    scores = evaluate.all_scores(art, tokens, evaluate.EvalOptions(online=False), Ranks(0, 1, CPU))
-    first = made.bits + float(np.log2(scores["mixed"]).sum())
-    assert 0 < first < 20
+    bits = []
+    for n in (200, 1):
+        _, made = stream_coder.encode(art, sha, tokens[:n], stream_coder.Settings(n, 1, 0, online, 64, "text"), CPU)
+        bits.append(made.bits)
+    scores = evaluate.all_scores(art, tokens[:200], evaluate.EvalOptions(chunk_tokens=64, online=online), Ranks(0, 1, CPU))
+    assert bits[0] - bits[1] == pytest.approx(-np.log2(scores["mixed"]).sum(), rel=1e-6)
 
 
 def test_another_machine_is_refused_and_the_difference_named(coded, monkeypatch):
