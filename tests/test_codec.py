@@ -65,19 +65,38 @@ def nearest(value):
     return min(LEVELS.tolist(), key=lambda level: (abs(level - value), level))
 
 
-@EXAMPLES
-@given(tables())
-def test_a_reader_gets_the_same_ngrams_with_counts_at_the_nearest_level(table):
+def check_reading(table):
     read = codec.decode(codec.encode(table))
     (was, totals), (now, new_totals) = ngrams(table), ngrams(read)
     assert [{g: nearest(c) for g, c in order.items()} for order in was] == now
     assert np.array_equal(read.discounts, table.discounts) and (read.bos, read.vocab_size) == (table.bos, table.vocab_size)
     assert read.raw is None
-    with_children = {gram[:-1] for order in now for gram in order}
+    own = dict.fromkeys(totals, 0)
+    for order in now:
+        for gram, count in order.items():
+            own[gram[:-1]] += count
     for context, total in new_totals.items():
-        own = sum(c for order in now for gram, c in order.items() if gram[:-1] == context)
-        assert total == (max(own, nearest(totals[context])) if totals[context] > own and context else own) or context not in with_children
+        if context == ():
+            assert total == own[()] + int(table.pruned[0][0])
+        elif own[context]:
+            nothing_lost = totals[context] == sum(c for order in was for g, c in order.items() if g[:-1] == context)
+            assert total == own[context] if nothing_lost else total == max(own[context], nearest(totals[context]))
+        else:
+            assert total == 0
     assert codec.encode(read) == codec.encode(table)
+
+
+@EXAMPLES
+@given(tables(), st.floats(0, 1))
+def test_a_reader_gets_the_same_ngrams_with_counts_at_the_nearest_level(table, share):
+    check_reading(prune(table, table.vocab_size + int(share * (sum(table.sizes()) - table.vocab_size))))
+
+
+@pytest.mark.parametrize("size", [100, 300, 500])
+def test_a_reader_gets_the_masses_of_what_was_pruned(size):
+    table = prune(table_of(text(600)), size)
+    assert table.pruned[2].any()
+    check_reading(table)
 
 
 @EXAMPLES
