@@ -116,3 +116,11 @@ def test_features_are_named_and_buckets_cover_all_lengths():
     found = [length_bucket(length) for length in range(WINDOW + 1)]
     assert found == sorted(found)
     assert found[-1] == BUCKETS - 1
+
+
+def test_a_place_that_only_shares_the_hash_is_not_believed():
+    seen, other = np.array([BOS, *[2, 3, 4, 5, 0, 2, 3, 4, 5]], np.uint16), np.array([BOS, *[5, 5, 4, 3, 3, 2, 0, 0]], np.uint16)
+    model = MatchModel(VOCAB, BOS)
+    model.update(seen, 1, len(seen))
+    model.indices[:] = 8  # every context collides with one
+    assert np.allclose(model.score(other, 1, len(other)).prob, 1 / VOCAB)
