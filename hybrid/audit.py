@@ -67,7 +67,7 @@ def audit_scorer(
     the stream, first and last included.  wrap: a progress bar around the chunk numbers."""
     audit = _Audit(scorer, tokens, tolerance, np.random.default_rng(seed))
     chunks = list(ScoreFirst(tokens, {}).chunks(chunk_tokens))
-    wanted = min(len(chunks), max(2, -(-positions // chunk_tokens)))
+    wanted = min(len(chunks), 1 + -(-positions // chunk_tokens))  # one more, as the last may be short
     audited = set(np.unique(np.linspace(0, len(chunks) - 1, wanted).round().astype(int)).tolist())
     for i in wrap(range(len(chunks))):
         audit.chunk(*chunks[i], whole=i in audited, last=i == len(chunks) - 1)
