@@ -9,7 +9,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,8 +71,7 @@ class Trainer:
         pairs = self.batches.to_device(rows)
         total = torch.zeros((), device=self.ranks.device)
         for inputs, targets in pairs:
-            with self._precision():
-                loss = self.loss(inputs, targets)
+            loss = self.loss(inputs, targets)
             (loss / (len(pairs) * self.ranks.world)).backward()
             total += loss.detach() / len(pairs)
         self.ranks.sum_(self.gradients)
@@ -86,9 +85,6 @@ class Trainer:
         for optimiser in self.optimisers:
             optimiser.step()
         self.gradients.zero_()
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        return torch.autocast("cuda", torch.bfloat16) if self.ranks.device.type == "cuda" else nullcontext()
 
     def count(self, step: int, rows: npt.NDArray[np.uint16]) -> None:
         """Hands the rows seen for the first time to the counting thread."""
@@ -115,10 +111,8 @@ class Trainer:
         for optimiser, state in zip(self.optimisers, fresh, strict=True):
             optimiser.load_state_dict(state)
         self.gradients.zero_()
-        if self.cache is not None:  # its kernels are compiled on first use, too: by a cache that is thrown away
-            spare = NgramCache(self.config.model.vocab_size, orders=self.cache.orders, bos=self.cache.bos, buffer_positions=4096)
-            spare.update(rows[:2, :4096])
-            spare.run()
+        if self.cache is not None:
+            self.cache.warm_up()
         synchronize(self.ranks.device)
         self.ranks.barrier()
         return time.monotonic() - begin
