@@ -112,7 +112,15 @@ def _decode_elsewhere(path: str, out: str, folder: Path, device: torch.device) -
     command = [sys.executable, "-m", "hybrid", "decompress", str(Path(out).resolve()), "--artifact", str(Path(path).resolve())]
     command += ["-o", "bytes", "--tokens", "tokens", "--json", "report"]
     root = str(Path(__file__).resolve().parent.parent)
-    done = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, timeout=DECODE_TIMEOUT_S, check=False)
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])},
+        capture_output=True,
+        text=True,
+        timeout=DECODE_TIMEOUT_S,
+        check=False,
+    )
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise SeedgramError(f"{out}: the decoding process failed with code {done.returncode}: {reason}; the score is not certified")
