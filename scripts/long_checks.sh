@@ -4,3 +4,4 @@
 install "[dev]"
 "$python" scripts/prepare_data.py --embedded --name docs --out runs/quickstart/data
 "$python" scripts/kill_and_resume.py --data runs/quickstart/data --tokenizer runs/quickstart/data/tokenizer.model
+HYPOTHESIS_PROFILE=explore "$python" -m pytest -q -n 2

@@ -1,9 +1,19 @@
-"""Fixtures shared by the tests of whole runs: a corpus small enough to train on in a second."""
+"""Fixtures shared by the tests of whole runs: a corpus small enough to train on in a second.
 
+Property tests draw the same examples every time, so that the suite is a function of the code; scripts/long_checks.sh draws
+fresh ones (HYPOTHESIS_PROFILE=explore).
+"""
+
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 PIECES = 320
 
