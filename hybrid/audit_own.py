@@ -12,7 +12,7 @@ from hybrid import evaluate
 from hybrid.audit import audit_scorer
 from hybrid.audit_report import AuditReport
 from hybrid.distributed import Ranks
-from hybrid.progress import track
+from ngram.cli import track
 from ngram.contexts import histories
 from ngram.gate import F32, F64, mix
 from ngram.online import OnlineCache
@@ -110,7 +110,7 @@ def audit_artifact(art: "Artifact", shards: list[Path], positions: int, max_toke
     tokens = evaluate.load_tokens(shards, art.config.model.vocab_size, art.config.train.seq_len, "full")[:max_tokens]
     reports = {}
     for kind in KINDS if art.table is not None else KINDS[:1]:
-        wrap = partial(track, what=f"auditing {kind}")
+        wrap = partial(track, title=f"auditing {kind}")
         reports[kind] = audit_scorer(HybridScorer(art, kind, ranks.device), tokens, positions=positions, name=kind, wrap=wrap)
     return reports
 

@@ -12,7 +12,7 @@ from hybrid import corpus, tokenizer
 from hybrid.audit import audit_scorer
 from hybrid.bpb import TokenBytes
 from hybrid.data import load_stream
-from hybrid.progress import track
+from ngram.cli import track
 from ngram.hashed_ratio import ORDERS, RATIO_WEIGHT, RULES, HashedRatio, HashedTables, expected_sum, true_context_counts
 from ngram.table import U16
 

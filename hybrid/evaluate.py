@@ -20,8 +20,8 @@ from hybrid.bpb import TokenBytes, bits_per_byte
 from hybrid.config import Config, ConfigError
 from hybrid.data import DataError, Stream
 from hybrid.distributed import Ranks
-from hybrid.progress import track
 from ngram import gate_fit
+from ngram.cli import track
 from ngram.gate import F64, Gate
 from ngram.online import OnlineCache
 from ngram.score_first import ScoreFirst, Tokens

@@ -2,13 +2,17 @@
 
 import copy
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import xxhash
 
 from hybrid import artifact, evaluate, gptq, quantise
+from hybrid.bpb import TokenBytes, bits_per_byte
 from hybrid.config import Config
 from hybrid.data import Loader
 from hybrid.distributed import Ranks
@@ -16,9 +20,10 @@ from hybrid.log import RunLog
 from hybrid.model import HybridLM
 from ngram import prune
 from ngram.cache import NgramCache
+from ngram.cli import stage
 from ngram.runs import Run, build_table
 from ngram.sync import all_reduce_run
-from ngram.table import F64
+from ngram.table import F64, U16, NgramTable
 
 GATE_BYTES = 24_000  # kept free for the gate while the cache is fitted to the budget
 LARGE_CORPUS = 10_000_000  # positions from which singletons of long n-grams are dropped before anything is built
@@ -55,32 +60,50 @@ def pack(
     """Writes `out`/artifact.bin and returns its books ({section: bytes}).  Rank 0 only.
 
     The gate is fitted on what a reader of the file will have: dequantised weights, decoded cache, and the training text that
-    was held out from both training and counting."""
-    begin = time.monotonic()
-    meta, sections = quantise.encode_state(model.state_dict(), config.quant, _calibration(config, model, loader, ranks))
+    was held out from both training and counting.  The loss through quantisation is measured on that text, too."""
     packer = artifact.Packer(config, tokenizer, model.map_checksums())
-    packer.add_weights(meta, sections)
-    reloaded = copy.deepcopy(model).eval()
-    reloaded.load_state_dict(quantise.decode_state(meta, sections))
-    log.show("quantised", seconds=time.monotonic() - begin)
-    table = None
+    with _phase("quantised", log):
+        meta, sections = quantise.encode_state(model.state_dict(), config.quant, _calibration(config, model, loader, ranks))
+        packer.add_weights(meta, sections)
+        reloaded = copy.deepcopy(model).eval()
+        reloaded.load_state_dict(quantise.decode_state(meta, sections))
+    _log_gap(config, model, reloaded, loader.holdout(), tokenizer, ranks, log)
     if run is not None:
-        begin = time.monotonic()
-        orders = config.cache.ngram_order
-        threshold = [1 if n <= 3 else 2 for n in range(1, orders + 1)] if run.total() > LARGE_CORPUS else None
+        table = _fit_cache(config, run, packer, log)
+        with _phase("gate", log):
+            packer.add("gate", evaluate.fit_gate(reloaded, table, loader.holdout(), ranks.device, config))
+    return packer.write(out / "artifact.bin")
+
+
+def _fit_cache(config: Config, run: Run, packer: artifact.Packer, log: RunLog) -> NgramTable:
+    """Adds the section "ngram", filling what the budget leaves; returns the table that a reader gets."""
+    orders = config.cache.ngram_order
+    threshold = [1 if n <= 3 else 2 for n in range(1, orders + 1)] if run.total() > LARGE_CORPUS else None
+    with _phase("table", log) as figures:
         exact = build_table(run, config.model.vocab_size, 1, (2, orders), threshold)
-        log.show("table", ngrams=sum(exact.sizes()), seconds=time.monotonic() - begin)
-        begin = time.monotonic()
+        figures["ngrams"] = sum(exact.sizes())
+    with _phase("cache", log) as figures:
         table, coded = prune.fit_bytes(exact, packer.room(reserve=GATE_BYTES))
         packer.add("ngram", coded)
-        log.show(
-            "cache",
-            ngrams=sum(table.sizes()),
-            bytes=len(coded),
-            bits_an_ngram=8 * len(coded) / max(1, sum(table.sizes())),
-            seconds=time.monotonic() - begin,
-        )
-        begin = time.monotonic()
-        packer.add("gate", evaluate.fit_gate(reloaded, table, loader.holdout(), ranks.device, config))
-        log.show("gate", seconds=time.monotonic() - begin)
-    return packer.write(out / "artifact.bin")
+        figures |= {"ngrams": sum(table.sizes()), "bytes": len(coded), "bits_an_ngram": 8 * len(coded) / max(1, sum(table.sizes()))}
+    return table
+
+
+def _log_gap(config: Config, model: HybridLM, reloaded: HybridLM, holdout: U16, tokenizer: bytes, ranks: Ranks, log: RunLog) -> None:
+    """Bits per byte of the held-out training text before and after quantisation."""
+    size = int(TokenBytes.from_model(tokenizer).count(holdout).sum()) if len(holdout) > 1 else 0
+    if size:
+        bpb = [
+            bits_per_byte(float(evaluate.neural_scores(m, holdout, config.train.seq_len, 0, ranks.device).nll_nats.sum()), size)
+            for m in (model, reloaded)
+        ]
+        log.show("held out", neural_bpb=bpb[0], quantised_bpb=bpb[1], gap_bpb=bpb[1] - bpb[0])
+
+
+@contextmanager
+def _phase(name: str, log: RunLog) -> Iterator[dict[str, Any]]:
+    """Shows that something is going on, then logs the figures put into the dict and the seconds it took."""
+    begin, figures = time.monotonic(), dict[str, Any]()
+    with stage(name):
+        yield figures
+    log.show(name, **figures, seconds=time.monotonic() - begin)

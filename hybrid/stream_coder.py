@@ -17,8 +17,8 @@ import torch
 
 from hybrid import evaluate, fingerprint
 from hybrid.lockstep import BUCKET, Layout, Lockstep, Step
-from hybrid.progress import track
 from ngram import container
+from ngram.cli import track
 from ngram.errors import FileFormatError
 from ngram.gate import F64
 from ngram.online import OnlineCache

@@ -3,7 +3,8 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -12,6 +13,7 @@ from ngram.container import atomic_write
 from ngram.errors import SeedgramError
 
 T = TypeVar("T")
+BAR_AFTER_S = 1.0  # quicker work needs no bar
 
 
 class UsageError(SeedgramError):
@@ -64,13 +66,36 @@ def stage(title: str) -> Iterator[None]:
         yield
 
 
-def track(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:
-    """The items, with a progress bar on stderr (a terminal only) that disappears at the end."""
-    from rich.console import Console
-    from rich.progress import track as rich_track
+def track(items: Iterable[T], title: str, total: int | None = None, *, active: bool = True) -> Iterator[T]:
+    """The items, one by one, with a progress bar on stderr once the first second has passed: for people only, so on a terminal only.
 
-    console = Console(stderr=True)
-    return iter(rich_track(items, title, total=total, console=console, transient=True, disable=not console.is_terminal))
+    total: number of items where they have no length.  active: False on all ranks but one."""
+    if not active or not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    begin, bar, started = time.monotonic(), Progress(*columns, console=Console(stderr=True), transient=True), False
+    task = bar.add_task(title, total=len(items) if isinstance(items, Sized) else total)
+    try:
+        for done, item in enumerate(items):
+            yield item
+            if not started and time.monotonic() - begin > BAR_AFTER_S:
+                bar.start()
+                started = True
+            if started:
+                bar.update(task, completed=done + 1)
+    finally:
+        if started:
+            bar.stop()
 
 
 def emit_json(values: dict[str, Any], path: Path | None) -> None:

@@ -1,9 +1,8 @@
 """Kills a CPU run with SIGKILL at random moments, resumes it each time, and compares its artifact with an undisturbed run's.
 
-    python scripts/kill_and_resume.py --data DIR --tokenizer M [--kills 20] [--steps 300] [--seed 0]
+    python scripts/kill_and_resume.py --data DIR --tokenizer M [--kills 20] [--steps 1500] [--seed 0]
 
-DIR as scripts/prepare_data.py makes it (1,024 pieces).  Moments are drawn over the whole life of the process, start-up and
-packing included.  Prints one line a kill; exits with 1 unless the two artifacts are the same, byte for byte.
+DIR as scripts/prepare_data.py makes it (1,024 pieces).  Moments fall into start-up, anywhere in the training, and packing.  Prints one line a kill; exits with 1 unless the two artifacts are the same, byte for byte.
 """
 
 import argparse
@@ -50,7 +49,7 @@ def main() -> int:
     parser.add_argument("--data", required=True)
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args()
     moments = random.Random(flags.seed)
@@ -62,7 +61,7 @@ def main() -> int:
         print(f"undisturbed run: {span:.1f} s", flush=True)
         for kill in range(flags.kills):
             process = subprocess.Popen(command(flags, killed, "--resume"), stderr=subprocess.DEVNULL)
-            delay = moments.uniform(0.1, 0.5) * span
+            delay = 2 + moments.uniform(0, 2.5) * span / flags.kills  # kills come at start-up, all along the training, and while packing
             try:
                 process.wait(delay)
             except subprocess.TimeoutExpired:
