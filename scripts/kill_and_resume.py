@@ -2,7 +2,8 @@
 
     python scripts/kill_and_resume.py --data DIR --tokenizer M [--kills 20] [--steps 1500] [--seed 0]
 
-DIR as scripts/prepare_data.py makes it (1,024 pieces).  Moments fall into start-up, anywhere in the training, and packing.  Prints one line a kill; exits with 1 unless the two artifacts are the same, byte for byte.
+DIR as scripts/prepare_data.py makes it (1,024 pieces).  Moments fall into start-up, anywhere in the training, and packing.
+Prints one line a kill; exits with 1 unless the two artifacts are the same, byte for byte.
 """
 
 import argparse
