@@ -54,18 +54,6 @@ class Ranks:
         if self.world > 1:
             dist.barrier(group=self.patient_group)
 
-    def broadcast_bytes(self, data: bytes | None) -> bytes:
-        """Rank 0's bytes, on every rank; waits up to an hour for them."""
-        if self.world == 1:
-            assert data is not None
-            return data
-        size = torch.tensor([len(data or b"")], dtype=torch.int64)
-        dist.broadcast(size, 0, group=self.patient_group)
-        buffer = torch.frombuffer(bytearray(data or b""), dtype=torch.uint8) if self.is_first else torch.empty(int(size), dtype=torch.uint8)
-        if int(size):
-            dist.broadcast(buffer, 0, group=self.patient_group)
-        return buffer.numpy().tobytes()
-
     def close(self) -> None:
         if dist.is_initialized():
             dist.destroy_process_group()

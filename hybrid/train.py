@@ -144,10 +144,7 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continues from `state`; counts what was counted before, again."""
-        if (
-            state["config"] != checkpoint.unflatten(*reversed(checkpoint.flatten(self.config.to_json())))
-            or state["world"] != self.ranks.world
-        ):
+        if Config.from_json(state["config"]) != self.config or state["world"] != self.ranks.world:
             raise TrainError(
                 "--resume: the checkpoint was made with other settings or another number of ranks; repeat those or use another --out"
             )

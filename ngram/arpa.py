@@ -6,18 +6,15 @@ word of its id.  `<unk>`, `<s>` and `</s>` are there because KenLM's reader want
 """
 
 import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
 from ngram.arpa_model import I64, row_keys
 from ngram.cli import track
-from ngram.errors import SeedgramError
+from ngram.container import appearing
 from ngram.table import F64, NgramTable
 
 LOG_ZERO = -99.0  # what ARPA writers put for probability 0 (Stolcke's SRILM manual, ngram-format)
@@ -80,7 +77,7 @@ def export_arpa(table: NgramTable, path: str | os.PathLike[str]) -> None:
 
     Raises SeedgramError when the file cannot be written; it appears whole or not at all."""
     probabilities, backoffs = static_probabilities(table)
-    with _appearing(Path(path)) as file:
+    with appearing(path, text=True) as file:
         file.write("\\data\\\n")
         for n, size in enumerate(table.sizes(), 1):
             file.write(f"ngram {n}={size + (len(MARKERS) if n == 1 else 0)}\n")
@@ -92,7 +89,7 @@ def export_arpa(table: NgramTable, path: str | os.PathLike[str]) -> None:
         file.write("\n\\end\\\n")
 
 
-def _write_order(file: TextIO, table: NgramTable, n: int, probability: F64, backoff: F64 | None) -> None:
+def _write_order(file: IO[str], table: NgramTable, n: int, probability: F64, backoff: F64 | None) -> None:
     logs = _log10(probability)
     weights = None if backoff is None else _log10(backoff)
     blocks = range(0, len(logs), LINES_PER_BLOCK)
@@ -116,21 +113,3 @@ def _words(table: NgramTable, n: int, start: int, stop: int) -> list[str]:
         columns.append(table.tokens[order - 1][rows].tolist())
         rows = table.parents[order - 1][rows]
     return [" ".join(map(str, ids)) for ids in zip(*reversed(columns), strict=True)]
-
-
-@contextmanager
-def _appearing(target: Path) -> Iterator[TextIO]:
-    """A text file that takes the name `target` when the body ends well; too large to be built in memory first."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="ascii") as file:
-                yield file
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise SeedgramError(f"{target}: cannot write: {error.strerror}; free space or choose another folder") from None

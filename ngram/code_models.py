@@ -51,10 +51,6 @@ class Coder:
         """What was written, uint32."""
         return self._coder.get_compressed()  # type: ignore[no-any-return]
 
-    def exhausted(self) -> bool:
-        """When reading: whether the data may end here."""
-        return bool(self._coder.maybe_exhausted())
-
 
 def log16(values: npt.NDArray[Any]) -> I32:
     """0 for 0, else 16 + floor(16·log2(value)) (of the 9 leading bits): integers only, so equal on every machine."""

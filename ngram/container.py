@@ -16,9 +16,10 @@ import json
 import os
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ngram.errors import FileFormatError, SeedgramError
 
@@ -27,15 +28,18 @@ DIGEST_BYTES = 32
 MAX_HEADER_BYTES = 1 << 20  # a header is settings and checksums; a megabyte is already absurd
 
 
-def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes `data` under a temporary name beside `path`, flushes it to disk and renames it into place."""
+@contextmanager
+def appearing(path: str | os.PathLike[str], *, text: bool = False) -> Iterator[IO[Any]]:
+    """A file that takes the name `path` when the body ends well: written under a temporary name beside it, flushed to disk, renamed.
+
+    text: ASCII instead of bytes.  Raises SeedgramError, naming the file, when it cannot be written; the old file then stays."""
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
+            with os.fdopen(handle, "w", encoding="ascii") if text else os.fdopen(handle, "wb") as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
@@ -45,6 +49,12 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
             raise
     except OSError as error:
         raise SeedgramError(f"{target}: cannot write: {error.strerror}; free space or choose another folder") from None
+
+
+def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes `data` as a whole file or not at all; see `appearing`."""
+    with appearing(path) as file:
+        file.write(data)
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
