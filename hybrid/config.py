@@ -30,7 +30,7 @@ ADAPTER_FORMS = ("merged", "split", "dense")
 ACTIVATIONS = ("leaky_relu2", "relu2", "swiglu")
 
 
-class _Checked:
+class Checked:
     """Mixin: range and choice checks from the fields' metadata."""
 
     def __post_init__(self) -> None:
@@ -46,7 +46,7 @@ class _Checked:
 
 
 @dataclass(frozen=True)
-class ModelConfig(_Checked):
+class ModelConfig(Checked):
     vocab_size: int = setting(1024, "pieces of the tokenizer", low=2, high=65535)
     layers: int = setting(5, "transformer blocks", low=1, high=64)
     d_model: int = setting(512, "width of the residual stream", low=8, high=8192)
@@ -95,7 +95,7 @@ class ModelConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class TrainConfig(_Checked):
+class TrainConfig(Checked):
     seed: int = setting(1337, "seed of initialisation and data order", low=0)
     seconds: float = setting(600.0, "wall-clock cap of training, compile and warm-up outside; s", low=0)
     steps: int = setting(0, "optimiser steps; 0: as many as fit in --seconds", low=0)
@@ -133,7 +133,7 @@ class TrainConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class CacheConfig(_Checked):
+class CacheConfig(Checked):
     ngram_order: int = setting(7, "longest n-gram counted; 0: no cache", low=0, high=8)
     cap_bytes: int = setting(16_000_000, "code + artifact; bytes", low=1)
     online: bool = setting(True, "go on counting, score-first, at evaluation")
@@ -141,7 +141,7 @@ class CacheConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class QuantConfig(_Checked):
+class QuantConfig(Checked):
     weight_bits: int = setting(8, "bits of a stored matrix entry; bits", low=4, high=8)
     embed_bits: int = setting(10, "bits of a stored embedding entry, 16: fp16; tied logits feel its rounding most; bits", low=4, high=16)
     gptq_tokens: int = setting(0, "training tokens that calibrate the rounding of matrices (GPTQ); 0: nearest; tokens", low=0)

@@ -66,7 +66,17 @@ def windows(tokens: int, seq_len: int, stride: int) -> Iterator[tuple[int, int, 
         first, begin = end + 1, begin + (stride or seq_len)
 
 
-@torch.inference_mode()
+def windows_of(start: int, stop: int, tokens: int, seq_len: int, stride: int) -> list[tuple[int, int, int]]:
+    """The windows of `windows` that score targets start … stop-1, cut to those targets: what each target sees stays the same."""
+    out = []
+    for begin, end, first in windows(tokens, seq_len, stride):
+        if first >= stop:
+            break
+        if end >= start:
+            out.append((begin, min(end, stop - 1), max(first, start)))
+    return out
+
+
 def neural_scores(
     model: torch.nn.Module,
     tokens: Tokens,
@@ -81,16 +91,32 @@ def neural_scores(
     The model's own types: bfloat16 on CUDA, float32 on CPU.  batch_windows: windows a batch, 0: a default; scores do not depend on it beyond
     rounding.  ranks: each scores a contiguous part of the windows and all get all scores."""
     todo = list(windows(len(tokens), seq_len, stride))
-    batch = batch_windows or max(1, BATCH_TOKENS[device.type] // seq_len)
-    rank, world = (ranks.rank, ranks.world) if ranks is not None else (0, 1)
-    mine = todo[len(todo) * rank // world : len(todo) * (rank + 1) // world]
-    out = np.zeros((3, len(tokens) - 1))
     model = model.to(device).eval()
-    for at in track(range(0, len(mine), batch), "network", active=rank == 0):
+    return score_windows(model, tokens, todo, seq_len, ranks or Ranks(0, 1, device), batch_windows=batch_windows)
+
+
+@torch.inference_mode()
+def score_windows(
+    model: torch.nn.Module,
+    tokens: Tokens,
+    todo: Sequence[tuple[int, int, int]],
+    seq_len: int,
+    ranks: Ranks,
+    *,
+    batch_windows: int = 0,
+    first_target: int = 1,
+    targets: int = 0,
+) -> NeuralScores:
+    """The scores of `todo`, windows as `windows` gives them whose targets are first_target … first_target + targets - 1 (0: all)."""
+    batch = batch_windows or max(1, BATCH_TOKENS[ranks.device.type] // seq_len)
+    mine = todo[len(todo) * ranks.rank // ranks.world : len(todo) * (ranks.rank + 1) // ranks.world]
+    out = np.zeros((3, targets or len(tokens) - 1))
+    model.eval()
+    for at in track(range(0, len(mine), batch), "network", active=ranks.is_first and not targets):
         part = mine[at : at + batch]
         places = np.concatenate([np.arange(first, end + 1) for _, end, first in part])
-        out[:, places - 1] = _score_windows(model, tokens, part, seq_len, device).T
-    if ranks is not None and world > 1:
+        out[:, places - first_target] = _score_windows(model, tokens, part, seq_len, ranks.device).T
+    if ranks.world > 1:
         dist.all_reduce(torch.from_numpy(out), group=ranks.patient_group)  # zero elsewhere: the sum is an exact gather
     return NeuralScores(out[0], out[1].astype(np.float32), out[2].astype(np.float32))
 

@@ -190,3 +190,11 @@ def set_progress(optimisers: Sequence[Optimiser], share: float) -> None:
     """Sets every learning rate for this share of the run, in [0, 1]; see `lr_factor`."""
     for optimiser in optimisers:
         optimiser.set_progress(share)
+
+
+def flat_gradients(parameters: Sequence[Tensor]) -> Tensor:
+    """One float32 buffer of which every parameter's .grad is a view: one all-reduce, one zeroing."""
+    flat = torch.zeros(sum(p.numel() for p in parameters), device=parameters[0].device)
+    for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        p.grad = part.view_as(p)
+    return flat

@@ -8,7 +8,7 @@ ahead of the device, so the wall clock it reads is the device's to within that m
 import math
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +53,7 @@ class Trainer:
         self.config, self.model, self.ranks, self.log = config, model, ranks, log
         self.batches = Batches(config, loader, ranks)
         self.parameters: list[torch.Tensor] = [p for p in model.parameters() if p.requires_grad]
-        self.gradients = flat_gradients(self.parameters)
+        self.gradients = optim.flat_gradients(self.parameters)
         self.optimisers = optim.build(model, config.train)
         compiling = config.train.compile and ranks.device.type == "cuda"
         self.loss = torch.compile(model.loss, dynamic=False, fullgraph=True) if compiling else model.loss
@@ -128,7 +128,7 @@ class Trainer:
             self.forward_backward(rows)
             for p in self.parameters:
                 p.requires_grad_(True)
-            self.gradients = flat_gradients(self.parameters)
+            self.gradients = optim.flat_gradients(self.parameters)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -167,7 +167,7 @@ class Trainer:
         """Progressive freezing: what was trained so far stays as it is, and is stored like any learned weight."""
         self.model.freeze_learned()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.gradients = flat_gradients(self.parameters)
+        self.gradients = optim.flat_gradients(self.parameters)
         self.average = WeightAverage(self.parameters, self.config.train)
         self.optimisers = optim.build(self.model, self.config.train)
         self.frozen_late = True
@@ -275,14 +275,6 @@ class Trainer:
             warmup_s=warmup_s,
         )
         return result
-
-
-def flat_gradients(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
-    """One float32 buffer of which every parameter's .grad is a view: one all-reduce, one zeroing."""
-    flat = torch.zeros(sum(p.numel() for p in parameters), device=parameters[0].device)
-    for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        p.grad = part.view_as(p)
-    return flat
 
 
 def synchronize(device: torch.device) -> None:

@@ -20,7 +20,8 @@ from hybrid.data import Loader, find_shards
 from hybrid.distributed import Ranks
 from hybrid.log import RunLog
 from hybrid.model import HybridLM
-from hybrid.train import Trainer, flat_gradients
+from hybrid.optim import flat_gradients
+from hybrid.train import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
