@@ -14,7 +14,7 @@ MAX_CONTEXT = 8192  # positions of the RoPE table; no window of this project is 
 NORM_EPSILON = torch.finfo(
     torch.float32
 ).eps  # named, because the default follows the input's type: 0.0078 in bf16 would swamp a fresh embedding
-Rope = tuple[Tensor, Tensor] | None  # cos and sin (L, 1, dims/2), or no rotation
+Rope = tuple[Tensor, Tensor] | None  # cos and signed sin (L, 1, 2, N/2), or no rotation
 QUERY_GAIN = 1.5  # of the challenge's baseline: queries and keys are normed, so the gain sets the sharpness
 
 
@@ -23,18 +23,20 @@ def rms_norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],), eps=NORM_EPSILON)
 
 
-def rope_tables(dims: int, base: float) -> tuple[Tensor, Tensor]:
-    """cos and sin (MAX_CONTEXT, dims/2) float32, position 0 at the window's start.  Su et al. (2021)."""
+def rope_tables(dims: int, base: float, width: int) -> tuple[Tensor, Tensor]:
+    """cos and signed sin (MAX_CONTEXT, 2, width/2) float32 for heads of `width`, position 0 at the window's start.
+
+    Dimension i turns with dimension i + width/2; pairs from dims/2 on stand still (cos 1, sin 0).  Su et al. (2021)."""
     frequency = base ** (-torch.arange(0, dims, 2, dtype=torch.float64) / dims)
+    frequency = F.pad(frequency, (0, width // 2 - len(frequency)))
     angle = torch.outer(torch.arange(MAX_CONTEXT, dtype=torch.float64), frequency)
-    return angle.cos().float(), angle.sin().float()
+    return torch.stack([angle.cos()] * 2, 1).float(), torch.stack([-angle.sin(), angle.sin()], 1).float()
 
 
-def rotate(x_BLHN: Tensor, cos_L1R: Tensor, sin_L1R: Tensor) -> Tensor:
-    """RoPE on the first 2R dimensions of each head, the rest passes through."""
-    half = cos_L1R.shape[-1]
-    first, second, rest = x_BLHN.split([half, half, x_BLHN.shape[-1] - 2 * half], dim=-1)
-    return torch.cat([first * cos_L1R - second * sin_L1R, first * sin_L1R + second * cos_L1R, rest], dim=-1)
+def rotate(x_BLHN: Tensor, cos_L12M: Tensor, sin_L12M: Tensor) -> Tensor:
+    """RoPE on every head, M = N/2.  Products and a flip: nothing is cut and joined, so it fuses with its neighbours, backward too."""
+    halves = x_BLHN.unflatten(-1, (2, -1))
+    return (halves * cos_L12M + halves.flip(-2) * sin_L12M).flatten(-2)
 
 
 def exclude_self(y_BLHN: Tensor, v_BLKN: Tensor) -> Tensor:

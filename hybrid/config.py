@@ -90,8 +90,9 @@ class ModelConfig(Checked):
             raise ConfigError(
                 f"ModelConfig: heads {self.heads} must divide d_model {self.d_model} and kv_heads {self.kv_heads} must divide heads"
             )
-        if self.rope_dims > self.d_model // self.heads or self.rope_dims % 2:
-            raise ConfigError(f"ModelConfig.rope_dims: {self.rope_dims} must be even and at most {self.d_model // self.heads}")
+        width = self.d_model // self.heads
+        if self.rope_dims > width or self.rope_dims % 2 or (self.rope_dims and width % 2):
+            raise ConfigError(f"ModelConfig.rope_dims: {self.rope_dims} must be even and at most the head's width {width}, also even")
 
 
 @dataclass(frozen=True)

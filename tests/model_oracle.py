@@ -16,8 +16,8 @@ def forward_by_hand(model, ids):
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + np.finfo(np.float32).eps)
 
     def turn(x, position):
-        pairs, out = c.rope_dims // 2, x.copy()
-        for i in range(pairs):
+        pairs, out = width // 2, x.copy()
+        for i in range(c.rope_dims // 2):
             angle = position * c.rope_base ** (-2 * i / c.rope_dims)
             out[i] = x[i] * math.cos(angle) - x[pairs + i] * math.sin(angle)
             out[pairs + i] = x[i] * math.sin(angle) + x[pairs + i] * math.cos(angle)
