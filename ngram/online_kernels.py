@@ -25,7 +25,8 @@ from ngram.trie import (
     has_room,
     insert,
     resolve,
-    step,
+    seek,
+    seek_making,
     touch,
 )
 
@@ -200,14 +201,34 @@ def count_range(
     return stop
 
 
+@njit(nogil=True, error_model="numpy")
+def count_column(state: State, streams_ST: Array, rows: Array, at: int, column: int, cursor: Array, place: Array) -> int:
+    """Counts the token in `column` of streams rows[at], rows[at + 1], … in turn, each after all before it; column ≥ 1.
+
+    The same as `count_range` over [column, column + 1) of one stream after another.  Returns the index in `rows` where it
+    stopped for want of room."""
+    order = state.settings[0]
+    for i in range(at, len(rows)):
+        if not has_room(state, order * order + order):
+            return i
+        tokens = streams_ST[rows[i]]
+        if seek(state, tokens, column, cursor, place):
+            seek_making(state, tokens, column, cursor, place)
+        token = np.int64(tokens[column])
+        touch(state, cursor, place, 0, token)
+        resolve(state, cursor, place, 0, token)
+        count_token(state, cursor, place, token)
+    return len(rows)
+
+
 @njit(nogil=True, error_model="numpy", forceinline=True)
-def fill_row(state: State, cursor: Array, unigram_row: Array, rows: Array, i: int) -> None:
-    """The whole distribution after lane 0's context → row i of rows (·, V) float64; see target_probability."""
+def fill_row(state: State, cursor: Array, g: int, unigram_row: Array, rows: Array, i: int) -> None:
+    """The whole distribution after lane g's context → row i of rows (·, V) float64; see target_probability."""
     for w in range(len(unigram_row)):
         rows[i, w] = unigram_row[w]
     nodes, pool = state.nodes, state.pool
-    for k in range(1, cursor[0, DEPTH] + 1):
-        context = cursor[0, k]
+    for k in range(1, cursor[g, DEPTH] + 1):
+        context = cursor[g, k]
         total = np.int64(nodes[context, TOTAL])
         if total == 0:
             continue
@@ -235,20 +256,26 @@ def fill_unigram_row(state: State, row: Array) -> None:
 
 @njit(nogil=True, error_model="numpy")
 def fill_rows(state: State, histories: Array, rows: Array, features: Array) -> None:
-    """Distributions after histories (P, H) uint16, PAD on the left → rows (P, V) or (0, V), features (P, F) or (0, F)."""
-    cursor = np.zeros((1, DEPTH + 1), np.int64)
-    place = np.empty((1, 2 * DEPTH), np.int64)
+    """Distributions after histories (P, H) uint16, PAD on the left → rows (P, V) or (0, V), features (P, F) or (0, F).
+
+    A row depends on its own history alone; lanes only wait for memory side by side, as in `score_range`."""
+    cursor = np.zeros((LANES, DEPTH + 1), np.int64)
+    place = np.empty((LANES, 2 * DEPTH), np.int64)
     unigram_row = np.empty(state.settings[1], np.float64)
     fill_unigram_row(state, unigram_row)
-    width = histories.shape[1]
-    for i in range(histories.shape[0]):
-        low = 0
-        while low < width and histories[i, low] == PAD:
-            low += 1
-        cursor[0, DEPTH] = 0
-        for j in range(low, width):
-            step(state, cursor, place, np.int64(histories[i, j]))
-        if len(rows):
-            fill_row(state, cursor, unigram_row, rows, i)
-        if len(features):
-            fill_features(state, cursor, 0, features, i)
+    for begin in range(0, histories.shape[0], LANES):
+        lanes = min(LANES, histories.shape[0] - begin)
+        cursor[:, DEPTH] = 0
+        for j in range(histories.shape[1]):
+            for g in range(lanes):
+                if histories[begin + g, j] != PAD:
+                    touch(state, cursor, place, g, np.int64(histories[begin + g, j]))
+            for g in range(lanes):
+                if histories[begin + g, j] != PAD:
+                    resolve(state, cursor, place, g, np.int64(histories[begin + g, j]))
+                    advance(state, cursor, place, g, np.int64(histories[begin + g, j]))
+        for g in range(lanes):
+            if len(rows):
+                fill_row(state, cursor, g, unigram_row, rows, begin + g)
+            if len(features):
+                fill_features(state, cursor, g, features, begin + g)
