@@ -60,11 +60,11 @@ class Layout:
 
 
 @njit(nogil=True)
-def _mix_rows(rows_KSV: Array, weight_SK: Array, mixed_SV: Array, mass_SB: Array) -> None:
-    """Blends K experts' rows, normalises in float64, and sums the buckets: one fixed order of additions a row."""
-    experts, streams, vocab_size = rows_KSV.shape
+def _mix_rows(begin: int, end: int, rows_KSV: Array, weight_SK: Array, mixed_SV: Array, mass_SB: Array) -> None:
+    """Blends K experts' rows of streams begin … end-1, normalises in float64, sums the buckets: one fixed order of additions a row."""
+    experts, _, vocab_size = rows_KSV.shape
     buckets = mass_SB.shape[1]
-    for s in range(streams):
+    for s in range(begin, end):
         for v in range(vocab_size):
             mixed_SV[s, v] = weight_SK[s, 0] * rows_KSV[0, s, v]
         for k in range(1, experts):
@@ -143,9 +143,8 @@ class Lockstep:
                 self._features = np.concatenate([levels_2S.T.astype(np.float32), self._cache.features], axis=1)
                 weights = self.gate.weights(self._features) if self.column else np.tile([0.0, 1.0], (self.layout.streams, 1))
         with self._timed("mix"):
-            rows, mixed, mass = self._rows_KSV, self._mixed, self._mass
-            self._threads.over(len(mixed), lambda a, b: _mix_rows(rows[:, a:b], weights[a:b], mixed[a:b], mass[a:b]))
-        return Step(mixed, mass)
+            self._threads.over(len(weights), lambda a, b: _mix_rows(a, b, self._rows_KSV, weights, self._mixed, self._mass))
+        return Step(self._mixed, self._mass)
 
     def learn(self, column_S: U16) -> None:
         """Takes the tokens of this column (S,), zeros for streams that have none, and moves on."""

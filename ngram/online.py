@@ -107,7 +107,7 @@ class OnlineCache:
         cursor, place, at = *_walk(), 0
         while at < len(rows):
             self._make_room(self.order * self.order + self.order)
-            at = kernels.count_column(self.state, streams_ST, rows, at, column, cursor, place)
+            at = kernels.count_column(self.state, _read_only(streams_ST), rows, at, column, cursor, place)
 
     def fill(self, histories: npt.NDArray[np.uint16], rows_PV: F64, features_PF: npt.NDArray[np.float32]) -> None:
         """`rows` and `row_features` in one walk, into arrays at hand; threads may fill parts of the rows side by side."""
@@ -155,7 +155,7 @@ class OnlineCache:
         seen = stream[max(0, start - self.order + 1) : stop]
         if len(seen) and int(seen.max()) >= self.vocab_size:
             raise SeedgramError(f"token {int(seen.max())} is outside the vocabulary of {self.vocab_size}; use the model's tokenizer")
-        return stream
+        return _read_only(stream)
 
     def _histories(self, histories: npt.ArrayLike) -> npt.NDArray[np.uint16]:
         past = np.ascontiguousarray(histories, dtype=np.uint16)
@@ -197,6 +197,13 @@ class OnlineCache:
 def _walk() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Cursor and places of one lane."""
     return np.zeros((1, DEPTH + 1), np.int64), np.empty((1, 2 * DEPTH), np.int64)
+
+
+def _read_only(tokens: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
+    """A view of one type, whether the stream is a map of a file or lies in memory: kernels are compiled for one."""
+    view = tokens.view()
+    view.flags.writeable = False
+    return view
 
 
 def _aligned(rows: int, columns: int) -> npt.NDArray[np.uint32]:

@@ -115,7 +115,6 @@ def fill_features(state: State, cursor: Array, g: int, out: Array, i: int) -> No
 def score_range(state: State, tokens: Array, start: int, stop: int, prob: Array, features: Array, by_order: Array) -> None:
     """Probabilities of tokens[start:stop] with nothing changed.  features and by_order have as many rows as prob or none.
 
-    With an empty prob nothing is scored, but all that these tokens need has come into the processor's caches.
     Lanes walk equal parts side by side: each token of a walk waits for memory, the walks do not wait for each other.
     A lane starts order-1 tokens early, with no context, and has the right one when its part begins."""
     order = state.settings[0]
@@ -133,11 +132,29 @@ def score_range(state: State, tokens: Array, start: int, stop: int, prob: Array,
             if 0 <= t < stop:
                 token = np.int64(tokens[t])
                 resolve(state, cursor, place, g, token)
-                if i >= 0 and len(prob):
+                if i >= 0:
                     prob[t - start] = target_probability(state, cursor, place, g, token, by_order, t - start)
                     if len(features):
                         fill_features(state, cursor, g, features, t - start)
                 advance(state, cursor, place, g, token)
+
+
+@njit(nogil=True, error_model="numpy")
+def look_ahead(state: State, tokens: Array, start: int, stop: int) -> None:
+    """The walk of `score_range` without scores: what these tokens need comes into the processor's caches."""
+    part = (stop - start + LANES - 1) // LANES
+    cursor = np.zeros((LANES, DEPTH + 1), np.int64)
+    place = np.empty((LANES, 2 * DEPTH), np.int64)
+    for i in range(1 - state.settings[0], part):
+        for g in range(LANES):
+            t = start + g * part + i
+            if 0 <= t < stop:
+                touch(state, cursor, place, g, np.int64(tokens[t]))
+        for g in range(LANES):
+            t = start + g * part + i
+            if 0 <= t < stop:
+                resolve(state, cursor, place, g, np.int64(tokens[t]))
+                advance(state, cursor, place, g, np.int64(tokens[t]))
 
 
 @njit(nogil=True, error_model="numpy", forceinline=True)
@@ -182,12 +199,11 @@ def count_range(
 
     The order of the calls in the loop is the guarantee that no score has seen its own token; looking a block ahead
     before only warms the processor's caches."""
-    none, none_f, none_o = np.empty(0, np.float64), np.empty((0, 0), np.float32), np.empty((0, 0), np.float64)
     for t in range(start, stop):
         if not has_room(state, state.settings[0]):
             return t
         if (t - start) % LOOK_AHEAD == 0 and stop - t >= LANES * 16:
-            score_range(state, tokens, t, min(stop, t + LOOK_AHEAD), none, none_f, none_o)
+            look_ahead(state, tokens, t, min(stop, t + LOOK_AHEAD))
         token = np.int64(tokens[t])
         touch(state, cursor, place, 0, token)
         resolve(state, cursor, place, 0, token)
