@@ -238,11 +238,14 @@ def count_column(state: State, streams_ST: Array, rows: Array, at: int, column: 
 
 
 @njit(nogil=True, error_model="numpy", forceinline=True)
-def fill_row(state: State, cursor: Array, g: int, unigram_row: Array, rows: Array, i: int) -> None:
-    """The whole distribution after lane g's context → row i of rows (·, V) float64; see target_probability."""
-    for w in range(len(unigram_row)):
-        rows[i, w] = unigram_row[w]
-    nodes, pool = state.nodes, state.pool
+def fill_row(state: State, cursor: Array, g: int, unigram_row: Array, row: Array) -> None:
+    """The whole distribution after lane g's context → row (V + 1,) float64; see target_probability.
+
+    Unused entries of a block add their 0 to the last place: a branch that nobody can predict costs more."""
+    nodes, pool, d = state.nodes, state.pool, state.discounts
+    size = len(unigram_row)
+    for w in range(size):
+        row[w] = unigram_row[w]
     for k in range(1, cursor[g, DEPTH] + 1):
         context = cursor[g, k]
         total = np.int64(nodes[context, TOTAL])
@@ -250,13 +253,14 @@ def fill_row(state: State, cursor: Array, g: int, unigram_row: Array, rows: Arra
             continue
         scale = 1.0 / total
         share = backoff(state, k + 1, context) * scale
-        for w in range(len(unigram_row)):
-            rows[i, w] *= share
+        for w in range(size):
+            row[w] *= share
+        one, two, more = d[k, 1], d[k, 2], d[k, 3]
         first = np.int64(nodes[context, FIRST])
         for at in range(first, first + (1 << np.int64(nodes[context, SIZE] >> 16))):
-            token = np.int64(pool[at, TOKEN])
-            if token != EMPTY:
-                rows[i, token] += kept_mass(state, k + 1, np.int64(pool[at, COUNT])) * scale
+            count = np.int64(pool[at, COUNT])
+            discount = more if count > 2 else two if count == 2 else one  # of a count of 0: nothing is kept either way
+            row[min(np.int64(pool[at, TOKEN]), size)] += max(count - discount, 0.0) * scale
 
 
 @njit(nogil=True, error_model="numpy")
@@ -278,6 +282,7 @@ def fill_rows(state: State, histories: Array, rows: Array, features: Array) -> N
     cursor = np.zeros((LANES, DEPTH + 1), np.int64)
     place = np.empty((LANES, 2 * DEPTH), np.int64)
     unigram_row = np.empty(state.settings[1], np.float64)
+    row = np.zeros(len(unigram_row) + 1)
     fill_unigram_row(state, unigram_row)
     for begin in range(0, histories.shape[0], LANES):
         lanes = min(LANES, histories.shape[0] - begin)
@@ -292,6 +297,7 @@ def fill_rows(state: State, histories: Array, rows: Array, features: Array) -> N
                     advance(state, cursor, place, g, np.int64(histories[begin + g, j]))
         for g in range(lanes):
             if len(rows):
-                fill_row(state, cursor, g, unigram_row, rows, begin + g)
+                fill_row(state, cursor, g, unigram_row, row)
+                rows[begin + g, :] = row[:-1]
             if len(features):
                 fill_features(state, cursor, g, features, begin + g)
