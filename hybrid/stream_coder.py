@@ -25,6 +25,7 @@ from ngram.errors import FileFormatError
 from ngram.gate import F64
 from ngram.online import OnlineCache
 from ngram.table import U16
+from ngram.warm_up import CODING
 
 if TYPE_CHECKING:
     from hybrid.artifact import Artifact
@@ -191,6 +192,8 @@ def _layout(art: "Artifact", settings: Settings) -> Layout:
 
 
 def _lockstep(art: "Artifact", settings: Settings, layout: Layout, device: torch.device) -> Lockstep:
+    for work in CODING if art.table is not None else ():  # no column waits for a compiler; nothing to do where it was done
+        work()
     cache = OnlineCache(art.table) if art.table is not None else None
     gate = evaluate.load_gate(art, learning=settings.o) if cache is not None else None
     return Lockstep(

@@ -63,8 +63,8 @@ def _gate() -> None:
     gate.update(np.zeros((2, 1), np.float32), np.full((2, 2), 0.5))
 
 
-SCORING: tuple[Callable[[], object], ...] = (_cache, _gate, _score)  # what eval.py runs through
-CODING: tuple[Callable[[], object], ...] = (_cache, _gate, _columns)  # what a coder and a decoder run through
+SCORING: tuple[Callable[[], object], ...] = (_cache, _score, _gate)  # what eval.py runs through
+CODING: tuple[Callable[[], object], ...] = (_cache, _columns, _gate)  # what a coder and a decoder run through
 
 
 class WarmUp:
