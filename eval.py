@@ -17,6 +17,7 @@ from hybrid.config import OneLineParser
 from hybrid.data import find_shards
 from hybrid.report import write_json
 from ngram.errors import run_cli
+from ngram.warm_up import CODING, SCORING, WarmUp
 
 
 def parser_for(command: str, needs_artifact: bool = True) -> argparse.ArgumentParser:
@@ -40,7 +41,9 @@ def score(argv: list[str]) -> int:
     flags = parser.parse_args(argv)
     options = evaluate.EvalOptions(flags.stride, flags.chunk_tokens, flags.cache_by_chunk, flags.protocol, flags.online, flags.paranoid)
     ranks = distributed.start(flags.device)
-    result = evaluate.score(artifact.load(flags.artifact), find_shards(flags.data, "val"), ranks, options)
+    shards = find_shards(flags.data, "val")
+    with WarmUp(SCORING):
+        result = evaluate.score(artifact.load(flags.artifact), shards, ranks, options)
     if ranks.is_first:
         write_json(flags.json, result)
         report.show(result)
@@ -93,7 +96,9 @@ def run_certify(argv: list[str]) -> int:
     if flags.bytes < 1 or not 0 <= flags.streams <= 65536 or flags.stride < 0:
         parser.error("--bytes must be at least 1, --streams and --stride at least 0")
     options = certify.CertifyOptions(flags.bytes, flags.streams, flags.stride, flags.online)
-    result = certify.certify(flags.artifact, find_shards(flags.data, "val"), flags.out, options, distributed.start(flags.device))
+    shards = find_shards(flags.data, "val")
+    with WarmUp(CODING):
+        result = certify.certify(flags.artifact, shards, flags.out, options, distributed.start(flags.device))
     write_json(flags.json, result)
     print(certify.text(result))
     return 0 if result["passed"] else 1

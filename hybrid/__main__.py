@@ -12,6 +12,7 @@ from hybrid import compress, distributed, report
 from hybrid.config import OneLineParser
 from ngram.container import read_bytes
 from ngram.errors import run_cli
+from ngram.warm_up import CODING, WarmUp
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -38,9 +39,11 @@ def run() -> int:
     if flags.command == "score":
         return _score(flags)
     if flags.command == "compress":
-        result = compress.compress(flags.source, flags.out, flags.artifact, distributed.start(flags.device))
+        with WarmUp(CODING):
+            result = compress.compress(flags.source, flags.out, flags.artifact, distributed.start(flags.device))
     else:
-        result = compress.decompress(flags.source, flags.out, flags.artifact, flags.tokens)
+        with WarmUp(CODING):
+            result = compress.decompress(flags.source, flags.out, flags.artifact, flags.tokens)
     report.write_json(flags.json, result)
     print(f"{flags.out}: {result['bytes']:,} bytes, compressed {result['file_bytes']:,}; {result['tokens_per_s']:,.0f} tokens/s")
     return 0

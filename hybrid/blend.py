@@ -7,6 +7,9 @@ as one-token chunks and goes through ScoreFirst.score_then_update.
 Shapes: n targets of a chunk, N tokens of the stream, K = 2 experts (network, n-grams).
 """
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,18 +69,24 @@ class Blend:
     def __init__(self, neural: NeuralScores, cache: Cache, gate: Gate, *, collect: bool = False) -> None:
         self.neural, self.cache, self.gate, self.collect = neural, cache, gate, collect
         self.collected: list[tuple[F32, F64]] = []
+        self.seconds = {"cache": 0.0, "gate": 0.0}  # of work
         self._scored: tuple[F32, F64] | None = None  # of the pending chunk; no score depends on it, so no digest sees it
 
     def score(self, tokens: Tokens, start: int, stop: int) -> BlendScores:
-        return self._combine(self.cache.score(tokens, start, stop), start, stop)
+        with self._timed("cache"):
+            ngram = self.cache.score(tokens, start, stop)
+        return self._combine(ngram, start, stop)
 
     def update(self, tokens: Tokens, start: int, stop: int) -> None:
-        self.cache.update(tokens, start, stop)
+        with self._timed("cache"):
+            self.cache.update(tokens, start, stop)
         self._teach_gate()
 
     def score_then_update(self, tokens: Tokens, start: int, stop: int) -> BlendScores:
         """One-token chunks for the cache, one chunk start … stop-1 for the gate."""
-        scores = self._combine(self.cache.score_then_update(tokens, start, stop), start, stop)
+        with self._timed("cache"):
+            ngram = self.cache.score_then_update(tokens, start, stop)
+        scores = self._combine(ngram, start, stop)
         self._teach_gate()
         return scores
 
@@ -87,7 +96,8 @@ class Blend:
     def _combine(self, ngram: ChunkScores, start: int, stop: int) -> BlendScores:
         features_NF = np.concatenate([self.neural.features(start, stop), ngram.features], axis=1)
         probs_NK = np.stack([np.exp(-self.neural.nll_nats[start - 1 : stop - 1]), ngram.prob], axis=1)
-        weights_NK = self.gate.weights(features_NF)
+        with self._timed("gate"):
+            weights_NK = self.gate.weights(features_NF)
         self._scored = features_NF, probs_NK
         if self.collect:
             self.collected.append(self._scored)
@@ -95,8 +105,15 @@ class Blend:
 
     def _teach_gate(self) -> None:
         assert self._scored is not None
-        self.gate.update(*self._scored)
+        with self._timed("gate"):
+            self.gate.update(*self._scored)
         self._scored = None
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[part] += time.perf_counter() - began
 
 
 def run(order: ScoreFirst, part: str, chunk_tokens: int, *, cache_by_chunk: bool) -> dict[str, npt.NDArray[np.float64]]:

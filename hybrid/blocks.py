@@ -97,7 +97,11 @@ class HashedBigram(nn.Module):
         return F.pad(1 + mixed % (self.embedding.shape[0] - 1), (1, 0))
 
     def forward(self, tokens_BL: Tensor, dtype: torch.dtype) -> Tensor:
-        rows_TD = F.embedding(self.buckets(tokens_BL).flatten(), self.embedding).to(dtype)
+        return self.rows(self.buckets(tokens_BL).flatten(), dtype)
+
+    def rows(self, buckets_T: Tensor, dtype: torch.dtype) -> Tensor:
+        """(T, E) of table rows (T,)."""
+        rows_TD = F.embedding(buckets_T, self.embedding).to(dtype)
         return (rows_TD @ self.project.to(dtype).t()) * self.gain.to(dtype)
 
 

@@ -77,6 +77,8 @@ def certify(path: str, shards: list[Path], out: str, options: CertifyOptions, ra
         "decode_s": decoded["wall_s"],
         "encode_tokens_per_s": coded.tokens_per_s,
         "decode_tokens_per_s": decoded["tokens_per_s"],
+        "encode_seconds": coded.seconds,
+        "decode_seconds": decoded["seconds"],
         "artifact_sha256": sha,
         "preset": art.config.preset,
     }
@@ -93,6 +95,7 @@ def text(result: dict[str, Any]) -> str:
             f"  payload {result['payload_bytes']:,} bytes, promised {result['promised_bytes']:,.1f}; header {result['header_bytes']} bytes",
             f"  {result['certified_bpb']:.4f} bits per byte; eval.py's order on the same text: {result['eval_bpb']:.4f}",
             f"  coded at {result['encode_tokens_per_s']:,.0f} tokens/s, decoded at {result['decode_tokens_per_s']:,.0f}",
+            "  decoding, seconds of work: " + ", ".join(f"{part} {spent:.1f}" for part, spent in result["decode_seconds"].items()),
         ]
     )
 

@@ -77,4 +77,4 @@ def per_token(source: Path, artifact_path: Path, ranks: Ranks) -> list[tuple[str
 
 def _report(plain: int, packed: int, coded: stream_coder.Coded) -> dict[str, Any]:
     sizes = {"bytes": plain, "file_bytes": packed, "payload_bytes": coded.payload_bytes, "tokens": len(coded.tokens)}
-    return {**sizes, "wall_s": coded.wall_s, "tokens_per_s": coded.tokens_per_s}
+    return {**sizes, "wall_s": coded.wall_s, "tokens_per_s": coded.tokens_per_s, "seconds": coded.seconds}

@@ -6,6 +6,7 @@ Shapes: N tokens of a stream, B windows of a batch, L window length in tokens, V
 import platform
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from ngram.gate import F64, Gate
 from ngram.online import OnlineCache
 from ngram.score_first import ScoreFirst, Tokens
 from ngram.table import NgramTable
+from ngram.warm_up import CLOCK
 
 if TYPE_CHECKING:
     from hybrid.artifact import Artifact
@@ -172,7 +174,9 @@ def load_tokens(paths: Sequence[Path], vocab_size: int, seq_len: int, protocol: 
 def score(art: "Artifact", paths: Sequence[Path], ranks: Ranks, options: EvalOptions = EvalOptions()) -> dict[str, Any]:
     """Bits per byte of an artifact on validation shards, as a JSON-able dict; the same on every rank.
 
-    neural_bpb, ngram_bpb, blended_bpb (None without a cache), tokens (targets), bytes, sizes, timings, versions."""
+    neural_bpb, ngram_bpb, blended_bpb (None without a cache), tokens (targets), bytes, sizes, timings, versions.
+    seconds: of work of "network", "seed" (the cache from its table, beside the network), "cache", "gate", and "compile": of
+    all kernels of this process, most of it before `wall_s` begins and beside the network, the rest inside of the others."""
     from hybrid.artifact import code_bytes  # here, because packing imports this module
 
     if options.chunk_tokens < 0:
@@ -183,9 +187,11 @@ def score(art: "Artifact", paths: Sequence[Path], ranks: Ranks, options: EvalOpt
     total_bytes = int(TokenBytes.from_model(art.tokenizer).count(tokens).sum())
     if total_bytes == 0:
         raise DataError(f"{paths[0]}: the validation tokens decode to no text at all; use the tokenizer that made them")
+    seeding = Seeding(art.table)
     neural = neural_scores(art.model, tokens, seq_len, options.stride, ranks.device, ranks=ranks)
     neural_s = time.monotonic() - begin
-    parts = blend_scores(art, tokens, neural, options)
+    seconds = {"network": neural_s}
+    parts = blend_scores(art, tokens, neural, options, seeding, seconds)
     bpb = {name: bits_per_byte(float(-np.log(probs).sum()), total_bytes) for name, probs in parts.items() if name != "weight"}
     neural_bpb = bits_per_byte(float(neural.nll_nats.sum()), total_bytes)  # from the nats themselves, not through probabilities
     code, chunk = code_bytes(), options.chunk_tokens or config.cache.chunk_tokens
@@ -207,6 +213,7 @@ def score(art: "Artifact", paths: Sequence[Path], ranks: Ranks, options: EvalOpt
         "wall_s": time.monotonic() - begin,
         "neural_s": neural_s,
         "ngram_s": time.monotonic() - begin - neural_s,
+        "seconds": seconds | {"compile": CLOCK.seconds},
         "seed": config.train.seed,
         "preset": config.preset,
         "world": ranks.world,
@@ -215,17 +222,44 @@ def score(art: "Artifact", paths: Sequence[Path], ranks: Ranks, options: EvalOpt
     }
 
 
-def blend_scores(art: "Artifact", tokens: Tokens, neural: NeuralScores, options: EvalOptions) -> dict[str, F64]:
+class Seeding:
+    """The online cache of a table (None: none), made in a thread beside other work.  seconds: how long that took."""
+
+    def __init__(self, table: NgramTable | None) -> None:
+        self.seconds = 0.0
+        pool = ThreadPoolExecutor(1)
+        self._cache = pool.submit(self._make, table) if table is not None else None
+        pool.shutdown(wait=False)
+
+    def _make(self, table: NgramTable) -> OnlineCache:
+        began = time.monotonic()
+        cache = OnlineCache(table)
+        self.seconds = time.monotonic() - began
+        return cache
+
+    def cache(self) -> OnlineCache:
+        """Waits until it is there."""
+        assert self._cache is not None
+        return self._cache.result()
+
+
+def blend_scores(
+    art: "Artifact", tokens: Tokens, neural: NeuralScores, options: EvalOptions, seeding: Seeding | None = None, seconds: dict[str, float] | None = None
+) -> dict[str, F64]:
     """Probabilities of every target by "neural", "ngram", "mixed", and the n-grams' "weight": (N-1,) float64 each.
 
     Without a cache in the artifact: nothing.  Every rank does this in full: the cache must learn the whole stream anyway, and
-    learning costs what scoring does."""
+    learning costs what scoring does.  seeding: the cache, where it is already being made; seconds receives those of the parts."""
     if art.table is None:
         return {}
-    part = Blend(neural, OnlineCache(art.table), load_gate(art, learning=options.online))
+    seeding = seeding or Seeding(art.table)
+    part = Blend(neural, seeding.cache(), load_gate(art, learning=options.online))
     order = ScoreFirst(tokens, {"blend": part}, frozen=not options.online, paranoid=options.paranoid)
     chunk = options.chunk_tokens or art.config.cache.chunk_tokens
-    return blend.run(order, "blend", chunk, cache_by_chunk=options.cache_by_chunk or options.paranoid)
+    scores = blend.run(order, "blend", chunk, cache_by_chunk=options.cache_by_chunk or options.paranoid)
+    if seconds is not None:
+        seconds |= {"seed": seeding.seconds, **part.seconds}
+    return scores
 
 
 def all_scores(art: "Artifact", tokens: Tokens, options: EvalOptions, ranks: Ranks) -> dict[str, F64]:

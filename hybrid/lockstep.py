@@ -5,10 +5,13 @@ step all streams' tokens are counted, in stream order.  Network windows begin an
 stride; with a stride the last L - stride tokens are stepped through again.  A stream's first token has nothing before it
 but the cache.  Everything runs in one fixed order with fixed shapes, so the same machine gives the same bits.
 
-Shapes: S streams, T tokens a stream, V vocabulary, F features, K = 2 experts.
+Shapes: S streams, T tokens a stream, V vocabulary, F features, K experts (network, n-grams), B buckets.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +20,16 @@ import numpy.typing as npt
 import torch
 from numba import njit
 
+from hybrid.cache_rows import CacheRows, Threads
 from hybrid.model import HybridLM
-from hybrid.step_model import StepModel
+from hybrid.network_rows import NetworkRows, host_buffer
 from ngram.gate import F32, F64, Gate
 from ngram.online import OnlineCache
-from ngram.table import PAD, U16
+from ngram.table import U16
 
 Array = Any  # kernels are typed by numba
 BUCKET = 32  # tokens a bucket: a symbol costs two small searches instead of one over the vocabulary
+MOST_THREADS = 4  # that share rows: more wait for memory
 
 
 @dataclass(frozen=True)
@@ -55,20 +60,27 @@ class Layout:
 
 
 @njit(nogil=True)
-def _mix_rows(neural_SV: Array, ngram_SV: Array, weight_SK: Array, mixed_SV: Array, mass_SB: Array) -> None:
-    """Blends, normalises in float64, and sums the buckets: one fixed order of additions."""
+def _mix_rows(begin: int, end: int, rows_KSV: Array, weight_SK: Array, mixed_SV: Array, mass_SB: Array) -> None:
+    """Blends K experts' rows of streams begin … end-1, normalises in float64, sums the buckets: one fixed order of additions a row."""
+    experts, _, vocab_size = rows_KSV.shape
     buckets = mass_SB.shape[1]
-    for s in range(len(mixed_SV)):
+    for s in range(begin, end):
+        for v in range(vocab_size):
+            mixed_SV[s, v] = weight_SK[s, 0] * rows_KSV[0, s, v]
+        for k in range(1, experts):
+            for v in range(vocab_size):
+                mixed_SV[s, v] += weight_SK[s, k] * rows_KSV[k, s, v]
         total = 0.0
-        for v in range(mixed_SV.shape[1]):
-            mixed_SV[s, v] = weight_SK[s, 0] * neural_SV[s, v] + weight_SK[s, 1] * ngram_SV[s, v]
-            total += mixed_SV[s, v]
         for b in range(buckets):
             mass = 0.0
-            for v in range(b * BUCKET, min((b + 1) * BUCKET, mixed_SV.shape[1])):
-                mixed_SV[s, v] /= total
+            for v in range(b * BUCKET, min((b + 1) * BUCKET, vocab_size)):
                 mass += mixed_SV[s, v]
             mass_SB[s, b] = mass
+            total += mass
+        for v in range(vocab_size):
+            mixed_SV[s, v] /= total
+        for b in range(buckets):
+            mass_SB[s, b] /= total
 
 
 @dataclass
@@ -82,7 +94,8 @@ class Step:
 class Lockstep:
     """The predictor.  Alternate `predict()` and `learn(tokens)`, one column at a time.
 
-    cache None: network alone.  online: cache and gate learn.  chunk_tokens: targets between two updates of the gate."""
+    cache None: network alone.  online: cache and gate learn.  chunk_tokens: targets between two updates of the gate.
+    threads: that share rows, 0: by processor; they change no bit."""
 
     def __init__(
         self,
@@ -96,87 +109,72 @@ class Lockstep:
         online: bool,
         chunk_tokens: int,
         device: torch.device,
+        threads: int = 0,
     ) -> None:
-        self.layout, self.cache, self.gate, self.online, self.stride = layout, cache, gate, online, stride
-        self.network = StepModel(model, layout.streams, min(seq_len, layout.length), device)
-        self.vocab_size = model.config.vocab_size
+        self.layout, self.gate, self.online = layout, gate, online
+        self.vocab_size, experts = model.config.vocab_size, 1 if cache is None else 2
         self.tokens = np.zeros((layout.streams, layout.length), dtype=np.uint16)
         self.column = 0
-        self.bos = cache.bos if cache is not None else 1
-        self._past = np.full((layout.streams, cache.order - 1 if cache is not None else 1), PAD, dtype=np.uint16)
-        self._logits: torch.Tensor | None = None
+        rows = host_buffer((experts, layout.streams, self.vocab_size), device)
+        self._rows_KSV: F64 = rows.numpy()
+        self._threads = Threads(threads or max(1, min(MOST_THREADS, (os.cpu_count() or 1) // 2)))
+        self._network = NetworkRows(model, layout.streams, min(seq_len, layout.length), stride, device, rows[0])
+        self._cache = CacheRows(cache, layout.streams, self._threads, self._rows_KSV[1]) if cache is not None else None
         self._mixed = np.empty((layout.streams, self.vocab_size))
         self._mass = np.empty((layout.streams, -(-self.vocab_size // BUCKET)))
+        self._features: F32 = np.empty((0, 0), np.float32)
         self._chunk: list[tuple[F32, F64]] = []  # features and experts' probabilities that the gate has yet to learn
         self._chunk_tokens, self._chunk_fill = chunk_tokens, 0
-        self._pool = ThreadPoolExecutor(1)
-        self._features: F32 = np.empty((0, 0), np.float32)
-        self._neural: F64 | None = None
-        self._ngram: F64 | None = None
+        self._spent = {"gate": 0.0, "mix": 0.0}
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What each part has worked; network and cache work side by side."""
+        cache = self._cache.seconds if self._cache is not None else 0.0
+        return {"network": self._network.seconds, "cache": cache, **self._spent}
 
     def predict(self) -> Step:
-        """Distributions of the tokens of this column, given all columns before it."""
-        rows = self._pool.submit(self._ngram_rows) if self.cache is not None else None
-        self._neural, entropy, max_logp = self._neural_rows()
-        if rows is None:
-            self._ngram, weights = np.zeros_like(self._neural), np.tile([1.0, 0.0], (self.layout.streams, 1))
-        else:
-            self._ngram, features = rows.result()
-            self._features = np.concatenate([entropy[:, None], max_logp[:, None], features], axis=1).astype(np.float32)
-            assert self.gate is not None
-            weights = self.gate.weights(self._features) if self.column else np.tile([0.0, 1.0], (self.layout.streams, 1))
-        _mix_rows(self._neural, self._ngram, weights, self._mixed, self._mass)
+        """Distributions of the tokens of this column, given all columns before it; the next call overwrites them."""
+        levels_2S = self._network.finish()
+        weights = np.ones((self.layout.streams, 1))
+        if self._cache is not None and self.gate is not None:
+            self._cache.finish()
+            with self._timed("gate"):
+                self._features = np.concatenate([levels_2S.T.astype(np.float32), self._cache.features], axis=1)
+                weights = self.gate.weights(self._features) if self.column else np.tile([0.0, 1.0], (self.layout.streams, 1))
+        with self._timed("mix"):
+            self._threads.over(len(weights), lambda a, b: _mix_rows(a, b, self._rows_KSV, weights, self._mixed, self._mass))
         return Step(self._mixed, self._mass)
 
     def learn(self, column_S: U16) -> None:
         """Takes the tokens of this column (S,), zeros for streams that have none, and moves on."""
         active = self.layout.active(self.column)
         self.tokens[:, self.column] = column_S
-        if self.online and self.cache is not None and self.column:
-            self._teach_gate(active, column_S)
-            for s in active:
-                self.cache.update(self.tokens[s], self.column, self.column + 1)
-        self._past[:, :-1] = self._past[:, 1:]
-        self._past[column_S == self.bos] = PAD
-        self._past[:, -1] = column_S
+        learning = self.online and self.column > 0
+        if self._cache is not None:
+            if learning:
+                with self._timed("gate"):
+                    self._teach_gate(active, column_S)
+            self._cache.start(self.tokens, self.column, active, learning)
         self.column += 1
         if self.column < self.layout.length:
-            self._advance()
+            self._network.start(self.tokens, self.column - 1)
 
     def close(self) -> None:
-        """Ends the helper thread."""
-        self._pool.shutdown()
-
-    def _advance(self) -> None:
-        """Steps the network over the newest column; a full window begins anew, with stride by stepping through its rest."""
-        first = self.column - 1
-        if self.network.position >= self.network.seq_len:
-            self.network.restart()
-            first = self.column - 1 - (self.network.seq_len - self.stride if self.stride else 0)
-        for at in range(first, self.column):
-            self._logits = self.network.step(torch.from_numpy(self.tokens[:, at].astype(np.int64)))
-
-    @torch.inference_mode()
-    def _neural_rows(self) -> tuple[F64, F64, F64]:
-        """(S, V) probabilities, (S,) entropies and greatest log-probabilities, float64."""
-        if self._logits is None:
-            uniform = np.full((self.layout.streams, self.vocab_size), 1 / self.vocab_size)
-            level = np.full(self.layout.streams, np.log(self.vocab_size))
-            return uniform, level, -level
-        logp = torch.log_softmax(self._logits.double(), dim=-1)
-        probs = logp.exp()
-        entropy = -(probs * logp).sum(-1)
-        return probs.cpu().numpy(), entropy.cpu().numpy(), logp.amax(-1).cpu().numpy()
-
-    def _ngram_rows(self) -> tuple[F64, F32]:
-        assert self.cache is not None
-        return self.cache.rows(self._past), self.cache.row_features(self._past)
+        """Ends the helper threads."""
+        self._threads.close()
 
     def _teach_gate(self, active: npt.NDArray[np.int64], column_S: U16) -> None:
-        assert self.gate is not None and self._neural is not None and self._ngram is not None
-        came = active, column_S[active].astype(np.int64)
-        self._chunk.append((self._features[active], np.stack([self._neural[came], self._ngram[came]], axis=1)))
+        assert self.gate is not None
+        probs_AK = np.ascontiguousarray(self._rows_KSV[:, active, column_S[active].astype(np.int64)].T)
+        self._chunk.append((self._features[active], probs_AK))
         self._chunk_fill += len(active)
         if self._chunk_fill >= self._chunk_tokens:
             self.gate.update(np.concatenate([c[0] for c in self._chunk]), np.concatenate([c[1] for c in self._chunk]))
             self._chunk, self._chunk_fill = [], 0
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self._spent[part] += time.perf_counter() - began

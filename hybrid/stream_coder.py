@@ -8,6 +8,8 @@ bucket of 32 tokens, then the token in it, each with 24-bit probabilities.
 import hashlib
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ from ngram.errors import FileFormatError
 from ngram.gate import F64
 from ngram.online import OnlineCache
 from ngram.table import U16
+from ngram.warm_up import CODING
 
 if TYPE_CHECKING:
     from hybrid.artifact import Artifact
@@ -38,7 +41,8 @@ KINDS = ("text", "file")  # validation tokens by the challenge's byte accounting
 @dataclass(frozen=True)
 class Coded:
     """What a coder or a decoder has done: tokens (n,); bits the probabilities promise; payload and header sizes in bytes;
-    seconds in all, and tokens a second once everything is compiled (after the first two columns)."""
+    seconds in all, and tokens a second once everything is compiled (after the first two columns); seconds of work of the
+    parts "network", "cache", "gate", "mix" and "coder", of which the first two go on side by side."""
 
     tokens: U16
     bits: float
@@ -48,6 +52,7 @@ class Coded:
     kind: str
     wall_s: float
     tokens_per_s: float
+    seconds: dict[str, float]
 
 
 class _Clock:
@@ -56,16 +61,24 @@ class _Clock:
     WARM = 2
 
     def __init__(self) -> None:
-        self.begin, self.warm, self.tokens = time.monotonic(), 0.0, 0
+        self.begin, self.warm, self.tokens, self.coder_s = time.monotonic(), 0.0, 0, 0.0
+
+    @contextmanager
+    def coding(self) -> Iterator[None]:
+        """The range coder's share."""
+        began = time.perf_counter()
+        yield
+        self.coder_s += time.perf_counter() - began
 
     def tick(self, column: int, tokens: int) -> None:
         if column == self.WARM:
             self.warm = time.monotonic()
         self.tokens += tokens if column >= self.WARM else 0
 
-    def result(self) -> dict[str, float]:
+    def result(self, parts: dict[str, float]) -> dict[str, Any]:
         now = time.monotonic()
-        return {"wall_s": now - self.begin, "tokens_per_s": self.tokens / max(now - self.warm, 1e-9) if self.tokens else 0.0}
+        speed = self.tokens / max(now - self.warm, 1e-9) if self.tokens else 0.0
+        return {"wall_s": now - self.begin, "tokens_per_s": speed, "seconds": {**parts, "coder": self.coder_s}}
 
 
 @dataclass(frozen=True)
@@ -91,17 +104,19 @@ def encode(art: "Artifact", artifact_sha: str, tokens: U16, settings: Settings, 
             active = layout.active(column)
             clock.tick(column, len(active))
             step, came = lockstep.predict(), columns[active, column].astype(np.int64)
-            bits -= float(np.log2(step.mixed[active, came]).sum())
-            bucket = came // BUCKET
-            coder.encode(bucket.astype(np.int32), family, np.ascontiguousarray(step.mass[active]))
-            coder.encode((came % BUCKET).astype(np.int32), family, _inside(step, active, bucket))
+            with clock.coding():
+                bits -= float(np.log2(step.mixed[active, came]).sum())
+                bucket = came // BUCKET
+                coder.encode(bucket.astype(np.int32), family, np.ascontiguousarray(step.mass[active]))
+                coder.encode((came % BUCKET).astype(np.int32), family, _inside(step, active, bucket))
             lockstep.learn(columns[:, column])
+        made = clock.result(lockstep.seconds)
     payload = coder.get_compressed().astype("<u4").tobytes() if settings.n else b""
     header = {"set": asdict(settings), "art": artifact_sha[:32], "fp": fingerprint.fingerprint(device), "dev": device.type}
     data = container.pack(MAGIC, VERSION, header, {"p": payload})
     if len(data) - len(payload) > MAX_HEADER:
         raise ValueError(f"header of {len(data) - len(payload)} bytes")
-    return data, Coded(tokens, bits, len(payload), len(data) - len(payload), layout.streams, settings.kind, **clock.result())
+    return data, Coded(tokens, bits, len(payload), len(data) - len(payload), layout.streams, settings.kind, **made)
 
 
 def decode(art: "Artifact", artifact_sha: str, data: bytes, where: str) -> Coded:
@@ -110,7 +125,7 @@ def decode(art: "Artifact", artifact_sha: str, data: bytes, where: str) -> Coded
     settings, device, payload = read_header(data, where, artifact_sha)
     layout = _layout(art, settings)
     if settings.n == 0:
-        return Coded(np.zeros(0, np.uint16), 0.0, 0, len(data), 0, settings.kind, **clock.result())
+        return Coded(np.zeros(0, np.uint16), 0.0, 0, len(data), 0, settings.kind, **clock.result({}))
     decoder, bits = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, dtype="<u4").astype(np.uint32)), 0.0
     family = constriction.stream.model.Categorical(perfect=False)
     with _Exact(device), _Closing(_lockstep(art, settings, layout, device)) as lockstep:
@@ -118,18 +133,20 @@ def decode(art: "Artifact", artifact_sha: str, data: bytes, where: str) -> Coded
             active = layout.active(column)
             clock.tick(column, len(active))
             step = lockstep.predict()
-            bucket = decoder.decode(family, np.ascontiguousarray(step.mass[active])).astype(np.int64)
-            came = bucket * BUCKET + decoder.decode(family, _inside(step, active, bucket))
-            if came.max() >= lockstep.vocab_size:
-                raise FileFormatError(f"{where}: payload does not decode; copy the file again")
-            bits -= float(np.log2(step.mixed[active, came]).sum())
+            with clock.coding():
+                bucket = decoder.decode(family, np.ascontiguousarray(step.mass[active])).astype(np.int64)
+                came = bucket * BUCKET + decoder.decode(family, _inside(step, active, bucket))
+                if came.max() >= lockstep.vocab_size:
+                    raise FileFormatError(f"{where}: payload does not decode; copy the file again")
+                bits -= float(np.log2(step.mixed[active, came]).sum())
             symbols = np.zeros(layout.streams, dtype=np.uint16)
             symbols[active] = came
             lockstep.learn(symbols)
         tokens = lockstep.tokens.reshape(-1)[: settings.n].copy()
+        made = clock.result(lockstep.seconds)
     if not decoder.maybe_exhausted():
         raise FileFormatError(f"{where}: payload goes on after its last token; copy the file again")
-    return Coded(tokens, bits, len(payload), len(data) - len(payload), layout.streams, settings.kind, **clock.result())
+    return Coded(tokens, bits, len(payload), len(data) - len(payload), layout.streams, settings.kind, **made)
 
 
 def read_header(data: bytes, where: str, artifact_sha: str) -> tuple[Settings, torch.device, bytes]:
@@ -175,6 +192,8 @@ def _layout(art: "Artifact", settings: Settings) -> Layout:
 
 
 def _lockstep(art: "Artifact", settings: Settings, layout: Layout, device: torch.device) -> Lockstep:
+    for work in CODING if art.table is not None else ():  # no column waits for a compiler; nothing to do where it was done
+        work()
     cache = OnlineCache(art.table) if art.table is not None else None
     gate = evaluate.load_gate(art, learning=settings.o) if cache is not None else None
     return Lockstep(

@@ -97,6 +97,22 @@ class OnlineCache:
         self._count(stream, start, stop, scores)
         return ChunkScores(scores[0], scores[1], scores[2] if with_orders else None)
 
+    def update_column(self, streams_ST: npt.NDArray[np.uint16], rows: npt.NDArray[np.int64], column: int) -> None:
+        """Counts the token in `column` ≥ 1 of the streams `rows`, in that order: `update` of each, in one kernel."""
+        if streams_ST.ndim != 2 or not 0 < column < streams_ST.shape[1]:
+            raise SeedgramError(f"column {column} of streams {streams_ST.shape}: column 0 is given, so 1 ≤ column < length")
+        seen = streams_ST[rows, max(0, column - self.order + 1) : column + 1]
+        if seen.size and int(seen.max()) >= self.vocab_size:
+            raise SeedgramError(f"token {int(seen.max())} is outside the vocabulary of {self.vocab_size}; use the model's tokenizer")
+        cursor, place, at = *_walk(), 0
+        while at < len(rows):
+            self._make_room(self.order * self.order + self.order)
+            at = kernels.count_column(self.state, _read_only(streams_ST), rows, at, column, cursor, place)
+
+    def fill(self, histories: npt.NDArray[np.uint16], rows_PV: F64, features_PF: npt.NDArray[np.float32]) -> None:
+        """`rows` and `row_features` in one walk, into arrays at hand; threads may fill parts of the rows side by side."""
+        kernels.fill_rows(self.state, self._histories(histories), rows_PV, features_PF)
+
     def rows(self, histories: npt.ArrayLike) -> F64:
         """(P, V) float64 distributions, each summing to 1.  histories: (P, order-1) uint16, PAD on the left."""
         past = self._histories(histories)
@@ -139,7 +155,7 @@ class OnlineCache:
         seen = stream[max(0, start - self.order + 1) : stop]
         if len(seen) and int(seen.max()) >= self.vocab_size:
             raise SeedgramError(f"token {int(seen.max())} is outside the vocabulary of {self.vocab_size}; use the model's tokenizer")
-        return stream
+        return _read_only(stream)
 
     def _histories(self, histories: npt.ArrayLike) -> npt.NDArray[np.uint16]:
         past = np.ascontiguousarray(histories, dtype=np.uint16)
@@ -156,7 +172,7 @@ class OnlineCache:
         )
 
     def _count(self, stream: npt.NDArray[np.uint16], start: int, stop: int, scores: tuple[F64, npt.NDArray[np.float32], F64]) -> None:
-        cursor, place = np.zeros((1, DEPTH + 1), np.int64), np.empty((1, 2 * DEPTH), np.int64)
+        cursor, place = _walk()
         if trie.seek(self.state, stream, start, cursor, place):
             self._make_room(self.order * self.order)
             trie.seek_making(self.state, stream, start, cursor, place)
@@ -176,6 +192,18 @@ class OnlineCache:
                 self.state = state._replace(nodes=_longer(state.nodes, nodes, inserts))
             elif pool + moved > len(state.pool):
                 self.state = state._replace(pool=_longer(state.pool, pool, moved))
+
+
+def _walk() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Cursor and places of one lane."""
+    return np.zeros((1, DEPTH + 1), np.int64), np.empty((1, 2 * DEPTH), np.int64)
+
+
+def _read_only(tokens: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
+    """A view of one type, whether the stream is a map of a file or lies in memory: kernels are compiled for one."""
+    view = tokens.view()
+    view.flags.writeable = False
+    return view
 
 
 def _aligned(rows: int, columns: int) -> npt.NDArray[np.uint32]:

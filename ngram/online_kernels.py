@@ -25,7 +25,8 @@ from ngram.trie import (
     has_room,
     insert,
     resolve,
-    step,
+    seek,
+    seek_making,
     touch,
 )
 
@@ -114,7 +115,6 @@ def fill_features(state: State, cursor: Array, g: int, out: Array, i: int) -> No
 def score_range(state: State, tokens: Array, start: int, stop: int, prob: Array, features: Array, by_order: Array) -> None:
     """Probabilities of tokens[start:stop] with nothing changed.  features and by_order have as many rows as prob or none.
 
-    With an empty prob nothing is scored, but all that these tokens need has come into the processor's caches.
     Lanes walk equal parts side by side: each token of a walk waits for memory, the walks do not wait for each other.
     A lane starts order-1 tokens early, with no context, and has the right one when its part begins."""
     order = state.settings[0]
@@ -132,11 +132,29 @@ def score_range(state: State, tokens: Array, start: int, stop: int, prob: Array,
             if 0 <= t < stop:
                 token = np.int64(tokens[t])
                 resolve(state, cursor, place, g, token)
-                if i >= 0 and len(prob):
+                if i >= 0:
                     prob[t - start] = target_probability(state, cursor, place, g, token, by_order, t - start)
                     if len(features):
                         fill_features(state, cursor, g, features, t - start)
                 advance(state, cursor, place, g, token)
+
+
+@njit(nogil=True, error_model="numpy")
+def look_ahead(state: State, tokens: Array, start: int, stop: int) -> None:
+    """The walk of `score_range` without scores: what these tokens need comes into the processor's caches."""
+    part = (stop - start + LANES - 1) // LANES
+    cursor = np.zeros((LANES, DEPTH + 1), np.int64)
+    place = np.empty((LANES, 2 * DEPTH), np.int64)
+    for i in range(1 - state.settings[0], part):
+        for g in range(LANES):
+            t = start + g * part + i
+            if 0 <= t < stop:
+                touch(state, cursor, place, g, np.int64(tokens[t]))
+        for g in range(LANES):
+            t = start + g * part + i
+            if 0 <= t < stop:
+                resolve(state, cursor, place, g, np.int64(tokens[t]))
+                advance(state, cursor, place, g, np.int64(tokens[t]))
 
 
 @njit(nogil=True, error_model="numpy", forceinline=True)
@@ -181,12 +199,11 @@ def count_range(
 
     The order of the calls in the loop is the guarantee that no score has seen its own token; looking a block ahead
     before only warms the processor's caches."""
-    none, none_f, none_o = np.empty(0, np.float64), np.empty((0, 0), np.float32), np.empty((0, 0), np.float64)
     for t in range(start, stop):
         if not has_room(state, state.settings[0]):
             return t
         if (t - start) % LOOK_AHEAD == 0 and stop - t >= LANES * 16:
-            score_range(state, tokens, t, min(stop, t + LOOK_AHEAD), none, none_f, none_o)
+            look_ahead(state, tokens, t, min(stop, t + LOOK_AHEAD))
         token = np.int64(tokens[t])
         touch(state, cursor, place, 0, token)
         resolve(state, cursor, place, 0, token)
@@ -200,26 +217,50 @@ def count_range(
     return stop
 
 
+@njit(nogil=True, error_model="numpy")
+def count_column(state: State, streams_ST: Array, rows: Array, at: int, column: int, cursor: Array, place: Array) -> int:
+    """Counts the token in `column` of streams rows[at], rows[at + 1], … in turn, each after all before it; column ≥ 1.
+
+    The same as `count_range` over [column, column + 1) of one stream after another.  Returns the index in `rows` where it
+    stopped for want of room."""
+    order = state.settings[0]
+    for i in range(at, len(rows)):
+        if not has_room(state, order * order + order):
+            return i
+        tokens = streams_ST[rows[i]]
+        if seek(state, tokens, column, cursor, place):
+            seek_making(state, tokens, column, cursor, place)
+        token = np.int64(tokens[column])
+        touch(state, cursor, place, 0, token)
+        resolve(state, cursor, place, 0, token)
+        count_token(state, cursor, place, token)
+    return len(rows)
+
+
 @njit(nogil=True, error_model="numpy", forceinline=True)
-def fill_row(state: State, cursor: Array, unigram_row: Array, rows: Array, i: int) -> None:
-    """The whole distribution after lane 0's context → row i of rows (·, V) float64; see target_probability."""
-    for w in range(len(unigram_row)):
-        rows[i, w] = unigram_row[w]
-    nodes, pool = state.nodes, state.pool
-    for k in range(1, cursor[0, DEPTH] + 1):
-        context = cursor[0, k]
+def fill_row(state: State, cursor: Array, g: int, unigram_row: Array, row: Array) -> None:
+    """The whole distribution after lane g's context → row (V + 1,) float64; see target_probability.
+
+    Unused entries of a block add their 0 to the last place: a branch that nobody can predict costs more."""
+    nodes, pool, d = state.nodes, state.pool, state.discounts
+    size = len(unigram_row)
+    for w in range(size):
+        row[w] = unigram_row[w]
+    for k in range(1, cursor[g, DEPTH] + 1):
+        context = cursor[g, k]
         total = np.int64(nodes[context, TOTAL])
         if total == 0:
             continue
         scale = 1.0 / total
         share = backoff(state, k + 1, context) * scale
-        for w in range(len(unigram_row)):
-            rows[i, w] *= share
+        for w in range(size):
+            row[w] *= share
+        one, two, more = d[k, 1], d[k, 2], d[k, 3]
         first = np.int64(nodes[context, FIRST])
         for at in range(first, first + (1 << np.int64(nodes[context, SIZE] >> 16))):
-            token = np.int64(pool[at, TOKEN])
-            if token != EMPTY:
-                rows[i, token] += kept_mass(state, k + 1, np.int64(pool[at, COUNT])) * scale
+            count = np.int64(pool[at, COUNT])
+            discount = more if count > 2 else two if count == 2 else one  # of a count of 0: nothing is kept either way
+            row[min(np.int64(pool[at, TOKEN]), size)] += max(count - discount, 0.0) * scale
 
 
 @njit(nogil=True, error_model="numpy")
@@ -235,20 +276,28 @@ def fill_unigram_row(state: State, row: Array) -> None:
 
 @njit(nogil=True, error_model="numpy")
 def fill_rows(state: State, histories: Array, rows: Array, features: Array) -> None:
-    """Distributions after histories (P, H) uint16, PAD on the left → rows (P, V) or (0, V), features (P, F) or (0, F)."""
-    cursor = np.zeros((1, DEPTH + 1), np.int64)
-    place = np.empty((1, 2 * DEPTH), np.int64)
+    """Distributions after histories (P, H) uint16, PAD on the left → rows (P, V) or (0, V), features (P, F) or (0, F).
+
+    A row depends on its own history alone; lanes only wait for memory side by side, as in `score_range`."""
+    cursor = np.zeros((LANES, DEPTH + 1), np.int64)
+    place = np.empty((LANES, 2 * DEPTH), np.int64)
     unigram_row = np.empty(state.settings[1], np.float64)
+    row = np.zeros(len(unigram_row) + 1)
     fill_unigram_row(state, unigram_row)
-    width = histories.shape[1]
-    for i in range(histories.shape[0]):
-        low = 0
-        while low < width and histories[i, low] == PAD:
-            low += 1
-        cursor[0, DEPTH] = 0
-        for j in range(low, width):
-            step(state, cursor, place, np.int64(histories[i, j]))
-        if len(rows):
-            fill_row(state, cursor, unigram_row, rows, i)
-        if len(features):
-            fill_features(state, cursor, 0, features, i)
+    for begin in range(0, histories.shape[0], LANES):
+        lanes = min(LANES, histories.shape[0] - begin)
+        cursor[:, DEPTH] = 0
+        for j in range(histories.shape[1]):
+            for g in range(lanes):
+                if histories[begin + g, j] != PAD:
+                    touch(state, cursor, place, g, np.int64(histories[begin + g, j]))
+            for g in range(lanes):
+                if histories[begin + g, j] != PAD:
+                    resolve(state, cursor, place, g, np.int64(histories[begin + g, j]))
+                    advance(state, cursor, place, g, np.int64(histories[begin + g, j]))
+        for g in range(lanes):
+            if len(rows):
+                fill_row(state, cursor, g, unigram_row, row)
+                rows[begin + g, :] = row[:-1]
+            if len(features):
+                fill_features(state, cursor, g, features, begin + g)
