@@ -266,6 +266,10 @@ class Trainer:
                 torch._foreach_copy_(self.parameters, self.average.tensors)
         loss = losses.mean()
         result = TrainResult(self.step, self.wall_s, self.step * self.config.train.batch_tokens, loss, warmup_s, interrupted)
+        memory = {}
+        if self.ranks.device.type == "cuda":
+            memory["peak_gpu_bytes"] = torch.cuda.max_memory_allocated(self.ranks.device)
+            torch.cuda.empty_cache()  # the next run may train on this card while this one packs (scripts/run_presets.py)
         self.log.show(
             "trained",
             steps=result.steps,
@@ -273,6 +277,7 @@ class Trainer:
             wall_s=result.wall_s,
             tokens_per_s=round(result.tokens / max(result.wall_s, 1e-9)),
             warmup_s=warmup_s,
+            **memory,
         )
         return result
 

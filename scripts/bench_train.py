@@ -15,22 +15,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from run_results import flops_per_token
+
 from hybrid import config, distributed, presets
 from hybrid.data import Loader, find_shards
 from hybrid.log import RunLog
-from hybrid.model import HybridLM, parameter_kind
+from hybrid.model import HybridLM
 from hybrid.train import Trainer, synchronize
 from ngram.errors import run_cli
-
-
-def flops_per_token(model: HybridLM, settings: config.Config) -> float:
-    """Operations of one training step a token: frozen maps have no weight gradient (4 a weight), learned matrices do (6).
-
-    The tied embedding counts once, as the output matrix.  Attention: two products forward, four backward, over half the context."""
-    shape = settings.model
-    learned = sum(p.numel() for name, p in model.named_parameters() if parameter_kind(name, p.ndim) == "matrix" or name == "embedding")
-    attention = 12 * shape.layers * shape.d_model * settings.train.seq_len / 2
-    return 4 * model.frozen_parameters() + 6 * learned + attention
 
 
 def build(name: str, flags: argparse.Namespace, ranks: distributed.Ranks, log: RunLog) -> tuple[Trainer, float]:
