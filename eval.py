@@ -10,6 +10,7 @@ Reads nothing but the artifact and the shards.  Works score-first: every token i
 """
 
 import argparse
+import dataclasses
 import sys
 
 from hybrid import artifact, audit_own, audit_report, certify, control, distributed, evaluate, report
@@ -37,9 +38,12 @@ def score(argv: list[str]) -> int:
     parser.add_argument("--cache-by-chunk", action="store_true", help="the online cache learns once a chunk instead of after every token")
     parser.add_argument("--protocol", choices=evaluate.PROTOCOLS, default="full", help="challenge: drop the tail that fills no window [full]")
     parser.add_argument("--no-online", dest="online", action="store_false", help="trained counts only: nothing learns at evaluation")
+    parser.add_argument("--no-match", dest="match", action="store_false", help="leave the match model out")
+    parser.add_argument("--fixed-gate", dest="gate_learns", action="store_false", help="the gate stays as it was fitted")
     parser.add_argument("--paranoid", action="store_true", help="compare digests of all state around every score (implies --cache-by-chunk)")
     flags = parser.parse_args(argv)
-    options = evaluate.EvalOptions(flags.stride, flags.chunk_tokens, flags.cache_by_chunk, flags.protocol, flags.online, flags.paranoid)
+    names = [field.name for field in dataclasses.fields(evaluate.EvalOptions)]
+    options = evaluate.EvalOptions(**{name: getattr(flags, name) for name in names})
     ranks = distributed.start(flags.device)
     shards = find_shards(flags.data, "val")
     with WarmUp(SCORING):

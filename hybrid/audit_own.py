@@ -15,6 +15,7 @@ from hybrid.distributed import Ranks
 from ngram.cli import track
 from ngram.contexts import histories
 from ngram.gate import F32, F64, mix
+from ngram.match import MatchModel
 from ngram.online import OnlineCache
 from ngram.score_first import Tokens
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from hybrid.artifact import Artifact
 
 MAX_TOKENS = 65536  # of the validation stream, from its beginning: what an audit drives its scorers over by default
-KINDS = ("network", "n-gram cache", "blend")
+KINDS = ("network", "n-gram cache", "match model", "blend")
 
 
 class Network:
@@ -61,48 +62,70 @@ class HybridScorer:
         self.reset()
 
     def reset(self) -> None:
-        self.cache = OnlineCache(self.art.table) if self.art.table is not None and self.kind != "network" else None
+        table = self.art.table
+        self.cache = OnlineCache(table) if table is not None and self.kind in ("n-gram cache", "blend") else None
+        self.match = MatchModel(self.vocab_size, table.bos) if table is not None and self.kind in ("match model", "blend") else None
         self.gate = evaluate.load_gate(self.art, learning=self.online)
 
     def score(self, tokens: Tokens, start: int, stop: int) -> F64:
-        if self.cache is None:
+        if self.kind == "n-gram cache":
+            return self._the_cache.score(tokens, start, stop).prob
+        if self.kind == "match model":
+            return self._the_match.score(tokens, start, stop).prob
+        if self.kind == "network":
             return np.exp(self.network.logp(tokens, start, stop)[np.arange(stop - start), tokens[start:stop]])
-        if self.kind != "blend":
-            return self.cache.score(tokens, start, stop).prob
-        features, probs = self._experts(self.cache, tokens, start, stop)
+        features, probs = self._experts(tokens, start, stop)
         return mix(self.gate.weights(features), probs)
 
     def rows(self, tokens: Tokens, start: int, stop: int) -> F64:
-        if self.cache is None:
+        if self.kind == "network":
             return np.exp(self.network.logp(tokens, start, stop))
-        past = histories(tokens, np.arange(start, stop), self.cache.order, self.cache.bos)
-        ngram = self.cache.rows(past)
-        if self.kind != "blend":
+        where = np.arange(start, stop)
+        copied = self.match.rows(tokens, where) if self.match is not None else None
+        if self.kind == "match model" and copied is not None:
+            return copied
+        past = histories(tokens, where, self._the_cache.order, self._the_cache.bos)
+        ngram = self._the_cache.rows(past)
+        if self.kind == "n-gram cache" or copied is None:
             return ngram
         logp = self.network.logp(tokens, start, stop)
-        weights = self.gate.weights(_features(logp, self.cache.row_features(past)))
-        return weights[:, :1] * np.exp(logp) + weights[:, 1:] * ngram
+        told = self._the_match.score(tokens, start, stop).features  # of the context alone, which C1 and C2 put to the test
+        weights = self.gate.weights(_features(logp, self._the_cache.row_features(past), told))
+        return weights[:, :1] * np.exp(logp) + weights[:, 1:2] * ngram + weights[:, 2:] * copied
 
     def update(self, tokens: Tokens, start: int, stop: int) -> None:
-        if self.cache is not None and self.online:
-            if self.kind == "blend":  # looked up again: an audit may have scored another stream in between
-                self.gate.update(*self._experts(self.cache, tokens, start, stop))
-            self.cache.update(tokens, start, stop)
+        if not self.online:
+            return
+        if self.kind == "blend":  # looked up again: an audit may have scored another stream in between
+            self.gate.update(*self._experts(tokens, start, stop))
+        for part in (self.cache, self.match):
+            if part is not None:
+                part.update(tokens, start, stop)
 
     def digest(self) -> str:
-        return (self.cache.digest() if self.cache is not None else "") + self.gate.digest()
+        return "".join(part.digest() for part in (self.cache, self.match, self.gate) if part is not None)
 
+    @property
+    def _the_cache(self) -> OnlineCache:
+        assert self.cache is not None
+        return self.cache
 
-    def _experts(self, cache: OnlineCache, tokens: Tokens, start: int, stop: int) -> tuple[F32, F64]:
-        """Features (n, F) and both experts' probabilities (n, 2) of the targets."""
-        ngram, logp = cache.score(tokens, start, stop), self.network.logp(tokens, start, stop)
+    @property
+    def _the_match(self) -> MatchModel:
+        assert self.match is not None
+        return self.match
+
+    def _experts(self, tokens: Tokens, start: int, stop: int) -> tuple[F32, F64]:
+        """Features (n, F) and the experts' probabilities (n, K) of the targets."""
+        ngram, copied = self._the_cache.score(tokens, start, stop), self._the_match.score(tokens, start, stop)
+        logp = self.network.logp(tokens, start, stop)
         targets = np.exp(logp[np.arange(stop - start), tokens[start:stop]])
-        return _features(logp, ngram.features), np.stack([targets, ngram.prob], axis=1)
+        return _features(logp, ngram.features, copied.features), np.stack([targets, ngram.prob, copied.prob], axis=1)
 
 
-def _features(logp: F64, ngram: F32) -> F32:
+def _features(logp: F64, *others: F32) -> F32:
     entropy = -(np.exp(logp) * logp).sum(1)
-    return np.concatenate([np.stack([entropy, logp.max(1)], axis=1).astype(np.float32), ngram], axis=1)
+    return np.concatenate([np.stack([entropy, logp.max(1)], axis=1).astype(np.float32), *others], axis=1)
 
 
 def audit_artifact(art: "Artifact", shards: list[Path], positions: int, max_tokens: int, ranks: Ranks) -> dict[str, AuditReport]:

@@ -1,10 +1,10 @@
-"""Blend: network, n-gram cache and gate as one part of ScoreFirst.
+"""Blend: network, n-gram cache, match model and gate as one part of ScoreFirst.
 
-The network's scores are frozen and computed ahead (evaluate.py); the cache and the gate learn from what has been scored.
-The gate learns once a chunk; the cache by whole chunks too, or after every token (`cache_by_chunk=False`), which is the same
+The network's scores are computed ahead (evaluate.py, adapt.py); cache, match model and gate learn from what has been scored.
+The gate learns once a chunk; the others by whole chunks too, or after every token (`cache_by_chunk=False`), which is the same
 as one-token chunks and goes through ScoreFirst.score_then_update.
 
-Shapes: n targets of a chunk, N tokens of the stream, K = 2 experts (network, n-grams).
+Shapes: n targets of a chunk, N tokens of the stream, K experts (EXPERTS).
 """
 
 import time
@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from ngram import match, online
 from ngram.gate import F32, F64, Gate, mix
-from ngram.online import FEATURES, ChunkScores
+from ngram.match import MatchModel, MatchScores
+from ngram.online import ChunkScores
 from ngram.score_first import ScoreFirst, Tokens
 
 NEURAL_FEATURES = ("neural_entropy", "neural_max_logp")
-GATE_FEATURES: tuple[str, ...] = (*NEURAL_FEATURES, *FEATURES)
+EXPERTS = ("neural", "ngram", "match")
+GATE_FEATURES: tuple[str, ...] = (*NEURAL_FEATURES, *online.FEATURES, *match.FEATURES)
 
 
 @dataclass(frozen=True)
@@ -53,21 +55,21 @@ class Cache(Protocol):
 
 @dataclass(frozen=True)
 class BlendScores:
-    """Probabilities of n targets: each expert's and the mixture's, float64; weight: the n-grams' share."""
+    """Probabilities of n targets by each expert (n, K) and mixed (n,); weights (n, K), the experts' shares; float64."""
 
-    neural: F64
-    ngram: F64
+    probs: F64
     mixed: F64
-    weight: F64
+    weights: F64
 
 
 class Blend:
-    """A Part: p = w·p_ngram + (1-w)·p_network with w from the gate.
+    """A Part: p = Σ w_k p_k over EXPERTS, with w from the gate.
 
-    collect: keep every chunk's features and expert probabilities (for fitting a gate)."""
+    match None: the match model has no say, the others share its weight.  collect: keep every chunk's features and expert
+    probabilities (for fitting a gate)."""
 
-    def __init__(self, neural: NeuralScores, cache: Cache, gate: Gate, *, collect: bool = False) -> None:
-        self.neural, self.cache, self.gate, self.collect = neural, cache, gate, collect
+    def __init__(self, neural: NeuralScores, cache: Cache, match: MatchModel | None, gate: Gate, *, collect: bool = False) -> None:
+        self.neural, self.cache, self.match, self.gate, self.collect = neural, cache, match, gate, collect
         self.collected: list[tuple[F32, F64]] = []
         self.seconds = {"cache": 0.0, "gate": 0.0}  # of work
         self._scored: tuple[F32, F64] | None = None  # of the pending chunk; no score depends on it, so no digest sees it
@@ -75,33 +77,44 @@ class Blend:
     def score(self, tokens: Tokens, start: int, stop: int) -> BlendScores:
         with self._timed("cache"):
             ngram = self.cache.score(tokens, start, stop)
-        return self._combine(ngram, start, stop)
+            copied = self.match.score(tokens, start, stop) if self.match is not None else None
+        return self._combine(ngram, copied, start, stop)
 
     def update(self, tokens: Tokens, start: int, stop: int) -> None:
         with self._timed("cache"):
             self.cache.update(tokens, start, stop)
+            if self.match is not None:
+                self.match.update(tokens, start, stop)
         self._teach_gate()
 
     def score_then_update(self, tokens: Tokens, start: int, stop: int) -> BlendScores:
-        """One-token chunks for the cache, one chunk start … stop-1 for the gate."""
+        """One-token chunks for cache and match model, one chunk start … stop-1 for the gate."""
         with self._timed("cache"):
             ngram = self.cache.score_then_update(tokens, start, stop)
-        scores = self._combine(ngram, start, stop)
+            copied = self.match.score_then_update(tokens, start, stop) if self.match is not None else None
+        scores = self._combine(ngram, copied, start, stop)
         self._teach_gate()
         return scores
 
     def digest(self) -> str:
-        return self.cache.digest() + self.gate.digest()
+        return self.cache.digest() + (self.match.digest() if self.match is not None else "") + self.gate.digest()
 
-    def _combine(self, ngram: ChunkScores, start: int, stop: int) -> BlendScores:
-        features_NF = np.concatenate([self.neural.features(start, stop), ngram.features], axis=1)
-        probs_NK = np.stack([np.exp(-self.neural.nll_nats[start - 1 : stop - 1]), ngram.prob], axis=1)
+    def _combine(self, ngram: ChunkScores, copied: MatchScores | None, start: int, stop: int) -> BlendScores:
+        told = copied.features if copied is not None else np.zeros((stop - start, len(match.FEATURES)), np.float32)
+        features_NF = np.concatenate([self.neural.features(start, stop), ngram.features, told], axis=1)
+        probs_NK = np.empty((stop - start, len(EXPERTS)))
+        probs_NK[:, 0], probs_NK[:, 1] = np.exp(-self.neural.nll_nats[start - 1 : stop - 1]), ngram.prob
         with self._timed("gate"):
             weights_NK = self.gate.weights(features_NF)
+        if copied is not None:
+            probs_NK[:, 2] = copied.prob
+        else:
+            weights_NK = share_out(weights_NK)
+            probs_NK[:, 2] = mix(weights_NK[:, :2], probs_NK[:, :2])  # as the others say: the gate learns nothing from it
         self._scored = features_NF, probs_NK
         if self.collect:
             self.collected.append(self._scored)
-        return BlendScores(probs_NK[:, 0], probs_NK[:, 1], mix(weights_NK, probs_NK), weights_NK[:, 1])
+        return BlendScores(probs_NK, mix(weights_NK, probs_NK), weights_NK)
 
     def _teach_gate(self) -> None:
         assert self._scored is not None
@@ -116,10 +129,17 @@ class Blend:
         self.seconds[part] += time.perf_counter() - began
 
 
-def run(order: ScoreFirst, part: str, chunk_tokens: int, *, cache_by_chunk: bool) -> dict[str, npt.NDArray[np.float64]]:
-    """Scores the whole stream of `order`; the part's fields, (N-1,) float64 each, entry i for target i + 1."""
-    fields = ("neural", "ngram", "mixed", "weight")
-    out = {field: np.empty(len(order.tokens) - 1) for field in fields}
+def share_out(weights_NK: F64) -> F64:
+    """The weights without the last expert, which has none, to the sum 1 again."""
+    kept = weights_NK.copy()
+    kept[:, -1] = 0.0
+    return kept / kept.sum(axis=1, keepdims=True)
+
+
+def run(order: ScoreFirst, part: str, chunk_tokens: int, *, cache_by_chunk: bool) -> BlendScores:
+    """Scores the whole stream of `order`: entry i is target i + 1."""
+    size = len(order.tokens) - 1
+    out = BlendScores(np.empty((size, len(EXPERTS))), np.empty(size), np.empty((size, len(EXPERTS))))
     for start, stop in order.chunks(chunk_tokens):
         if cache_by_chunk or order.frozen:
             result = order.score(start, stop)[part]
@@ -127,6 +147,6 @@ def run(order: ScoreFirst, part: str, chunk_tokens: int, *, cache_by_chunk: bool
                 order.update(start, stop)
         else:
             result = order.score_then_update(start, stop)[part]
-        for field in fields:
-            out[field][start - 1 : stop - 1] = getattr(result, field)
+        for whole, piece in ((out.probs, result.probs), (out.mixed, result.mixed), (out.weights, result.weights)):
+            whole[start - 1 : stop - 1] = piece
     return out

@@ -1,6 +1,6 @@
-"""CacheRows: the n-gram cache's share of a lockstep column, counted and read beside the network's work.
+"""CacheRows: the share of n-gram cache and match model in a lockstep column, counted and read beside the network's work.
 
-Shapes: S streams, T tokens a stream, V vocabulary, F features of the cache.
+Shapes: S streams, T tokens a stream, V vocabulary, F features of both, n-grams' first.
 """
 
 import time
@@ -10,8 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
+from ngram import match, online
 from ngram.gate import F32, F64
-from ngram.online import FEATURES, OnlineCache
+from ngram.match import MatchColumns
+from ngram.online import OnlineCache
 from ngram.table import PAD, U16
 
 PART = 32  # rows that are worth handing to another thread
@@ -37,36 +39,49 @@ class Threads:
 
 
 class CacheRows:
-    """Distributions of the next token of S streams by one shared cache.
+    """Distributions of the next token of S streams by one shared cache and one shared match model.
 
-    out_SV: (S, V) float64, holds the distributions after `finish`, as `features` (S, F) float32 do.  seconds: time worked."""
+    tokens_ST: filled by the caller a column at a time.  out_2SV: float64, holds the distributions of both after `finish`, as
+    `features` (S, F) float32 do.  copying False: no match model, its share of both stays zero.  seconds: time worked."""
 
-    def __init__(self, cache: OnlineCache, streams: int, threads: Threads, out_SV: F64) -> None:
-        self.cache, self.threads, self.out_SV, self.seconds = cache, threads, out_SV, 0.0
-        self.features: F32 = np.empty((streams, len(FEATURES)), np.float32)
+    def __init__(self, cache: OnlineCache, tokens_ST: U16, threads: Threads, out_2SV: F64, *, copying: bool) -> None:
+        self.cache, self.tokens, self.threads, self.out_2SV, self.seconds = cache, tokens_ST, threads, out_2SV, 0.0
+        self.match = MatchColumns(tokens_ST, cache.bos) if copying else None
+        streams = len(tokens_ST)
+        self._counted: F32 = np.empty((streams, len(online.FEATURES)), np.float32)
+        self._copied: F32 = np.zeros((streams, len(match.FEATURES)), np.float32)
         self._past = np.full((streams, cache.order - 1), PAD, dtype=np.uint16)
-        self._job: Future[None] = threads.pool.submit(self._fill)
+        self.out_2SV[1] = 0.0
+        self._job: Future[None] = threads.pool.submit(self._fill, 0)
 
-    def start(self, tokens_ST: U16, column: int, active: npt.NDArray[np.int64], learn: bool) -> None:
+    @property
+    def features(self) -> F32:
+        return np.concatenate([self._counted, self._copied], axis=1)
+
+    def start(self, column: int, active: npt.NDArray[np.int64], learn: bool) -> None:
         """Takes the tokens of `column`; learn: the active streams' are counted, in stream order, before anything is read."""
-        self._job = self.threads.pool.submit(self._next, tokens_ST, column, active, learn)
+        self._job = self.threads.pool.submit(self._next, column, active, learn)
 
     def finish(self) -> None:
-        """Waits until `out_SV` and `features` are there."""
+        """Waits until `out_2SV` and `features` are there."""
         self._job.result()
 
-    def _next(self, tokens_ST: U16, column: int, active: npt.NDArray[np.int64], learn: bool) -> None:
-        began = time.perf_counter()
+    def _next(self, column: int, active: npt.NDArray[np.int64], learn: bool) -> None:
+        began, tokens_ST = time.perf_counter(), self.tokens
         if learn:
             self.cache.update_column(tokens_ST, active, column)
+            if self.match is not None:
+                self.match.learn(column, active)
         self._past[:, :-1] = self._past[:, 1:]
         self._past[tokens_ST[:, column] == self.cache.bos] = PAD
         self._past[:, -1:] = tokens_ST[:, column : column + 1]
         self.seconds += time.perf_counter() - began
         if column + 1 < tokens_ST.shape[1]:
-            self._fill()
+            self._fill(column + 1)
 
-    def _fill(self) -> None:
+    def _fill(self, column: int) -> None:
         began = time.perf_counter()
-        self.threads.over(len(self._past), lambda a, b: self.cache.fill(self._past[a:b], self.out_SV[a:b], self.features[a:b]))
+        if self.match is not None:
+            self.match.fill(column, self.out_2SV[1], self._copied)
+        self.threads.over(len(self._past), lambda a, b: self.cache.fill(self._past[a:b], self.out_2SV[0, a:b], self._counted[a:b]))
         self.seconds += time.perf_counter() - began

@@ -69,8 +69,11 @@ def per_token(source: Path, artifact_path: Path, ranks: Ranks) -> list[tuple[str
     tokens = with_bos(codec, container.read_bytes(source))
     if len(tokens) < 2:
         return []
-    scores = evaluate.all_scores(art, tokens, evaluate.EvalOptions(), ranks)
-    columns = [-np.log2(scores[key]) if key in scores else np.full(len(tokens) - 1, np.nan) for key in ("mixed", "neural", "ngram")]
+    options = evaluate.EvalOptions()
+    neural = evaluate.neural_scores(art.model, tokens, art.config.train.seq_len, options.stride, ranks.device, ranks=ranks)
+    parts, alone = evaluate.blend_scores(art, tokens, neural, options), neural.nll_nats / np.log(2)
+    nothing = np.full(len(alone), np.nan)
+    columns = [alone, alone, nothing] if parts is None else [-np.log2(parts.mixed), alone, -np.log2(parts.probs[:, 1])]
     pieces = [codec.piece_bytes[t].decode("utf-8", "backslashreplace") for t in tokens[1:].tolist()]
     return list(zip(pieces, *(column.tolist() for column in columns), strict=True))
 

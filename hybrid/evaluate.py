@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from hybrid import blend
-from hybrid.blend import GATE_FEATURES, Blend, NeuralScores
+from hybrid.blend import EXPERTS, GATE_FEATURES, Blend, BlendScores, NeuralScores
 from hybrid.bpb import TokenBytes, bits_per_byte
 from hybrid.config import Config, ConfigError
 from hybrid.data import DataError, Stream
@@ -24,6 +24,7 @@ from hybrid.distributed import Ranks
 from ngram import gate_fit
 from ngram.cli import track
 from ngram.gate import F64, Gate
+from ngram.match import MatchModel
 from ngram.online import OnlineCache
 from ngram.score_first import ScoreFirst, Tokens
 from ngram.table import NgramTable
@@ -45,13 +46,16 @@ class EvalOptions:
 
     stride: new targets a window, 0: windows side by side.  chunk_tokens: targets between two updates of the gate, 0: the
     artifact's setting.  cache_by_chunk: the cache, too, learns only at the end of a chunk instead of after every token.
-    protocol "challenge" drops the tail that fills no window.  online: cache and gate learn, score-first."""
+    protocol "challenge" drops the tail that fills no window.  online: cache and gate learn, score-first.  match: the match
+    model has a say.  gate_learns: so does the gate, where online."""
 
     stride: int = 0
     chunk_tokens: int = 0
     cache_by_chunk: bool = False
     protocol: str = "full"
     online: bool = True
+    match: bool = True
+    gate_learns: bool = True
     paranoid: bool = False
 
 
@@ -148,9 +152,9 @@ def fit_gate(model: torch.nn.Module, table: NgramTable, holdout_tokens: Tokens, 
     as at evaluation.  Too little of it: the fallback gate."""
     cache = OnlineCache(table)
     if len(holdout_tokens) < gate_fit.SMALLEST:
-        return gate_fit.fallback(GATE_FEATURES, rate=GATE_RATE).to_bytes()
+        return load_fallback().to_bytes()
     neural = neural_scores(model, holdout_tokens, config.train.seq_len, 0, device)
-    part = Blend(neural, cache, gate_fit.fallback(GATE_FEATURES), collect=True)
+    part = Blend(neural, cache, MatchModel(cache.vocab_size, cache.bos), load_fallback(learning=False), collect=True)
     order = ScoreFirst(holdout_tokens, {"blend": part}, frozen=not config.cache.online)
     blend.run(order, "blend", config.cache.chunk_tokens, cache_by_chunk=False)
     features_NF = np.concatenate([features for features, _ in part.collected])
@@ -192,7 +196,9 @@ def score(art: "Artifact", paths: Sequence[Path], ranks: Ranks, options: EvalOpt
     neural_s = time.monotonic() - begin
     seconds = {"network": neural_s}
     parts = blend_scores(art, tokens, neural, options, seeding, seconds)
-    bpb = {name: bits_per_byte(float(-np.log(probs).sum()), total_bytes) for name, probs in parts.items() if name != "weight"}
+    bpb = dict[str, float]()
+    if parts is not None:
+        bpb = {name: bits_per_byte(float(-np.log(p).sum()), total_bytes) for name, p in (("ngram", parts.probs[:, 1]), ("mixed", parts.mixed))}
     neural_bpb = bits_per_byte(float(neural.nll_nats.sum()), total_bytes)  # from the nats themselves, not through probabilities
     code, chunk = code_bytes(), options.chunk_tokens or config.cache.chunk_tokens
     return {
@@ -209,7 +215,9 @@ def score(art: "Artifact", paths: Sequence[Path], ranks: Ranks, options: EvalOpt
         "chunk_tokens": chunk,
         "cache_chunk_tokens": chunk if options.cache_by_chunk or options.paranoid else 1,
         "online": options.online,
-        "ngram_weight": float(parts["weight"].mean()) if parts else 0.0,
+        "match": options.match,
+        "gate_learns": options.gate_learns,
+        "weights": dict(zip(EXPERTS, parts.weights.mean(axis=0).tolist(), strict=True)) if parts is not None else {"neural": 1.0},
         "wall_s": time.monotonic() - begin,
         "neural_s": neural_s,
         "ngram_s": time.monotonic() - begin - neural_s,
@@ -245,15 +253,16 @@ class Seeding:
 
 def blend_scores(
     art: "Artifact", tokens: Tokens, neural: NeuralScores, options: EvalOptions, seeding: Seeding | None = None, seconds: dict[str, float] | None = None
-) -> dict[str, F64]:
-    """Probabilities of every target by "neural", "ngram", "mixed", and the n-grams' "weight": (N-1,) float64 each.
+) -> BlendScores | None:
+    """Probabilities of every target, N-1 of them, by each expert and mixed.
 
-    Without a cache in the artifact: nothing.  Every rank does this in full: the cache must learn the whole stream anyway, and
+    Without a cache in the artifact: None.  Every rank does this in full: the cache must learn the whole stream anyway, and
     learning costs what scoring does.  seeding: the cache, where it is already being made; seconds receives those of the parts."""
     if art.table is None:
-        return {}
+        return None
     seeding = seeding or Seeding(art.table)
-    part = Blend(neural, seeding.cache(), load_gate(art, learning=options.online))
+    match = MatchModel(art.table.vocab_size, art.table.bos) if options.match and options.online else None
+    part = Blend(neural, seeding.cache(), match, load_gate(art, learning=options.online and options.gate_learns))
     order = ScoreFirst(tokens, {"blend": part}, frozen=not options.online, paranoid=options.paranoid)
     chunk = options.chunk_tokens or art.config.cache.chunk_tokens
     scores = blend.run(order, "blend", chunk, cache_by_chunk=options.cache_by_chunk or options.paranoid)
@@ -262,15 +271,20 @@ def blend_scores(
     return scores
 
 
-def all_scores(art: "Artifact", tokens: Tokens, options: EvalOptions, ranks: Ranks) -> dict[str, F64]:
-    """`blend_scores` from tokens alone; without a cache "neural" and "mixed" are the network's."""
+def mixed_scores(art: "Artifact", tokens: Tokens, options: EvalOptions, ranks: Ranks) -> F64:
+    """Probability of every target, from tokens alone: blended, or the network's where there is no cache."""
     neural = neural_scores(art.model, tokens, art.config.train.seq_len, options.stride, ranks.device, ranks=ranks)
-    alone = np.exp(-neural.nll_nats)
-    return blend_scores(art, tokens, neural, options) or {"neural": alone, "mixed": alone}
+    parts = blend_scores(art, tokens, neural, options)
+    return parts.mixed if parts is not None else np.exp(-neural.nll_nats)
 
 
 def load_gate(art: "Artifact", *, learning: bool) -> Gate:
     """The artifact's gate, or the fallback where it has none; `learning` False stops its updates."""
-    gate = Gate.from_bytes(art.gate, GATE_FEATURES) if art.gate is not None else gate_fit.fallback(GATE_FEATURES, rate=GATE_RATE)
+    gate = Gate.from_bytes(art.gate, GATE_FEATURES) if art.gate is not None else load_fallback()
     gate.rate = gate.rate if learning else 0.0
     return gate
+
+
+def load_fallback(*, learning: bool = True) -> Gate:
+    """The gate where there was too little text to fit one."""
+    return gate_fit.fallback(GATE_FEATURES, len(EXPERTS), rate=GATE_RATE if learning else 0.0)

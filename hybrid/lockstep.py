@@ -5,7 +5,7 @@ step all streams' tokens are counted, in stream order.  Network windows begin an
 stride; with a stride the last L - stride tokens are stepped through again.  A stream's first token has nothing before it
 but the cache.  Everything runs in one fixed order with fixed shapes, so the same machine gives the same bits.
 
-Shapes: S streams, T tokens a stream, V vocabulary, F features, K experts (network, n-grams), B buckets.
+Shapes: S streams, T tokens a stream, V vocabulary, F features, K experts (blend.EXPERTS), B buckets.
 """
 
 import os
@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from numba import njit
 
+from hybrid.blend import EXPERTS, share_out
 from hybrid.cache_rows import CacheRows, Threads
 from hybrid.model import HybridLM
 from hybrid.network_rows import NetworkRows, host_buffer
@@ -94,7 +95,7 @@ class Step:
 class Lockstep:
     """The predictor.  Alternate `predict()` and `learn(tokens)`, one column at a time.
 
-    cache None: network alone.  online: cache and gate learn.  chunk_tokens: targets between two updates of the gate.
+    cache None: network alone.  online: cache, match model and gate learn, else there is no match model.  chunk_tokens: targets between two updates of the gate.
     threads: that share rows, 0: by processor; they change no bit."""
 
     def __init__(
@@ -112,14 +113,16 @@ class Lockstep:
         threads: int = 0,
     ) -> None:
         self.layout, self.gate, self.online = layout, gate, online
-        self.vocab_size, experts = model.config.vocab_size, 1 if cache is None else 2
+        self.vocab_size, experts = model.config.vocab_size, 1 if cache is None else len(EXPERTS)
         self.tokens = np.zeros((layout.streams, layout.length), dtype=np.uint16)
         self.column = 0
         rows = host_buffer((experts, layout.streams, self.vocab_size), device)
         self._rows_KSV: F64 = rows.numpy()
         self._threads = Threads(threads or max(1, min(MOST_THREADS, (os.cpu_count() or 1) // 2)))
         self._network = NetworkRows(model, layout.streams, min(seq_len, layout.length), stride, device, rows[0])
-        self._cache = CacheRows(cache, layout.streams, self._threads, self._rows_KSV[1]) if cache is not None else None
+        self._cache = None
+        if cache is not None:
+            self._cache = CacheRows(cache, self.tokens, self._threads, self._rows_KSV[1:], copying=online)
         self._mixed = np.empty((layout.streams, self.vocab_size))
         self._mass = np.empty((layout.streams, -(-self.vocab_size // BUCKET)))
         self._features: F32 = np.empty((0, 0), np.float32)
@@ -141,7 +144,7 @@ class Lockstep:
             self._cache.finish()
             with self._timed("gate"):
                 self._features = np.concatenate([levels_2S.T.astype(np.float32), self._cache.features], axis=1)
-                weights = self.gate.weights(self._features) if self.column else np.tile([0.0, 1.0], (self.layout.streams, 1))
+                weights = self._weights()
         with self._timed("mix"):
             self._threads.over(len(weights), lambda a, b: _mix_rows(a, b, self._rows_KSV, weights, self._mixed, self._mass))
         return Step(self._mixed, self._mass)
@@ -155,7 +158,7 @@ class Lockstep:
             if learning:
                 with self._timed("gate"):
                     self._teach_gate(active, column_S)
-            self._cache.start(self.tokens, self.column, active, learning)
+            self._cache.start(self.column, active, learning)
         self.column += 1
         if self.column < self.layout.length:
             self._network.start(self.tokens, self.column - 1)
@@ -163,6 +166,14 @@ class Lockstep:
     def close(self) -> None:
         """Ends the helper threads."""
         self._threads.close()
+
+    def _weights(self) -> F64:
+        """(S, K); before a stream's first token only the cache knows anything."""
+        assert self.gate is not None
+        if not self.column:
+            return np.tile([0.0, 1.0, 0.0], (self.layout.streams, 1))
+        weights = self.gate.weights(self._features)
+        return weights if self.online else share_out(weights)
 
     def _teach_gate(self, active: npt.NDArray[np.int64], column_S: U16) -> None:
         assert self.gate is not None

@@ -117,6 +117,37 @@ def _run(
             size += 1
 
 
+@njit(nogil=True)
+def _learn_column(
+    indices: Array, flat: Array, hits: Array, tries: Array, least: Array, bos: int, tokens: Array, column: int, active: Array,
+    candidate: Array, bucket: Array,
+) -> None:  # fmt: skip
+    """The active streams' tokens of a column, in stream order.  flat: tokens (S, T) as one past, position s·T + column."""
+    for s in active:
+        if candidate[s] >= 0:
+            hits[bucket[s]] += candidate[s] == tokens[s, column]
+            tries[bucket[s]] += 1.0
+        remember(indices, flat, s * tokens.shape[1] + column, tokens[s], column, history_start(tokens[s], column, bos), least)
+
+
+@njit(nogil=True)
+def _fill_column(
+    indices: Array, flat: Array, hits: Array, tries: Array, least: Array, bos: int, tokens: Array, column: int,
+    candidate: Array, bucket: Array, rows: Array, features: Array,
+) -> None:  # fmt: skip
+    """Distributions (S, V) and features (S, 2) of the tokens of a column, given the columns before it."""
+    for s in range(len(rows)):
+        token, length = -1, 0
+        if column > 0:
+            token, length = _candidate(indices, flat, len(flat), tokens[s], column, history_start(tokens[s], column, bos), least)
+        candidate[s], bucket[s] = token, length_bucket(length)
+        sure = hits[bucket[s]] / tries[bucket[s]] if token >= 0 else 0.0
+        rows[s, :] = (1.0 - sure) / rows.shape[1]
+        if token >= 0:
+            rows[s, token] += sure
+        features[s, 0], features[s, 1] = np.log1p(np.float64(length)), sure
+
+
 @dataclass(frozen=True)
 class MatchScores:
     """prob (n,) float64 of each target; features (n, 2) float32, see FEATURES: functions of the context alone."""
@@ -181,3 +212,30 @@ class MatchModel:
         )  # fmt: skip
         self.size += (stop - start) * learn
         return scores
+
+
+class MatchColumns:
+    """The match model for S streams that advance side by side and share what they learn, as the cache does.
+
+    tokens: (S, T) uint16, filled by the caller a column at a time.  With one stream this is MatchModel on it."""
+
+    def __init__(self, tokens: U16, bos: int) -> None:
+        self.tokens, self.bos = tokens, bos
+        self._indices = np.zeros((len(MIN_LENGTHS), 1 << INDEX_BITS), np.int64)
+        self._hits, self._tries = np.full(BUCKETS, 1.0), np.full(BUCKETS, 2.0)
+        self._least = np.array(MIN_LENGTHS, np.int64)
+        self._candidate, self._bucket = np.full(len(tokens), -1, np.int64), np.zeros(len(tokens), np.int64)
+
+    def fill(self, column: int, out_SV: F64, out_SF: npt.NDArray[np.float32]) -> None:
+        """Distributions and features of a column, of which nothing is known, given those before it."""
+        _fill_column(
+            self._indices, self.tokens.reshape(-1), self._hits, self._tries, self._least, self.bos, self.tokens, column,
+            self._candidate, self._bucket, out_SV, out_SF,
+        )  # fmt: skip
+
+    def learn(self, column: int, active: npt.NDArray[np.int64]) -> None:
+        """The active streams' tokens of the column that was filled last."""
+        _learn_column(
+            self._indices, self.tokens.reshape(-1), self._hits, self._tries, self._least, self.bos, self.tokens, column, active,
+            self._candidate, self._bucket,
+        )  # fmt: skip

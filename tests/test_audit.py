@@ -152,14 +152,14 @@ def test_our_own_scorers_pass_and_agree_with_the_evaluation(tmp_path):
     art, ranks = artifact.load(tmp_path / "a.bin"), Ranks(0, 1, torch.device("cpu"))
     shards = [tmp_path / "x_val_000000.bin"]
     reports = audit_own.audit_artifact(art, shards, 300, 600, ranks)
-    assert set(reports) == {"network", "n-gram cache", "blend"}
+    assert set(reports) == {"network", "n-gram cache", "match model", "blend"}
     for report in reports.values():
         assert report.passed, report.text()
     tokens = evaluate.load_tokens(shards, tiny.VOCAB, 32, "full")[:600]
     options = evaluate.EvalOptions(chunk_tokens=audit.CHUNK_TOKENS, cache_by_chunk=True)
-    scores = evaluate.all_scores(art, tokens, options, ranks)
-    for name, key in (("network", "neural"), ("n-gram cache", "ngram"), ("blend", "mixed")):
-        assert reports[name].bits == pytest.approx(-np.log2(scores[key]).sum(), rel=1e-5)
+    scores = evaluate.blend_scores(art, tokens, evaluate.neural_scores(art.model, tokens, 32, 0, ranks.device), options)
+    for name, probs in (*zip(("network", "n-gram cache", "match model"), scores.probs.T, strict=True), ("blend", scores.mixed)):
+        assert reports[name].bits == pytest.approx(-np.log2(probs).sum(), rel=1e-5)
     text, values, passed = audit_own.verdict(reports)
     assert passed
     assert values["passed"]

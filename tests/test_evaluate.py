@@ -17,10 +17,12 @@ from ngram import gate_fit
 from ngram.cache import NgramCache
 from ngram.contexts import histories
 from ngram.gate import Gate
+from ngram.match import MatchModel
 from ngram.online import OnlineCache
 from ngram.score_first import ScoreFirst
 
 SLOW = bool(os.environ.get("NUMBA_DISABLE_JIT"))
+FIELDS = ("probs", "mixed", "weights")
 CPU = torch.device("cpu")
 V = 11
 
@@ -102,8 +104,8 @@ def test_neural_features_are_entropy_and_greatest_log_probability():
 
 def whole_run(tokens, *, fused, chunk, gate=None, paranoid=False):
     neural = evaluate.neural_scores(TinyLM(), tokens, 16, 0, CPU)
-    gate = gate or gate_fit.fallback(GATE_FEATURES, rate=0.5)
-    order = ScoreFirst(tokens, {"blend": Blend(neural, OnlineCache(table()), gate)}, paranoid=paranoid)
+    gate = gate or evaluate.load_fallback()
+    order = ScoreFirst(tokens, {"blend": Blend(neural, OnlineCache(table()), MatchModel(V, 1), gate)}, paranoid=paranoid)
     return blend.run(order, "blend", chunk, cache_by_chunk=not fused), order
 
 
@@ -111,8 +113,8 @@ def test_the_fused_run_equals_one_token_chunks():
     tokens = stream(60 if SLOW else 300)
     left, first = whole_run(tokens, fused=True, chunk=1)
     right, second = whole_run(tokens, fused=False, chunk=1, paranoid=True)
-    for field in left:
-        assert np.array_equal(left[field], right[field])
+    for field in FIELDS:
+        assert np.array_equal(getattr(left, field), getattr(right, field))
     second.update(len(tokens) - 1, len(tokens))  # the slow loop leaves the last chunk unlearned
     caches = [order.parts["blend"].cache for order in (first, second)]
     past = histories(tokens, np.arange(1, len(tokens), 7), 4, 1)
@@ -129,7 +131,7 @@ def test_a_token_is_never_scored_with_its_own_count():
         if start > 1:
             cache.update(tokens, 1, start)
         stop = min(start + chunk, len(tokens))
-        assert np.array_equal(scores["ngram"][start - 1 : stop - 1], cache.score(tokens, start, stop).prob)
+        assert np.array_equal(scores.probs[start - 1 : stop - 1, 1], cache.score(tokens, start, stop).prob)
 
 
 def test_counting_a_chunk_before_scoring_it_would_change_its_scores():
@@ -137,7 +139,7 @@ def test_counting_a_chunk_before_scoring_it_would_change_its_scores():
     scores, _ = whole_run(tokens, fused=False, chunk=47)
     cache = OnlineCache(table())
     cache.update(tokens, 1, 48)
-    assert not np.allclose(scores["ngram"], cache.score(tokens, 1, 48).prob)
+    assert not np.allclose(scores.probs[:, 1], cache.score(tokens, 1, 48).prob)
 
 
 def test_chunk_size_changes_no_score_of_frozen_parts():
@@ -145,32 +147,50 @@ def test_chunk_size_changes_no_score_of_frozen_parts():
     neural = evaluate.neural_scores(TinyLM(), tokens, 16, 0, CPU)
     results = []
     for chunk in (1, 7, 200):
-        order = ScoreFirst(tokens, {"blend": Blend(neural, OnlineCache(table()), gate_fit.fallback(GATE_FEATURES))}, frozen=True)
+        order = ScoreFirst(tokens, {"blend": Blend(neural, OnlineCache(table()), MatchModel(V, 1), evaluate.load_fallback(learning=False))}, frozen=True)
         results.append(blend.run(order, "blend", chunk, cache_by_chunk=True))
     for other in results[1:]:
-        for field in other:
-            assert np.array_equal(other[field], results[0][field])
+        for field in FIELDS:
+            assert np.array_equal(getattr(other, field), getattr(results[0], field))
 
 
 def test_the_blend_is_the_weighted_sum_of_its_experts():
     scores, _ = whole_run(stream(100), fused=True, chunk=16)
-    expected = (1 - scores["weight"]) * scores["neural"] + scores["weight"] * scores["ngram"]
-    assert np.allclose(scores["mixed"], expected, rtol=1e-12)
-    assert len(set(scores["weight"])) > 1  # the gate has learned
+    assert np.allclose(scores.weights.sum(1), 1, rtol=1e-12)
+    assert np.allclose(scores.mixed, (scores.weights * scores.probs).sum(1), rtol=1e-12)
+    assert all(len(set(weight)) > 1 for weight in scores.weights.T)  # the gate has learned
+
+
+def test_without_a_match_model_the_others_share_its_weight_and_the_gate_learns_nothing_of_it():
+    tokens = stream(200)
+    neural, gate = evaluate.neural_scores(TinyLM(), tokens, 16, 0, CPU), evaluate.load_fallback()
+    before = gate.weights(np.zeros((1, len(GATE_FEATURES)), np.float32))
+    order = ScoreFirst(tokens, {"blend": Blend(neural, OnlineCache(table()), None, gate)})
+    scores = blend.run(order, "blend", 16, cache_by_chunk=True)
+    assert (scores.weights[:, 2] == 0).all()
+    assert np.allclose(scores.mixed, scores.weights[:, 0] * scores.probs[:, 0] + scores.weights[:, 1] * scores.probs[:, 1], rtol=1e-12)
+    after = gate.weights(np.zeros((1, len(GATE_FEATURES)), np.float32))
+    assert after[0, 1] / after[0, 0] != before[0, 1] / before[0, 0]  # it learned between the two
+
+
+def test_what_the_match_model_copies_is_worth_something_where_text_repeats():
+    tokens = np.concatenate([stream(60), stream(60)[1:]])
+    scores, _ = whole_run(tokens, fused=True, chunk=16)
+    assert np.log(scores.probs[70:, 2]).mean() > np.log(scores.probs[:50, 2]).mean() + 0.3
 
 
 def test_the_gate_is_fitted_on_what_it_is_given_and_nothing_else():
     config = replace(Config(), train=replace(Config().train, seq_len=16), cache=replace(Config().cache, chunk_tokens=64))
     tokens = stream(gate_fit.SMALLEST - 1)
     small = evaluate.fit_gate(TinyLM(), table(), tokens, CPU, config)
-    assert small == gate_fit.fallback(GATE_FEATURES, rate=evaluate.GATE_RATE).to_bytes()
+    assert small == evaluate.load_fallback().to_bytes()
     if not SLOW:
         tokens = stream(gate_fit.SMALLEST + 100)
         data = evaluate.fit_gate(TinyLM(), table(), tokens, CPU, config)
         assert data == evaluate.fit_gate(TinyLM(), table(), tokens, CPU, config)
         fitted, _ = whole_run(tokens, fused=True, chunk=64, gate=Gate.from_bytes(data, GATE_FEATURES))
-        fixed, _ = whole_run(tokens, fused=True, chunk=64, gate=gate_fit.fallback(GATE_FEATURES))
-        assert np.log(fitted["mixed"]).sum() > np.log(fixed["mixed"]).sum()
+        fixed, _ = whole_run(tokens, fused=True, chunk=64, gate=evaluate.load_fallback(learning=False))
+        assert np.log(fitted.mixed).sum() > np.log(fixed.mixed).sum()
 
 
 def test_the_challenge_protocol_drops_the_tail_that_fills_no_window(tmp_path):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hybrid.blend import GATE_FEATURES, Blend, NeuralScores
 from ngram.contexts import histories
 from ngram.gate import Gate
+from ngram.match import MatchModel
 from ngram.online import OnlineCache
 from ngram.score_first import ScoreFirst
 from tests.kn_oracle import OnlineOracle
@@ -35,7 +36,7 @@ def neural_scores(table, tokens):
 
 def random_gate(seed, rate):
     random, f = np.random.default_rng(seed), len(GATE_FEATURES)
-    shapes = [(3, f), (3,), (1, 3), (1, f), (1,)]
+    shapes = [(3, f), (3,), (2, 3), (2, f), (2,)]
     return Gate(GATE_FEATURES, np.zeros(f), np.full(f, 2.0), [random.normal(size=s) for s in shapes], rate)
 
 
@@ -55,23 +56,25 @@ def test_blended_scores_are_the_mixture_of_the_oracles_distributions(trained, te
         return
     table, net, gate = count(vocab, trained[1], order).table(), network(vocab, seed), random_gate(seed, 0.3)
     oracle = OnlineOracle(adjusted_of(table), pruned_of(table, order), table.discounts.tolist(), vocab, order, BOS)
-    shadow, twin = OnlineCache(table), random_gate(seed, 0.3)
-    scorer = ScoreFirst(tokens, {"blend": Blend(neural_scores(net, tokens), OnlineCache(table), gate)}, paranoid=True)
+    shadow, copier, twin = OnlineCache(table), MatchModel(vocab, BOS), random_gate(seed, 0.3)  # match: by its own oracle elsewhere
+    scorer = ScoreFirst(tokens, {"blend": Blend(neural_scores(net, tokens), OnlineCache(table), MatchModel(vocab, BOS), gate)}, paranoid=True)
     for start, stop in scorer.chunks(chunk):
         found = scorer.score(start, stop)["blend"]
         seen, probs = [], []
         past = histories(tokens, np.arange(start, stop), order, BOS)
         for i, features in enumerate(shadow.row_features(past)):
             row_net, row_ngram = net[tokens[start + i - 1]], np.array(oracle.row(tokens.tolist(), start + i))
-            seen.append([-(row_net * np.log(row_net)).sum(), math.log(row_net.max()), *features])
+            told, row_match = copier.score(tokens, start + i, start + i + 1).features[0], copier.rows(tokens, [start + i])[0]
+            seen.append([-(row_net * np.log(row_net)).sum(), math.log(row_net.max()), *features, *told])
             weights = oracle_weights(twin, np.array(seen[-1], np.float32))
-            row = weights[0] * row_net + weights[1] * row_ngram
+            row = weights[0] * row_net + weights[1] * row_ngram + weights[2] * row_match
             assert abs(row.sum() - 1) <= 1e-12
             np.testing.assert_allclose(found.mixed[i], row[tokens[start + i]], rtol=1e-6)  # entropies are float32
-            probs.append([row_net[tokens[start + i]], row_ngram[tokens[start + i]]])
+            probs.append([row_net[tokens[start + i]], row_ngram[tokens[start + i]], row_match[tokens[start + i]]])
         if stop < len(tokens):
             scorer.update(start, stop)
             shadow.update(tokens, start, stop)
+            copier.update(tokens, start, stop)
             twin.update(np.array(seen, np.float32), np.array(probs))
             for t in range(start, stop):
                 oracle.count(tokens.tolist(), t)

@@ -6,11 +6,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from hybrid import artifact, quantise, tokenizer
-from hybrid.blend import GATE_FEATURES
+from hybrid import artifact, evaluate, quantise, tokenizer
 from hybrid.config import Config, ModelConfig
 from hybrid.model import HybridLM
-from ngram import codec, gate_fit
+from ngram import codec
 from ngram.cache import NgramCache
 
 WORDS = "the of a cache and every token scores before counts after model stream chunk gate is was not an honest order byte".split()
@@ -55,6 +54,6 @@ def write_artifact(path, *, cache=True, gate=None):
         counts = NgramCache(VOCAB, (2, 4))
         counts.count_stream(stream(seed=1, count=30))
         packer.add("ngram", codec.encode(counts.table()))
-        packer.add("gate", gate or gate_fit.fallback(GATE_FEATURES, rate=0.5).to_bytes())
+        packer.add("gate", gate or evaluate.load_fallback().to_bytes())
     packer.write(path)
     return settings
