@@ -14,6 +14,7 @@ import dataclasses
 import sys
 
 from hybrid import artifact, audit_own, audit_report, certify, control, distributed, evaluate, report
+from hybrid.adapt import AdaptConfig
 from hybrid.config import OneLineParser
 from hybrid.data import find_shards
 from hybrid.report import write_json
@@ -31,8 +32,21 @@ def parser_for(command: str, needs_artifact: bool = True) -> argparse.ArgumentPa
     return parser
 
 
+def add_adapt_flags(parser: argparse.ArgumentParser) -> None:
+    """Test-time training: --ttt, and one flag for every field of AdaptConfig."""
+    parser.add_argument("--ttt", action="store_true", help="test-time training: the network, too, learns from what was scored")
+    for field in dataclasses.fields(AdaptConfig):
+        name = field.name.replace("_tokens", "")
+        parser.add_argument(f"--ttt-{name}", type=type(field.default), default=field.default, metavar="X", help=f"{field.metadata['help']} [{field.default}]")
+
+
+def adapt_settings(flags: argparse.Namespace) -> AdaptConfig | None:
+    return AdaptConfig(flags.ttt_chunk, flags.ttt_rate, flags.ttt_decay) if flags.ttt else None
+
+
 def score(argv: list[str]) -> int:
     parser = parser_for("")
+    add_adapt_flags(parser)
     parser.add_argument("--stride", type=int, default=0, metavar="S", help="new targets a window, 0: side by side; tokens [0]")
     parser.add_argument("--chunk-tokens", type=int, default=0, metavar="N", help="targets between two gate updates, 0: as the artifact says; tokens [0]")
     parser.add_argument("--cache-by-chunk", action="store_true", help="the online cache learns once a chunk instead of after every token")
@@ -42,8 +56,8 @@ def score(argv: list[str]) -> int:
     parser.add_argument("--fixed-gate", dest="gate_learns", action="store_false", help="the gate stays as it was fitted")
     parser.add_argument("--paranoid", action="store_true", help="compare digests of all state around every score (implies --cache-by-chunk)")
     flags = parser.parse_args(argv)
-    names = [field.name for field in dataclasses.fields(evaluate.EvalOptions)]
-    options = evaluate.EvalOptions(**{name: getattr(flags, name) for name in names})
+    names = {field.name for field in dataclasses.fields(evaluate.EvalOptions)} - {"adapt"}
+    options = evaluate.EvalOptions(**{name: getattr(flags, name) for name in names}, adapt=adapt_settings(flags))
     ranks = distributed.start(flags.device)
     shards = find_shards(flags.data, "val")
     with WarmUp(SCORING):

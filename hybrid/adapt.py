@@ -1,7 +1,7 @@
 """Test-time training: the network learns from text that has been scored, and scores what comes next with the new weights.
 
 A Part of ScoreFirst.  A chunk is a whole number of windows (of strides, with a stride): all its targets are scored with one
-set of weights, then the weights take steps on it.  Nothing computed before an update is used after it.  Over ranks each
+set of weights, then the weights take a step on it.  Nothing computed before an update is used after it.  Over ranks each
 scores and differentiates its share of the chunk's windows; the summed gradient moves all alike.  (Dynamic evaluation:
 Mikolov et al. 2010, Krause et al. 2018.)
 
@@ -10,17 +10,17 @@ Shapes: N tokens of a stream, n targets of a chunk, B windows, L window length.
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import xxhash
 
-from hybrid import evaluate, optim
+from hybrid import optim, windows
 from hybrid.blend import NeuralScores
-from hybrid.config import Checked, ConfigError, TrainConfig, setting
+from hybrid.config import Checked, ConfigError, setting
 from hybrid.distributed import Ranks
-from hybrid.model import HybridLM
+from hybrid.model import HybridLM, parameter_kind
 from ngram.score_first import ScoreFirst, Tokens
 
 
@@ -28,63 +28,60 @@ from ngram.score_first import ScoreFirst, Tokens
 class AdaptConfig(Checked):
     """How the network learns at evaluation.  Defaults are what helped most on held-out text (LOG.md)."""
 
-    chunk_tokens: int = setting(16384, "targets scored between two updates of the network; tokens", low=1)
-    rate: float = setting(0.05, "learning rates of test-time training as a share of the training run's", low=0, high=1)
-    passes: int = setting(1, "steps on each chunk", low=1, high=16)
+    chunk_tokens: int = setting(0, "targets scored between two updates of the network, 0: one window; tokens", low=0)
+    rate: float = setting(1e-4, "step of every weight a chunk, in units of its gradient's running root mean square", low=0, high=1)
+    decay: float = setting(0.0, "share of the way back to the artifact's weights after every step", low=0, high=1)
 
 
 class AdaptedNetwork:
     """The part: a private copy of `model`, scored in windows of seq_len with `stride` new targets each (0: side by side).
 
-    settings: the artifact's training settings, whose optimisers and rates are used at adapt.rate of their size."""
+    What learns are the block matrices: adapters where maps are frozen, weights elsewhere.  Steps are Adam's without momentum:
+    with it, what was learned from one document pushes on into the next (LOG.md)."""
 
-    def __init__(self, model: HybridLM, settings: TrainConfig, adapt: AdaptConfig, stride: int, ranks: Ranks) -> None:
-        self.seq_len, self.stride, self.adapt, self.ranks = settings.seq_len, stride, adapt, ranks
-        if adapt.chunk_tokens % (stride or self.seq_len):
-            raise ConfigError(
-                f"--ttt-chunk {adapt.chunk_tokens} must be a whole number of {'strides' if stride else 'windows'} of "
-                f"{stride or self.seq_len} tokens"
-            )
+    def __init__(self, model: HybridLM, seq_len: int, stride: int, adapt: AdaptConfig, ranks: Ranks) -> None:
+        self.seq_len, self.stride, self.adapt, self.ranks = seq_len, stride, adapt, ranks
+        self.chunk_tokens = adapt.chunk_tokens or seq_len
+        if self.chunk_tokens % (stride or seq_len):
+            kind = f"strides of {stride}" if stride else f"windows of {seq_len}"
+            raise ConfigError(f"--ttt-chunk {self.chunk_tokens} must be a whole number of {kind} tokens")
         self.model = copy.deepcopy(model).to(ranks.device)
-        scaled = replace(
-            settings,
-            matrix_lr=settings.matrix_lr * adapt.rate,
-            embed_lr=settings.embed_lr * adapt.rate,
-            scalar_lr=settings.scalar_lr * adapt.rate,
-            matrix_weight_decay=0.0,
-        )
-        self.optimisers = optim.build(self.model, scaled)
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        for name, p in self.model.named_parameters():
+            p.requires_grad_(parameter_kind(name, p.ndim) == "matrix")
+        self.parameters: list[torch.Tensor] = [p for p in self.model.parameters() if p.requires_grad]
+        self.home = [p.detach().clone() for p in self.parameters]
         self.gradients = optim.flat_gradients(self.parameters)
+        self.optimiser = torch.optim.Adam(self.parameters, lr=adapt.rate, betas=(0.0, 0.999), foreach=True)
 
     def score(self, tokens: Tokens, start: int, stop: int) -> NeuralScores:
         """The network's scores of targets start … stop-1."""
-        todo = evaluate.windows_of(start, stop, len(tokens), self.seq_len, self.stride)
-        return evaluate.score_windows(self.model, tokens, todo, self.seq_len, self.ranks, first_target=start, targets=stop - start)
+        todo = windows.windows_of(start, stop, len(tokens), self.seq_len, self.stride)
+        return windows.score_windows(self.model, tokens, todo, self.seq_len, self.ranks, first_target=start, targets=stop - start)
 
     def update(self, tokens: Tokens, start: int, stop: int) -> None:
-        """Steps on targets start … stop-1, each seen once a pass in a window that begins inside the chunk."""
+        """One step on targets start … stop-1, each seen in a window that begins inside the chunk."""
         rows = [(at, min(at + self.seq_len, stop - 1)) for at in range(start - 1, stop - 1, self.seq_len)]
         self.model.train()
-        for _ in range(self.adapt.passes):
-            for group in _equal_lengths(rows):
-                self._backward(tokens, group, stop - start)
-            self.ranks.sum_(self.gradients)
-            for optimiser in self.optimisers:
-                optimiser.step()
-            self.gradients.zero_()
+        for group in _equal_lengths(rows):
+            self._backward(tokens, group, stop - start)
+        self.ranks.sum_(self.gradients)
+        self.optimiser.step()
+        self.gradients.zero_()
+        with torch.no_grad():
+            torch._foreach_lerp_(self.parameters, self.home, self.adapt.decay)
 
     def digest(self) -> str:
-        """xxh3_128 of every learned weight."""
+        """xxh3_128 of every learned weight and of what the next step depends on."""
         state = xxhash.xxh3_128()
-        for p in self.parameters:
-            state.update(p.detach().cpu().contiguous().numpy().view(np.uint8).data)
+        moments = [self.optimiser.state[p].get("exp_avg_sq", p.new_zeros(0)) for p in self.parameters]
+        for tensor in (*self.parameters, *moments):
+            state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return state.hexdigest()
 
     def _backward(self, tokens: Tokens, rows: Sequence[tuple[int, int]], targets: int) -> None:
         """Adds this rank's share of the gradient of the mean loss over the chunk."""
         mine = rows[len(rows) * self.ranks.rank // self.ranks.world : len(rows) * (self.ranks.rank + 1) // self.ranks.world]
-        batch = max(1, evaluate.BATCH_TOKENS[self.ranks.device.type] // 2 // self.seq_len)
+        batch = max(1, windows.BATCH_TOKENS[self.ranks.device.type] // 2 // self.seq_len)
         for at in range(0, len(mine), batch):
             block = np.stack([tokens[begin : end + 1] for begin, end in mine[at : at + batch]]).astype(np.int64)
             pairs = torch.from_numpy(block).to(self.ranks.device)
@@ -92,12 +89,12 @@ class AdaptedNetwork:
             (self.model.loss(inputs, wanted) * (wanted.numel() / targets)).backward()  # type: ignore[no-untyped-call]
 
 
-def adapted_scores(model: HybridLM, tokens: Tokens, settings: TrainConfig, adapt: AdaptConfig, stride: int, ranks: Ranks) -> NeuralScores:
+def adapted_scores(model: HybridLM, tokens: Tokens, seq_len: int, stride: int, adapt: AdaptConfig, ranks: Ranks) -> NeuralScores:
     """The scores of every target of `tokens` (N,) by a network that learns as it goes; `model` is left as it is."""
-    part = AdaptedNetwork(model, settings, adapt, stride, ranks)
+    part = AdaptedNetwork(model, seq_len, stride, adapt, ranks)
     order = ScoreFirst(tokens, {"network": part})
     pieces: list[NeuralScores] = []
-    for start, stop in order.chunks(adapt.chunk_tokens):
+    for start, stop in order.chunks(part.chunk_tokens):
         pieces.append(order.score(start, stop)["network"])
         if stop < len(tokens):
             order.update(start, stop)

@@ -70,7 +70,7 @@ def per_token(source: Path, artifact_path: Path, ranks: Ranks) -> list[tuple[str
     if len(tokens) < 2:
         return []
     options = evaluate.EvalOptions()
-    neural = evaluate.neural_scores(art.model, tokens, art.config.train.seq_len, options.stride, ranks.device, ranks=ranks)
+    neural = evaluate.network_scores(art, tokens, options, ranks)
     parts, alone = evaluate.blend_scores(art, tokens, neural, options), neural.nll_nats / np.log(2)
     nothing = np.full(len(alone), np.nan)
     columns = [alone, alone, nothing] if parts is None else [-np.log2(parts.mixed), alone, -np.log2(parts.probs[:, 1])]

@@ -1,28 +1,27 @@
 """Evaluation: bits per byte of the network, of the n-gram cache and of their blend, score-first, every token but the first.
 
-Shapes: N tokens of a stream, B windows of a batch, L window length in tokens, V vocabulary, S scored positions of a batch.
+Shapes: N tokens of a stream, K experts.
 """
 
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
-from hybrid import blend
+from hybrid import adapt, blend, windows
+from hybrid.adapt import AdaptConfig
 from hybrid.blend import EXPERTS, GATE_FEATURES, Blend, BlendScores, NeuralScores
 from hybrid.bpb import TokenBytes, bits_per_byte
 from hybrid.config import Config, ConfigError
 from hybrid.data import DataError, Stream
 from hybrid.distributed import Ranks
 from ngram import gate_fit
-from ngram.cli import track
 from ngram.gate import F64, Gate
 from ngram.match import MatchModel
 from ngram.online import OnlineCache
@@ -33,7 +32,6 @@ from ngram.warm_up import CLOCK
 if TYPE_CHECKING:
     from hybrid.artifact import Artifact
 
-BATCH_TOKENS = {"cuda": 65536, "cpu": 4096}  # tokens sent through the network at once: 256 MB of float32 logits at V = 1,024
 # step of the gate per 1,024 positions at evaluation; measured on dev: 0.02 … 1 are within 0.0001 bits a token of each other for a
 # fitted gate, and the fallback gains 0.004 from 1 over 0.02
 GATE_RATE = 0.5
@@ -56,93 +54,8 @@ class EvalOptions:
     online: bool = True
     match: bool = True
     gate_learns: bool = True
+    adapt: AdaptConfig | None = None
     paranoid: bool = False
-
-
-def windows(tokens: int, seq_len: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """(begin, end, first): inputs tokens[begin:end] give the scores of targets first … end; each target once, in order.
-
-    stride 0 or seq_len: side by side.  Otherwise every window but the first scores only its last `stride` targets."""
-    if not 0 <= stride <= seq_len:
-        raise ConfigError(f"--stride {stride} must lie in 0…{seq_len}, the window length")
-    first, begin = 1, 0
-    while first < tokens:
-        end = min(begin + seq_len, tokens - 1)
-        yield begin, end, first
-        first, begin = end + 1, begin + (stride or seq_len)
-
-
-def windows_of(start: int, stop: int, tokens: int, seq_len: int, stride: int) -> list[tuple[int, int, int]]:
-    """The windows of `windows` that score targets start … stop-1, cut to those targets: what each target sees stays the same."""
-    out = []
-    for begin, end, first in windows(tokens, seq_len, stride):
-        if first >= stop:
-            break
-        if end >= start:
-            out.append((begin, min(end, stop - 1), max(first, start)))
-    return out
-
-
-def neural_scores(
-    model: torch.nn.Module,
-    tokens: Tokens,
-    seq_len: int,
-    stride: int,
-    device: torch.device,
-    batch_windows: int = 0,
-    ranks: Ranks | None = None,
-) -> NeuralScores:
-    """The network's scores of every target of `tokens` (N,) uint16.
-
-    The model's own types: bfloat16 on CUDA, float32 on CPU.  batch_windows: windows a batch, 0: a default; scores do not depend on it beyond
-    rounding.  ranks: each scores a contiguous part of the windows and all get all scores."""
-    todo = list(windows(len(tokens), seq_len, stride))
-    model = model.to(device).eval()
-    return score_windows(model, tokens, todo, seq_len, ranks or Ranks(0, 1, device), batch_windows=batch_windows)
-
-
-@torch.inference_mode()
-def score_windows(
-    model: torch.nn.Module,
-    tokens: Tokens,
-    todo: Sequence[tuple[int, int, int]],
-    seq_len: int,
-    ranks: Ranks,
-    *,
-    batch_windows: int = 0,
-    first_target: int = 1,
-    targets: int = 0,
-) -> NeuralScores:
-    """The scores of `todo`, windows as `windows` gives them whose targets are first_target … first_target + targets - 1 (0: all)."""
-    batch = batch_windows or max(1, BATCH_TOKENS[ranks.device.type] // seq_len)
-    mine = todo[len(todo) * ranks.rank // ranks.world : len(todo) * (ranks.rank + 1) // ranks.world]
-    out = np.zeros((3, targets or len(tokens) - 1))
-    model.eval()
-    for at in track(range(0, len(mine), batch), "network", active=ranks.is_first and not targets):
-        part = mine[at : at + batch]
-        places = np.concatenate([np.arange(first, end + 1) for _, end, first in part])
-        out[:, places - first_target] = _score_windows(model, tokens, part, seq_len, ranks.device).T
-    if ranks.world > 1:
-        dist.all_reduce(torch.from_numpy(out), group=ranks.patient_group)  # zero elsewhere: the sum is an exact gather
-    return NeuralScores(out[0], out[1].astype(np.float32), out[2].astype(np.float32))
-
-
-def _score_windows(
-    model: torch.nn.Module, tokens: Tokens, part: Sequence[tuple[int, int, int]], seq_len: int, device: torch.device
-) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """(S, 3): nats of the target, entropy, log-probability of the likeliest token."""
-    inputs_BL = np.zeros((len(part), max(end - begin for begin, end, _ in part)), dtype=np.int64)  # padding is never looked back at
-    for row, (begin, end, _) in enumerate(part):
-        inputs_BL[row, : end - begin] = tokens[begin:end]
-    rows = np.concatenate([np.full(end + 1 - first, row) for row, (_, end, first) in enumerate(part)])
-    columns = np.concatenate([np.arange(first - 1 - begin, end - begin) for begin, end, first in part])
-    targets = np.concatenate([tokens[first : end + 1] for _, end, first in part]).astype(np.int64)
-    logits_BLV = model(torch.from_numpy(inputs_BL).to(device))
-    index_rows, index_columns, targets_S = (torch.from_numpy(a).to(device) for a in (rows, columns, targets))
-    logp_SV = torch.log_softmax(logits_BLV[index_rows, index_columns].float(), dim=-1)
-    nll_S = -logp_SV.gather(1, targets_S[:, None])[:, 0]
-    entropy_S = -(logp_SV.exp() * logp_SV).sum(-1)
-    return torch.stack([nll_S, entropy_S, logp_SV.amax(-1)], dim=1).double().cpu().numpy()
 
 
 def fit_gate(model: torch.nn.Module, table: NgramTable, holdout_tokens: Tokens, device: torch.device, config: Config) -> bytes:
@@ -153,7 +66,7 @@ def fit_gate(model: torch.nn.Module, table: NgramTable, holdout_tokens: Tokens, 
     cache = OnlineCache(table)
     if len(holdout_tokens) < gate_fit.SMALLEST:
         return load_fallback().to_bytes()
-    neural = neural_scores(model, holdout_tokens, config.train.seq_len, 0, device)
+    neural = windows.neural_scores(model, holdout_tokens, config.train.seq_len, 0, device)
     part = Blend(neural, cache, MatchModel(cache.vocab_size, cache.bos), load_fallback(learning=False), collect=True)
     order = ScoreFirst(holdout_tokens, {"blend": part}, frozen=not config.cache.online)
     blend.run(order, "blend", config.cache.chunk_tokens, cache_by_chunk=False)
@@ -192,7 +105,7 @@ def score(art: "Artifact", paths: Sequence[Path], ranks: Ranks, options: EvalOpt
     if total_bytes == 0:
         raise DataError(f"{paths[0]}: the validation tokens decode to no text at all; use the tokenizer that made them")
     seeding = Seeding(art.table)
-    neural = neural_scores(art.model, tokens, seq_len, options.stride, ranks.device, ranks=ranks)
+    neural = network_scores(art, tokens, options, ranks)
     neural_s = time.monotonic() - begin
     seconds = {"network": neural_s}
     parts = blend_scores(art, tokens, neural, options, seeding, seconds)
@@ -217,6 +130,7 @@ def score(art: "Artifact", paths: Sequence[Path], ranks: Ranks, options: EvalOpt
         "online": options.online,
         "match": options.match,
         "gate_learns": options.gate_learns,
+        "ttt": asdict(options.adapt) if options.adapt is not None else None,
         "weights": dict(zip(EXPERTS, parts.weights.mean(axis=0).tolist(), strict=True)) if parts is not None else {"neural": 1.0},
         "wall_s": time.monotonic() - begin,
         "neural_s": neural_s,
@@ -228,6 +142,13 @@ def score(art: "Artifact", paths: Sequence[Path], ranks: Ranks, options: EvalOpt
         "device": torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
     }
+
+
+def network_scores(art: "Artifact", tokens: Tokens, options: EvalOptions, ranks: Ranks) -> NeuralScores:
+    """The network's scores of every target: as it was stored, or learning as it goes with options.adapt."""
+    if options.adapt is not None:
+        return adapt.adapted_scores(art.model, tokens, art.config.train.seq_len, options.stride, options.adapt, ranks)
+    return windows.neural_scores(art.model, tokens, art.config.train.seq_len, options.stride, ranks.device, ranks=ranks)
 
 
 class Seeding:
@@ -273,7 +194,7 @@ def blend_scores(
 
 def mixed_scores(art: "Artifact", tokens: Tokens, options: EvalOptions, ranks: Ranks) -> F64:
     """Probability of every target, from tokens alone: blended, or the network's where there is no cache."""
-    neural = neural_scores(art.model, tokens, art.config.train.seq_len, options.stride, ranks.device, ranks=ranks)
+    neural = network_scores(art, tokens, options, ranks)
     parts = blend_scores(art, tokens, neural, options)
     return parts.mixed if parts is not None else np.exp(-neural.nll_nats)
 

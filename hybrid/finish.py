@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import xxhash
 
-from hybrid import artifact, evaluate, gptq, quantise
+from hybrid import artifact, evaluate, gptq, quantise, windows
 from hybrid.bpb import TokenBytes, bits_per_byte
 from hybrid.config import Config
 from hybrid.data import Loader
@@ -94,7 +94,7 @@ def _log_gap(config: Config, model: HybridLM, reloaded: HybridLM, holdout: U16, 
     size = int(TokenBytes.from_model(tokenizer).count(holdout).sum()) if len(holdout) > 1 else 0
     if size:
         bpb = [
-            bits_per_byte(float(evaluate.neural_scores(m, holdout, config.train.seq_len, 0, ranks.device).nll_nats.sum()), size)
+            bits_per_byte(float(windows.neural_scores(m, holdout, config.train.seq_len, 0, ranks.device).nll_nats.sum()), size)
             for m in (model, reloaded)
         ]
         log.show("held out", neural_bpb=bpb[0], quantised_bpb=bpb[1], gap_bpb=bpb[1] - bpb[0])

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hybrid import checkpoint, evaluate, optim
+from hybrid import checkpoint, optim, windows
 from hybrid.averaging import WeightAverage
 from hybrid.batches import Batches, LossReader, TrainError
 from hybrid.config import Config
@@ -226,7 +226,7 @@ class Trainer:
         begin = time.monotonic()
         synchronize(self.ranks.device)
         if self.val_tokens is not None:
-            scores = evaluate.neural_scores(
+            scores = windows.neural_scores(
                 self.model, self.val_tokens[:VAL_TOKENS], self.config.train.seq_len, 0, self.ranks.device, ranks=self.ranks
             )
             self.log.show("val", step=self.step, loss_nats=float(scores.nll_nats.mean()))

@@ -143,7 +143,7 @@ def test_our_own_scorers_pass_and_agree_with_the_evaluation(tmp_path):
     import tiny
     import torch
 
-    from hybrid import artifact, audit_own, evaluate
+    from hybrid import artifact, audit_own, evaluate, windows
     from hybrid.data import write_shard
     from hybrid.distributed import Ranks
 
@@ -157,7 +157,7 @@ def test_our_own_scorers_pass_and_agree_with_the_evaluation(tmp_path):
         assert report.passed, report.text()
     tokens = evaluate.load_tokens(shards, tiny.VOCAB, 32, "full")[:600]
     options = evaluate.EvalOptions(chunk_tokens=audit.CHUNK_TOKENS, cache_by_chunk=True)
-    scores = evaluate.blend_scores(art, tokens, evaluate.neural_scores(art.model, tokens, 32, 0, ranks.device), options)
+    scores = evaluate.blend_scores(art, tokens, windows.neural_scores(art.model, tokens, 32, 0, ranks.device), options)
     for name, probs in (*zip(("network", "n-gram cache", "match model"), scores.probs.T, strict=True), ("blend", scores.mixed)):
         assert reports[name].bits == pytest.approx(-np.log2(probs).sum(), rel=1e-5)
     text, values, passed = audit_own.verdict(reports)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid import blend, evaluate
+from hybrid import blend, evaluate, windows
 from hybrid.blend import GATE_FEATURES, Blend
 from hybrid.config import Config, ConfigError
 from ngram import gate_fit
@@ -60,7 +60,7 @@ def table(length=400, seed=1):
 def oracle_nll(model, tokens, seq_len, stride):
     """Token by token: the window that ends just before the target, as the windows are laid out."""
     out = []
-    for begin, end, first in evaluate.windows(len(tokens), seq_len, stride):
+    for begin, end, first in windows.windows(len(tokens), seq_len, stride):
         for target in range(first, end + 1):
             logits = model(torch.from_numpy(tokens[begin:target].astype(np.int64))[None])[0, -1].double()
             out.append(float(torch.logsumexp(logits, 0) - logits[int(tokens[target])]))
@@ -71,7 +71,7 @@ def oracle_nll(model, tokens, seq_len, stride):
 @settings(deadline=None)
 def test_windows_cover_each_target_once_in_order(length, seq_len, data):
     stride = data.draw(st.integers(0, seq_len))
-    laid = list(evaluate.windows(length, seq_len, stride))
+    laid = list(windows.windows(length, seq_len, stride))
     assert [t for _, end, first in laid for t in range(first, end + 1)] == list(range(1, length))
     for begin, end, first in laid:
         assert 0 < end - begin <= seq_len
@@ -82,7 +82,7 @@ def test_windows_cover_each_target_once_in_order(length, seq_len, data):
 
 def test_a_stride_longer_than_the_window_is_refused():
     with pytest.raises(ConfigError, match="--stride 9 must lie in 0…8"):
-        list(evaluate.windows(20, 8, 9))
+        list(windows.windows(20, 8, 9))
 
 
 @pytest.mark.parametrize("stride", [0, 1, 3, 8])
@@ -90,20 +90,20 @@ def test_a_stride_longer_than_the_window_is_refused():
 def test_neural_scores_equal_a_slow_oracle_tail_included(length, stride):
     model, tokens = TinyLM(), stream(length)
     for batch in (1, 3):
-        scores = evaluate.neural_scores(model, tokens, 8, stride, CPU, batch_windows=batch)
+        scores = windows.neural_scores(model, tokens, 8, stride, CPU, batch_windows=batch)
         assert np.allclose(scores.nll_nats, oracle_nll(model, tokens, 8, stride), atol=1e-5)
 
 
 def test_neural_features_are_entropy_and_greatest_log_probability():
     model, tokens = TinyLM(), stream(9)
-    scores = evaluate.neural_scores(model, tokens, 8, 0, CPU)
+    scores = windows.neural_scores(model, tokens, 8, 0, CPU)
     logp = torch.log_softmax(model(torch.from_numpy(tokens[None, :8].astype(np.int64)))[0].double(), -1)
     assert np.allclose(scores.entropy, -(logp.exp() * logp).sum(-1).detach(), atol=1e-5)
     assert np.allclose(scores.max_logp, logp.amax(-1).detach(), atol=1e-5)
 
 
 def whole_run(tokens, *, fused, chunk, gate=None, paranoid=False):
-    neural = evaluate.neural_scores(TinyLM(), tokens, 16, 0, CPU)
+    neural = windows.neural_scores(TinyLM(), tokens, 16, 0, CPU)
     gate = gate or evaluate.load_fallback()
     order = ScoreFirst(tokens, {"blend": Blend(neural, OnlineCache(table()), MatchModel(V, 1), gate)}, paranoid=paranoid)
     return blend.run(order, "blend", chunk, cache_by_chunk=not fused), order
@@ -144,7 +144,7 @@ def test_counting_a_chunk_before_scoring_it_would_change_its_scores():
 
 def test_chunk_size_changes_no_score_of_frozen_parts():
     tokens = stream(80)
-    neural = evaluate.neural_scores(TinyLM(), tokens, 16, 0, CPU)
+    neural = windows.neural_scores(TinyLM(), tokens, 16, 0, CPU)
     results = []
     for chunk in (1, 7, 200):
         order = ScoreFirst(tokens, {"blend": Blend(neural, OnlineCache(table()), MatchModel(V, 1), evaluate.load_fallback(learning=False))}, frozen=True)
@@ -163,7 +163,7 @@ def test_the_blend_is_the_weighted_sum_of_its_experts():
 
 def test_without_a_match_model_the_others_share_its_weight_and_the_gate_learns_nothing_of_it():
     tokens = stream(200)
-    neural, gate = evaluate.neural_scores(TinyLM(), tokens, 16, 0, CPU), evaluate.load_fallback()
+    neural, gate = windows.neural_scores(TinyLM(), tokens, 16, 0, CPU), evaluate.load_fallback()
     before = gate.weights(np.zeros((1, len(GATE_FEATURES)), np.float32))
     order = ScoreFirst(tokens, {"blend": Blend(neural, OnlineCache(table()), None, gate)})
     scores = blend.run(order, "blend", 16, cache_by_chunk=True)
@@ -219,7 +219,7 @@ def _one_rank(rank, world, port, path, results):
     from hybrid.distributed import Ranks
 
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    scores = evaluate.neural_scores(TinyLM(), np.load(path), 16, 4, CPU, 2, Ranks(rank, world, CPU))
+    scores = windows.neural_scores(TinyLM(), np.load(path), 16, 4, CPU, 2, Ranks(rank, world, CPU))
     np.save(f"{results}{rank}.npy", scores.nll_nats)
     dist.destroy_process_group()
 
@@ -234,7 +234,7 @@ def test_two_ranks_give_the_scores_of_one(tmp_path):
     tokens = stream(203)
     np.save(tmp_path / "tokens.npy", tokens)
     torch.multiprocessing.spawn(_one_rank, (2, port, str(tmp_path / "tokens.npy"), str(tmp_path / "r")), nprocs=2)
-    alone = evaluate.neural_scores(TinyLM(), tokens, 16, 4, CPU, 2).nll_nats
+    alone = windows.neural_scores(TinyLM(), tokens, 16, 4, CPU, 2).nll_nats
     for rank in range(2):
         found = np.load(tmp_path / f"r{rank}.npy")
         assert abs(found.sum() - alone.sum()) / math.log(2) < 1e-6

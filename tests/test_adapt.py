@@ -1,0 +1,129 @@
+"""Test-time training: every score is that of weights which have learned from earlier chunks and from nothing else."""
+
+import os
+import socket
+
+import numpy as np
+import pytest
+import torch
+
+from hybrid import windows
+from hybrid.adapt import AdaptConfig, AdaptedNetwork, adapted_scores
+from hybrid.config import ConfigError
+from hybrid.distributed import Ranks
+from hybrid.model import HybridLM, parameter_kind
+from ngram.errors import LeakageError
+from ngram.score_first import ScoreFirst
+from tests import tiny
+
+CPU, LENGTH = torch.device("cpu"), 16
+ALONE = Ranks(0, 1, CPU)
+pytestmark = pytest.mark.skipif(bool(os.environ.get("NUMBA_DISABLE_JIT")), reason="no kernel of ours in it")
+
+
+def network():
+    torch.manual_seed(0)
+    model = HybridLM(tiny.config(LENGTH).model)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return model
+
+
+def text(size=200):
+    return tiny.stream(seed=3, count=20)[:size]
+
+
+def frozen(model, tokens, stride=0):
+    return windows.neural_scores(model, tokens, LENGTH, stride, CPU).nll_nats
+
+
+@pytest.mark.parametrize("stride", [0, 4])
+def test_with_steps_of_size_zero_it_is_the_frozen_network(stride):
+    model, tokens = network(), text()
+    scores = adapted_scores(model, tokens, LENGTH, stride, AdaptConfig(rate=0.0), ALONE)
+    np.testing.assert_allclose(scores.nll_nats, frozen(model, tokens, stride), atol=1e-5)
+
+
+@pytest.mark.parametrize(("stride", "chunk"), [(0, 16), (0, 48), (4, 8)])
+def test_a_chunks_scores_are_those_of_weights_that_took_plain_adam_steps_on_the_chunks_before(stride, chunk):
+    """The oracle keeps no gradient buffer and no windows: one loss a chunk, one step, weights decayed home."""
+    tokens, adapt = text(120), AdaptConfig(chunk, rate=0.01, decay=0.1)
+    found = adapted_scores(network(), tokens, LENGTH, stride, adapt, ALONE).nll_nats
+    model = network()
+    home = {name: p.detach().clone() for name, p in model.named_parameters()}
+    square = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for step, start in enumerate(range(1, len(tokens), chunk), 1):
+        stop = min(start + chunk, len(tokens))
+        np.testing.assert_allclose(found[start - 1 : stop - 1], frozen(model, tokens, stride)[start - 1 : stop - 1], atol=2e-4)
+        total = 0.0
+        for at in range(start - 1, stop - 1, LENGTH):
+            ids = torch.from_numpy(tokens[at : min(at + LENGTH, stop - 1) + 1].astype(np.int64))[None]
+            total = total + model.token_nll(ids[:, :-1], ids[:, 1:]).sum() / (stop - start)
+        model.zero_grad()
+        total.backward()
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                if parameter_kind(name, p.ndim) == "matrix":
+                    square[name].mul_(0.999).add_(0.001 * p.grad**2)
+                    p.sub_(0.01 * p.grad / ((square[name] / (1 - 0.999**step)).sqrt() + 1e-8))
+                    p.add_(0.1 * (home[name] - p))
+
+
+def test_the_future_changes_no_score_and_the_model_given_is_left_alone():
+    model, tokens = network(), text()
+    before = {name: p.clone() for name, p in model.state_dict().items()}
+    scores = adapted_scores(model, tokens, LENGTH, 0, AdaptConfig(32, 0.01), ALONE)
+    other = tokens.copy()
+    other[130:] = 7
+    again = adapted_scores(model, other, LENGTH, 0, AdaptConfig(32, 0.01), ALONE)
+    assert np.array_equal(scores.nll_nats[:129], again.nll_nats[:129])
+    assert all(torch.equal(p, before[name]) for name, p in model.state_dict().items())
+
+
+def test_repeated_text_is_learned():
+    tokens = np.tile(text(65)[:64], 8)
+    model = network()
+    scores = adapted_scores(model, tokens, LENGTH, 0, AdaptConfig(64, 0.01), ALONE).nll_nats
+    assert scores[-64:].mean() < frozen(model, tokens)[-64:].mean() - 0.3
+
+
+def test_scoring_moves_nothing_and_learning_from_unscored_text_is_refused():
+    tokens = text()
+    part = AdaptedNetwork(network(), LENGTH, 0, AdaptConfig(32, 0.01), ALONE)
+    order = ScoreFirst(tokens, {"network": part}, paranoid=True)  # compares digests around every score
+    order.score(1, 33)
+    order.update(1, 33)
+    with pytest.raises(LeakageError, match="positions 33…64"):
+        order.update(33, 65)
+    before = part.digest()
+    order.score(33, 65)
+    assert part.digest() == before
+    order.update(33, 65)
+    assert part.digest() != before
+
+
+@pytest.mark.parametrize(("stride", "chunk"), [(0, 24), (4, 6)])
+def test_a_chunk_that_is_no_whole_number_of_windows_or_strides_is_refused(stride, chunk):
+    with pytest.raises(ConfigError, match=f"--ttt-chunk {chunk} must be a whole number of"):
+        AdaptedNetwork(network(), LENGTH, stride, AdaptConfig(chunk), ALONE)
+
+
+def _one_rank(rank, world, port, results):
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    scores = adapted_scores(network(), text(), LENGTH, 0, AdaptConfig(48, 0.01), Ranks(rank, world, CPU))
+    np.save(f"{results}{rank}.npy", scores.nll_nats)
+    dist.destroy_process_group()
+
+
+def test_two_ranks_give_the_scores_of_one(tmp_path):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    torch.multiprocessing.spawn(_one_rank, (2, port, str(tmp_path / "r")), nprocs=2)
+    alone = adapted_scores(network(), text(), LENGTH, 0, AdaptConfig(48, 0.01), ALONE).nll_nats
+    first, second = (np.load(tmp_path / f"r{rank}.npy") for rank in range(2))
+    assert np.array_equal(first, second)
+    np.testing.assert_allclose(first, alone, atol=2e-4)
