@@ -35,6 +35,7 @@ def parse() -> tuple[argparse.Namespace, config.Config]:
     parser.add_argument("--resume", action="store_true", help="continue from RUN/checkpoint.bin")
     parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where to train [auto]")
     parser.add_argument("--no-score", action="store_true", help="leave scoring the packed artifact to eval.py")
+    parser.add_argument("--keep-checkpoint", action="store_true", help="leave RUN/checkpoint.bin, the float weights, for scripts/bench_quant.py")
     parser.add_argument("--describe", action="store_true", help="print the preset's parameter counts as JSON and stop")
     config.add_flags(parser)
     flags = parser.parse_args()
@@ -104,7 +105,8 @@ def main() -> int:
             summary["scores"] = evaluate.score(artifact.load(out / "artifact.bin"), find_shards(flags.data, "val"), ranks)
         if ranks.is_first:
             atomic_write(out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
-            writer.path.unlink(missing_ok=True)
+            if not flags.keep_checkpoint:
+                writer.path.unlink(missing_ok=True)
             log.show("packed", **{k: v for k, v in summary["bytes"].items() if k in ("ngram", "code", "total")})
     log.close()
     if folder is not None:

@@ -17,6 +17,7 @@ from hybrid.random_maps import MapMismatch
 from ngram import codec, container
 from ngram.errors import FileFormatError, SeedgramError
 from ngram.table import NgramTable
+from ngram.threads import each
 
 MAGIC = b"SEEDGRAM"
 VERSION = 1
@@ -58,13 +59,18 @@ class Packer:
 
     def add_weights(self, meta: Any, sections: Mapping[str, bytes]) -> None:
         self._header["weights"] = meta
-        for name, data in sections.items():
-            self.add("weights." + name, data)
+        self._add_all({"weights." + name: data for name, data in sections.items()})
 
     def add(self, name: str, data: bytes) -> None:
-        chosen, packed = ("none", data) if name in STORED_AS_IS else codecs.compress(data, self.config.quant.codec)
-        self._header["codecs"][name] = [chosen, len(data)]
-        self._sections[name] = packed
+        self._add_all({name: data})
+
+    def _add_all(self, sections: Mapping[str, bytes]) -> None:
+        def squeeze(name: str) -> tuple[str, bytes]:
+            return ("none", sections[name]) if name in STORED_AS_IS else codecs.compress(sections[name], self.config.quant.codec)
+
+        for name, (chosen, packed) in zip(sections, each(squeeze, sections), strict=True):
+            self._header["codecs"][name] = [chosen, len(sections[name])]
+            self._sections[name] = packed
 
     def to_bytes(self) -> bytes:
         return container.pack(MAGIC, VERSION, self._header, self._sections)

@@ -6,6 +6,7 @@ import zlib
 from typing import Any
 
 from hybrid.config import ConfigError, QuantConfig
+from ngram.threads import each
 
 CODECS = ("zlib", "lzma", "zstd", "brotli")
 _PACKAGES = {"zstd": "zstandard", "brotli": "brotli"}  # the other two come with Python
@@ -44,7 +45,8 @@ def compress(data: bytes, codec: str) -> tuple[str, bytes]:
     """(name of the codec used, compressed bytes).  "best" tries every installed codec and storing; ties go to the first."""
     if codec != "best":
         return codec, _encode(data, codec)
-    tried = [("none", data)] + [(name, _encode(data, name)) for name in CODECS if is_installed(name)]
+    names = [name for name in CODECS if is_installed(name)]
+    tried = [("none", data), *zip(names, each(lambda name: _encode(data, name), names), strict=True)]
     return min(tried, key=lambda pair: len(pair[1]))
 
 

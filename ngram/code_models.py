@@ -25,6 +25,7 @@ _PRIOR_WEIGHT = 16.0  # symbols that the neighbouring classes' frequencies count
 _UNIFORM_SHARE = 0.02  # of the prior: no symbol may become unaffordable
 _GAP_SYMBOLS = 256
 _DIRECT_BITS = 16
+_LOOKED_UP = 4096  # values whose level is read from a table
 
 
 class Coder:
@@ -52,6 +53,28 @@ class Coder:
         return self._coder.get_compressed()  # type: ignore[no-any-return]
 
 
+class Tape:
+    """A writing coder that only notes what it is given, so that parts of a stream can be worked out side by side."""
+
+    reading = False
+
+    def __init__(self) -> None:
+        self._runs: list[tuple[Any, int, I32 | None]] = []
+
+    def run(self, model: Any, count: int, symbols: I32 | None) -> I32:
+        """As Coder.run when writing."""
+        assert symbols is not None
+        if count:
+            self._runs.append((model, count, symbols))
+        return symbols
+
+    def play(self, coder: Coder) -> None:
+        """Codes everything noted, in order."""
+        for model, count, symbols in self._runs:
+            coder.run(model, count, symbols)
+        self._runs.clear()
+
+
 def log16(values: npt.NDArray[Any]) -> I32:
     """0 for 0, else 16 + floor(16·log2(value)) (of the 9 leading bits): integers only, so equal on every machine."""
     mantissa, exponent = np.frexp(values.astype(np.float64))
@@ -72,7 +95,12 @@ def level_values(fineness: int) -> I64:
 
 def nearest_level(values: npt.NDArray[Any], levels: I64) -> I32:
     """Index of the nearest level, the lower one of two."""
-    return np.searchsorted((levels[:-1] + levels[1:]) // 2, values.astype(np.int64), side="left").astype(np.int32)
+    middles = (levels[:-1] + levels[1:]) // 2
+    small = np.searchsorted(middles, np.arange(_LOOKED_UP), side="left").astype(np.int32)
+    out = small[np.minimum(values, _LOOKED_UP - 1).astype(np.int64)]  # nearly all values are small: a look instead of a search
+    large = np.flatnonzero(values >= _LOOKED_UP)
+    out[large] = np.searchsorted(middles, values[large].astype(np.int64), side="left")
+    return out
 
 
 def _model(probabilities: F64, count: int) -> Any:
@@ -80,7 +108,7 @@ def _model(probabilities: F64, count: int) -> Any:
     return constriction.stream.model.Categorical(probabilities, lazy=count < 2 * len(probabilities), perfect=False)
 
 
-def code_classed(coder: Coder, rows: I32, columns: I32, alphabet: int, symbols: I32 | None) -> I32:
+def code_classed(coder: Coder | Tape, rows: I32, columns: I32, alphabet: int, symbols: I32 | None) -> I32:
     """Codes symbols 0…alphabet-1 whose distribution depends on a class (row, column): nothing but the symbols is stored.
 
     rows, columns: (n,) class of each symbol, known to the reader.  Classes go one after the other, in blocks that
@@ -117,7 +145,7 @@ def code_classed(coder: Coder, rows: I32, columns: I32, alphabet: int, symbols: 
     return out
 
 
-def _code_class(coder: Coder, prior: F64, count: int, symbols: I32 | None) -> tuple[I32, F64]:
+def _code_class(coder: Coder | Tape, prior: F64, count: int, symbols: I32 | None) -> tuple[I32, F64]:
     weights = prior * _PRIOR_WEIGHT
     parts, done, block = [], 0, _FIRST_BLOCK
     while done < count:
@@ -130,7 +158,7 @@ def _code_class(coder: Coder, prior: F64, count: int, symbols: I32 | None) -> tu
     return np.concatenate(parts), weights / weights.sum()
 
 
-def code_numbers(coder: Coder, classes: I32, numbers: I64 | None) -> I64:
+def code_numbers(coder: Coder | Tape, classes: I32, numbers: I64 | None) -> I64:
     """Codes integers 0…2^48 as bit lengths (given a class of 0…63 each) and plain lower bits.  Returns int64 (n,)."""
     lengths = None if numbers is None else np.where(numbers > 0, np.frexp(numbers.astype(np.float64))[1], 0).astype(np.int32)
     lengths = code_classed(coder, np.zeros_like(classes), classes, 49, lengths)
@@ -144,7 +172,7 @@ def code_numbers(coder: Coder, classes: I32, numbers: I64 | None) -> I64:
     return out
 
 
-def code_positions(coder: Coder, size: int, count: int, positions: I64 | None) -> I64:
+def code_positions(coder: Coder | Tape, size: int, count: int, positions: I64 | None) -> I64:
     """Codes `count` ascending positions below `size`, 0 < count ≤ size/2, as geometric gaps.  Returns int64 (count,).
 
     A gap's low bits are all but uniform and coded as such; the rest is a truncated geometric symbol with an escape.

@@ -10,18 +10,22 @@ arithmetic coding that learns as it goes.  The header is code_header.py's.
 What a reader gets is `quantise(table)`.  A context without children keeps no pruned mass: its rows are its suffix's either way.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from ngram import code_kernels as kernels
 from ngram.code_header import Head, pack_head, pad, read_head
-from ngram.code_models import Coder, code_classed, code_numbers, code_positions, level_values, log16, nearest_level
+from ngram.code_models import Coder, Tape, code_classed, code_numbers, code_positions, level_values, log16, nearest_level
 from ngram.errors import FileFormatError, SeedgramError
 from ngram.table import MAX_ORDER, PAD, NgramTable
+from ngram.threads import each
 
 FINENESS = 2  # of the count scale: exact to 16, then steps of √count/2: costs are in scripts/bench_codec.py
+_PIECE = 1 << 20  # n-grams looked up at a time
 _RATIOS = 48  # half octaves of T(h′)/T(h)
 _ROWS = 5 * _RATIOS  # times five sizes of T(h)
 
@@ -58,17 +62,32 @@ def quantise(table: NgramTable) -> NgramTable:
 
 def encode(table: NgramTable) -> bytes:
     """Serialises a table.  Raises SeedgramError when it is not closed under suffixes or out of range."""
+    return encode_read(table)[0]
+
+
+def encode_read(table: NgramTable, suffixes: list[I64] | None = None) -> tuple[bytes, Callable[[], NgramTable]]:
+    """The table's bytes, and a function that gives what `decode` would read from them, without reading them.
+
+    suffixes: `suffix_rows(table)` where the caller has them already.  Raises SeedgramError as `encode` does.
+
+    The writer knows all orders beforehand, so their symbols and models are worked out side by side, then coded in order."""
     levels = level_values(FINENESS)
-    truths = _truths(table, levels)
-    coder = Coder()
+    truths = _truths(table, levels, suffixes if suffixes is not None else suffix_rows(table))
     alphabets = [(int(t.levels.max(initial=-1)) + 1, int(t.totals.max(initial=-1)) + 1) for t in truths]
-    unigrams = _unigrams(coder, levels, table.vocab_size, alphabets[0][0], truths[0].levels)
-    orders = [unigrams]
-    unigrams.totals[0] += int(table.pruned[0][0])
-    for n in range(2, table.order + 1):
-        orders.append(_code_order(coder, levels, orders, alphabets[n - 1], len(table.tokens[n - 1]), truths[n - 1]))
+    orders = each(lambda n: _known_order(table, n, levels, truths[n - 1]), range(1, table.order + 1))
+    tapes = [Tape() for _ in orders]
+    _unigrams(tapes[0], levels, table.vocab_size, alphabets[0][0], truths[0].levels)
+
+    def record(n: int) -> None:
+        _code_order(tapes[n - 1], levels, orders[: n - 1], alphabets[n - 1], len(table.tokens[n - 1]), truths[n - 1])
+
+    each(record, range(table.order, 1, -1))  # the longest orders take longest
+    coder = Coder()
+    for tape in tapes:
+        tape.play(coder)
     head = Head(FINENESS, table.vocab_size, table.bos, int(table.pruned[0][0]), table.discounts, table.sizes(), alphabets)
-    return pad(pack_head(head) + coder.words().astype("<u4").tobytes(), sum(table.sizes()))
+    data = pad(pack_head(head) + coder.words().astype("<u4").tobytes(), sum(table.sizes()))
+    return data, lambda: _table(head, orders)
 
 
 def decode(data: bytes) -> NgramTable:
@@ -80,6 +99,10 @@ def decode(data: bytes) -> NgramTable:
     orders = [unigrams]
     for n in range(2, len(head.sizes) + 1):
         orders.append(_code_order(coder, levels, orders, head.alphabets[n - 1], head.sizes[n - 1], None))
+    return _table(head, orders)
+
+
+def _table(head: Head, orders: list[_Order]) -> NgramTable:
     return NgramTable(
         vocab_size=head.vocab_size,
         bos=head.bos,
@@ -100,37 +123,54 @@ def suffix_rows(table: NgramTable) -> list[I64]:
     for n in range(2, table.order + 1):
         below = (table.parents[n - 2].astype(np.int64) << 16) | table.tokens[n - 2]
         wanted = (rows[-1][table.parents[n - 1]] << 16) | table.tokens[n - 1]
-        found = np.minimum(np.searchsorted(below, wanted), len(below) - 1)
+        pieces = each(partial(np.searchsorted, below), np.array_split(wanted, 1 + len(wanted) // _PIECE))
+        found = np.minimum(np.concatenate(pieces), len(below) - 1)
         if len(wanted) and not np.array_equal(below[found], wanted):
             raise SeedgramError(f"n-gram table: order {n} holds n-grams whose suffix is not in order {n - 1}; prune it with ngram.prune")
         rows.append(found)
     return rows
 
 
-def _truths(table: NgramTable, levels: I64) -> list[_Truth]:
+def _truths(table: NgramTable, levels: I64, suffixes: list[I64]) -> list[_Truth]:
     if not 1 <= table.order <= MAX_ORDER or not 1 <= table.vocab_size <= PAD or len(table.tokens[0]) != table.vocab_size:
         raise SeedgramError(f"n-gram table: order {table.order}, vocabulary {table.vocab_size}: cannot be written; use orders 1…8")
-    suffixes = suffix_rows(table)
-    truths = []
-    for n in range(1, table.order + 1):
-        exact = table.exact_counts(n)
-        count_levels = nearest_level(exact, levels)
-        first = table.first_child(n - 1)
-        running = np.concatenate([[0], np.cumsum(levels[count_levels])])
-        children_mass = running[first[1:]] - running[:-1][first[:-1].clip(max=len(exact) - 1)] if len(exact) else np.zeros(len(first) - 1)
-        if n > 1 and len(exact) and exact.min() == 0:
-            raise SeedgramError(f"n-gram table: order {n} holds a count of 0; prune it with ngram.prune")
-        pruned = table.pruned[n - 1].astype(np.int64)
-        near = nearest_level(np.minimum(children_mass + pruned, levels[-1]), levels)
-        # Nothing left out stays nothing left out: a level at or below the children's own mass says so (see _pruned).
-        floor = np.searchsorted(levels, np.minimum(children_mass, levels[-1]), side="right") - 1
-        totals = np.where(pruned > 0, np.maximum(near, floor), floor).astype(np.int32)
-        totals = np.where(np.diff(first) > 0, totals + 1, 0).astype(np.int32)
-        truths.append(_Truth(totals, first, suffixes[n - 1], count_levels - (n > 1)))
-    return truths
+    return each(lambda n: _truth(table, n, levels, suffixes[n - 1]), range(1, table.order + 1))
 
 
-def _unigrams(coder: Coder, levels: I64, vocab_size: int, alphabet: int, truth: I32 | None) -> _Order:
+def _truth(table: NgramTable, n: int, levels: I64, suffixes: I64) -> _Truth:
+    exact = table.exact_counts(n)
+    count_levels = nearest_level(exact, levels)
+    first = table.first_child(n - 1)
+    children_mass = _children_mass(levels[count_levels], first)
+    if n > 1 and len(exact) and exact.min() == 0:
+        raise SeedgramError(f"n-gram table: order {n} holds a count of 0; prune it with ngram.prune")
+    pruned = table.pruned[n - 1].astype(np.int64)
+    near = nearest_level(np.minimum(children_mass + pruned, levels[-1]), levels)
+    # Nothing left out stays nothing left out: a level at or below the children's own mass says so (see _pruned).
+    floor = np.searchsorted(levels, np.minimum(children_mass, levels[-1]), side="right") - 1
+    totals = np.where(pruned > 0, np.maximum(near, floor), floor).astype(np.int32)
+    totals = np.where(np.diff(first) > 0, totals + 1, 0).astype(np.int32)
+    return _Truth(totals, first, suffixes, count_levels - (n > 1))
+
+
+def _children_mass(counts: I64, first: I64) -> I64:
+    """Σ counts of the children of each context, 0 without any."""
+    running = np.concatenate([[0], np.cumsum(counts)])
+    return running[first[1:]] - running[first[:-1]]
+
+
+def _known_order(table: NgramTable, n: int, levels: I64, truth: _Truth) -> _Order:
+    """What the reader will have of an order, from the truth."""
+    counts = levels[truth.levels + (n > 1)]
+    mass = _children_mass(counts, truth.first)
+    if n == 1:
+        totals = mass + int(table.pruned[0][0])
+    else:
+        totals = np.where(truth.totals > 0, np.maximum(levels[np.maximum(truth.totals - 1, 0)], mass), 0)
+    return _Order(table.tokens[n - 1], table.parents[n - 1].astype(np.int64), truth.suffixes, counts, truth.first, totals)
+
+
+def _unigrams(coder: Coder | Tape, levels: I64, vocab_size: int, alphabet: int, truth: I32 | None) -> _Order:
     zeros = np.zeros(vocab_size, np.int32)
     counts = levels[code_classed(coder, zeros, zeros, alphabet, truth)]
     first = np.array([0, vocab_size], np.int64)
@@ -139,7 +179,7 @@ def _unigrams(coder: Coder, levels: I64, vocab_size: int, alphabet: int, truth: 
     )
 
 
-def _code_order(coder: Coder, levels: I64, orders: list[_Order], alphabet: tuple[int, int], size: int, truth: _Truth | None) -> _Order:
+def _code_order(coder: Coder | Tape, levels: I64, orders: list[_Order], alphabet: tuple[int, int], size: int, truth: _Truth | None) -> _Order:
     """Codes the next order on top of `orders`: totals, then members, then counts."""
     below = orders[-1]
     log_counts, log_totals = log16(below.counts), log16(below.totals)
@@ -178,7 +218,7 @@ def _code_order(coder: Coder, levels: I64, orders: list[_Order], alphabet: tuple
 
 
 def _code_members(
-    coder: Coder, below: _Order, parents: I64, rows: I64, log_counts: I32, size: int, truth: _Truth | None
+    coder: Coder | Tape, below: _Order, parents: I64, rows: I64, log_counts: I32, size: int, truth: _Truth | None
 ) -> tuple[I64, I64]:
     """Codes which candidates are children.  Returns offsets (len(parents) + 1,) and the children's suffixes (size,)."""
     classes = np.where(log_counts > 0, np.minimum(((log_counts - 16) * 3 >> 4) + 1, kernels.CLASSES - 1), 0).astype(np.uint8)
@@ -209,7 +249,7 @@ def _code_members(
     return out_first, out.astype(np.int64)
 
 
-def _code_events(coder: Coder, slots: I64, found: I64, inverted: npt.NDArray[np.bool_], members: I64 | None) -> I64:
+def _code_events(coder: Coder | Tape, slots: I64, found: I64, inverted: npt.NDArray[np.bool_], members: I64 | None) -> I64:
     """Codes each bucket's rarer kind of slot.  members (sum of found,) or None; returns all buckets' events in one array."""
     parts = [np.empty(0, np.int64)]
     stops = np.cumsum(found)

@@ -62,4 +62,4 @@ class NgramTable:
     def first_child(self, n: int) -> npt.NDArray[np.int64]:
         """(M_n + 1,) offsets: the children of context i of order n are rows first[i]…first[i+1]-1 of order n+1."""
         size = 1 if n == 0 else len(self.tokens[n - 1])
-        return np.searchsorted(self.parents[n], np.arange(size + 1, dtype=np.uint32)).astype(np.int64)
+        return np.concatenate([[0], np.cumsum(np.bincount(self.parents[n], minlength=size))])

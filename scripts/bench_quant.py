@@ -1,9 +1,10 @@
 """What quantisation costs and saves: bits a byte lost against bytes, for every width, rounding and codec.
 
-    python scripts/bench_quant.py --checkpoint RUN/checkpoint.bin --data DIR --tokenizer M [--bits 8 7 6 5 4] [--embed-bits 8 16]
+    python scripts/bench_quant.py --checkpoint RUN/checkpoint.bin --data DIR --tokenizer M [--bits 8 6 4] [--embed-bits 16 10 8]
                                   [--tokens 2097152] [--gptq-tokens 131072] [--device cuda] [--json F]
 
-Reads the float weights that a run saves when it ends (the average, when it kept one).  GPTQ is calibrated on the first
+Reads the float weights that a run saves when it ends (the average, when it kept one); train_gpt.py --keep-checkpoint leaves them there.
+Prints a Markdown table: bits a byte lost, then the bytes of all weights under each codec.  GPTQ is calibrated on the first
 --gptq-tokens of the training shards; scores are non-overlapping windows of the first --tokens of the validation shards.
 """
 
@@ -70,9 +71,9 @@ def measure(flags: argparse.Namespace) -> list[dict[str, Any]]:
     moments = second_moments(model, (part[:, :-1].to(flags.device) for part in training.split(ROWS)))
     exact = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
     base = score(model, windows, bytes_, flags.device)
-    print(f"{config.preset}: {base:.5f} bits a byte before quantisation, {bytes_:,} bytes of text")
+    print(f"`{config.preset}`: {base:.5f} bits a byte before quantisation, {bytes_:,} bytes of text\n")
     names = [name for name in codecs.CODECS if codecs.is_installed(name)]
-    print(f"{'weights':<9}{'rounding':<10}{'embed':>6}{'BPB lost':>10}" + "".join(f"{name:>12}" for name in (*names, "best")))
+    print("| " + " | ".join(["weights", "rounding", "embeddings", "BPB lost", *names, "best"]) + " |\n" + "|---" * (5 + len(names)) + "|")
     rows: list[dict[str, Any]] = []
     for bits in flags.bits:
         for rounding in ("nearest", "gptq"):
@@ -81,9 +82,12 @@ def measure(flags: argparse.Namespace) -> list[dict[str, Any]]:
                 meta, sections = quantise.encode_state(exact, setting, moments if rounding == "gptq" else None)
                 model.load_state_dict(quantise.decode_state(meta, sections))
                 lost = score(model, windows, bytes_, flags.device) - base
-                packed = {name: sum(len(codecs.compress(data, name)[1]) for data in sections.values()) for name in (*names, "best")}
+                tried = [{name: len(codecs.compress(data, name)[1]) for name in names} for data in sections.values()]
+                packed = {name: sum(sizes[name] for sizes in tried) for name in names}
+                packed["best"] = sum(min(len(data), *sizes.values()) for data, sizes in zip(sections.values(), tried, strict=True))
                 rows.append({"weight_bits": bits, "rounding": rounding, "embed_bits": embed, "bpb_lost": lost, "bytes": packed})
-                print(f"{bits:<9}{rounding:<10}{embed:>6}{lost:>+10.5f}" + "".join(f"{size:>12,}" for size in packed.values()), flush=True)
+                figures = [f"INT{bits}", rounding, "fp16" if embed == 16 else f"{embed} bits", f"{lost:+.5f}", *(f"{size:,}" for size in packed.values())]
+                print(f"| {' | '.join(figures)} |", flush=True)
     return rows
 
 
@@ -92,8 +96,8 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--bits", type=int, nargs="+", default=[8, 7, 6, 5, 4], metavar="N")
-    parser.add_argument("--embed-bits", type=int, nargs="+", default=[8, 16], metavar="N")
+    parser.add_argument("--bits", type=int, nargs="+", default=[8, 6, 4], metavar="N")
+    parser.add_argument("--embed-bits", type=int, nargs="+", default=[16, 10, 8], metavar="N")
     parser.add_argument("--tokens", type=int, default=2_097_152, metavar="N")
     parser.add_argument("--gptq-tokens", type=int, default=131_072, metavar="N")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

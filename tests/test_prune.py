@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ngram import codec
+from ngram import codec, threads
 from ngram.errors import SeedgramError
 from ngram.online import OnlineCache
 from ngram.prune import fit_bytes, prune
@@ -134,3 +134,30 @@ def test_held_out_text_changes_the_discounts_and_nothing_else(corpus_table):
 def test_the_same_table_gives_the_same_bytes(corpus_table):
     limit = len(codec.encode(corpus_table)) * 2 // 3
     assert fit_bytes(corpus_table, limit)[1] == fit_bytes(corpus_table, limit)[1]
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_the_number_of_threads_changes_no_byte(corpus_table, monkeypatch, count):
+    monkeypatch.setattr(codec, "_PIECE", 64)  # so that even this table is looked up in pieces
+    limit = len(codec.encode(corpus_table)) * 2 // 3
+    monkeypatch.setattr(threads, "COUNT", 1)
+    alone, data = fit_bytes(corpus_table, limit)
+    monkeypatch.setattr(threads, "COUNT", count)
+    beside, same = fit_bytes(corpus_table, limit)
+    assert same == data and ngrams(beside) == ngrams(alone)
+
+
+def test_the_first_guess_saves_the_coding_of_the_whole_table(corpus_table, monkeypatch):
+    whole, sizes = codec.encode(corpus_table), []
+    coded = codec.encode_read
+    monkeypatch.setattr(codec, "encode_read", lambda table, suffixes: sizes.append(sum(table.sizes())) or coded(table, suffixes))
+    fit_bytes(corpus_table, len(whole) // 2)
+    assert len(sizes) <= 6 and max(sizes) < sum(corpus_table.sizes())
+
+
+def test_parts_on_threads_come_back_in_order_and_raise_what_they_raise(monkeypatch):
+    for count in (1, 4):
+        monkeypatch.setattr(threads, "COUNT", count)
+        assert threads.each(lambda n: n * n, range(50)) == [n * n for n in range(50)]
+        with pytest.raises(ZeroDivisionError):
+            threads.each(lambda n: 1 // n, [1, 0, 2])

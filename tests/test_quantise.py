@@ -14,6 +14,7 @@ from hybrid import codecs, quantise
 from hybrid.config import ConfigError, ModelConfig, QuantConfig
 from hybrid.gptq import round_columns, second_moments
 from hybrid.model import HybridLM, parameter_kind
+from ngram import threads
 
 TINY = ModelConfig(
     vocab_size=48, layers=2, d_model=16, heads=2, kv_heads=1, rope_dims=4, basis="hadamard", rank_attention=4, rank_mlp=4,
@@ -237,3 +238,12 @@ def test_a_missing_codec_is_found_at_the_start_with_the_remedy(monkeypatch):
     with pytest.raises(ConfigError, match="pip install brotli"):
         codecs.check_codecs(QuantConfig(codec="brotli"))
     assert codecs.compress(b"abc" * 100, "best")[0] != "brotli"
+
+
+def test_the_number_of_threads_changes_no_byte_of_a_section(monkeypatch):
+    data = np.random.default_rng(0).integers(-20, 20, 20_000).astype(np.int8).tobytes()
+    packed = []
+    for count in (1, 4):
+        monkeypatch.setattr(threads, "COUNT", count)
+        packed.append(codecs.compress(data, "best"))
+    assert packed[0] == packed[1] and len(packed[0][1]) == min(len(codecs.compress(data, name)[1]) for name in codecs.CODECS if codecs.is_installed(name))
