@@ -18,7 +18,6 @@ from hybrid.attention import Attention, Rope, rms_norm, rotate
 from hybrid.blocks import MLP, Block
 from hybrid.model import HybridLM
 
-
 # Positions by which the span of attention grows.  CUDA: a graph is recorded for each span; eight in a window of 2,048 read 56 %
 # of what one would.  CPU: no graphs, so no position is read before it is filled
 GRAIN = {"cpu": 1, "cuda": 256}

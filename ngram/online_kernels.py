@@ -9,7 +9,6 @@ from ngram.trie import (
     COUNT,
     COUNTED,
     DEPTH,
-    EMPTY,
     FIRST,
     MORE,
     ONES,

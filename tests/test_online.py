@@ -266,9 +266,9 @@ def test_nonsense_is_refused():
     for tokens, start, stop in (([1, 2], 0, 1), ([1, 2], 2, 1), ([1, 2], 1, 3), ([1, 7], 1, 2), ([[1, 2]], 1, 1)):
         with pytest.raises(SeedgramError):
             cache.score(array(tokens), start, stop)
-    for streams, column in (([[1, 2]], 0), ([[1, 2]], 2), ([1, 2], 1), ([[1, 7]], 1)):
+    for block, column in (([[1, 2]], 0), ([[1, 2]], 2), ([1, 2], 1), ([[1, 7]], 1)):
         with pytest.raises(SeedgramError):
-            cache.update_column(array(streams), np.arange(1), column)
+            cache.update_column(array(block), np.arange(1), column)
     for past in ([[1]], [1, 2], [[1, 9]]):
         with pytest.raises(SeedgramError):
             cache.rows(array(past))
