@@ -64,9 +64,19 @@ def _forward(x_F: Array, w1_FH: Array, b1_H: Array, w2_KH: Array, w3_KF: Array, 
 
 
 @njit(nogil=True)
+def _transposed(matrix: Array) -> Array:
+    """A copy; in a loop, because numba takes seconds to compile `.T.copy()`."""
+    out = np.empty((matrix.shape[1], matrix.shape[0]))
+    for i in range(matrix.shape[0]):
+        for j in range(matrix.shape[1]):
+            out[j, i] = matrix[i, j]
+    return out
+
+
+@njit(nogil=True)
 def _weights(x_NF: Array, net: tuple[Array, ...], floor: float, out_NK: Array) -> None:
     w1_HF, b1_H, w2_KH, w3_KF, b2_K = net
-    w1_FH = w1_HF.T.copy()
+    w1_FH = _transposed(w1_HF)
     hidden_H = np.empty(len(b1_H))
     experts = out_NK.shape[1]
     for i in range(len(x_NF)):
@@ -83,7 +93,7 @@ def _gradient(x_NF: Array, p_NK: Array, net: tuple[Array, ...], floor: float, gr
     rows, features = x_NF.shape
     outputs, hidden = w2_KH.shape
     hidden_H, soft_K, back_H = np.empty(hidden), np.empty(outputs + 1), np.empty(hidden)
-    w1_FH, g1_FH = w1_HF.T.copy(), np.zeros((features, hidden))
+    w1_FH, g1_FH = _transposed(w1_HF), np.zeros((features, hidden))
     for array in (g2_KH, g3_KF):
         array[:, :] = 0.0
     for vector in (gb1_H, gb2_K):
@@ -112,7 +122,9 @@ def _gradient(x_NF: Array, p_NK: Array, net: tuple[Array, ...], floor: float, gr
         for f in range(features):
             for h in range(hidden):
                 g1_FH[f, h] += back_H[h] * x_NF[i, f]
-    g1_HF[:, :] = g1_FH.T
+    for h in range(hidden):
+        for f in range(features):
+            g1_HF[h, f] = g1_FH[f, h]
     return loss / max(rows, 1)
 
 
