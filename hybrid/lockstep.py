@@ -112,7 +112,7 @@ class Lockstep:
         device: torch.device,
         threads: int = 0,
     ) -> None:
-        self.layout, self.gate, self.online = layout, gate, online
+        self.layout, self.cache, self.gate, self.online = layout, cache, gate, online
         self.vocab_size, experts = model.config.vocab_size, 1 if cache is None else len(EXPERTS)
         self.tokens = np.zeros((layout.streams, layout.length), dtype=np.uint16)
         self.column = 0
@@ -120,9 +120,9 @@ class Lockstep:
         self._rows_KSV: F64 = rows.numpy()
         self._threads = Threads(threads or max(1, min(MOST_THREADS, (os.cpu_count() or 1) // 2)))
         self._network = NetworkRows(model, layout.streams, min(seq_len, layout.length), stride, device, rows[0])
-        self._cache = None
+        self._ngrams = None
         if cache is not None:
-            self._cache = CacheRows(cache, self.tokens, self._threads, self._rows_KSV[1:], copying=online)
+            self._ngrams = CacheRows(cache, self.tokens, self._threads, self._rows_KSV[1:], copying=online)
         self._mixed = np.empty((layout.streams, self.vocab_size))
         self._mass = np.empty((layout.streams, -(-self.vocab_size // BUCKET)))
         self._features: F32 = np.empty((0, 0), np.float32)
@@ -133,17 +133,17 @@ class Lockstep:
     @property
     def seconds(self) -> dict[str, float]:
         """What each part has worked; network and cache work side by side."""
-        cache = self._cache.seconds if self._cache is not None else 0.0
+        cache = self._ngrams.seconds if self._ngrams is not None else 0.0
         return {"network": self._network.seconds, "cache": cache, **self._spent}
 
     def predict(self) -> Step:
         """Distributions of the tokens of this column, given all columns before it; the next call overwrites them."""
         levels_2S = self._network.finish()
         weights = np.ones((self.layout.streams, 1))
-        if self._cache is not None and self.gate is not None:
-            self._cache.finish()
+        if self._ngrams is not None and self.gate is not None:
+            self._ngrams.finish()
             with self._timed("gate"):
-                self._features = np.concatenate([levels_2S.T.astype(np.float32), self._cache.features], axis=1)
+                self._features = np.concatenate([levels_2S.T.astype(np.float32), self._ngrams.features], axis=1)
                 weights = self._weights()
         with self._timed("mix"):
             self._threads.over(len(weights), lambda a, b: _mix_rows(a, b, self._rows_KSV, weights, self._mixed, self._mass))
@@ -154,11 +154,11 @@ class Lockstep:
         active = self.layout.active(self.column)
         self.tokens[:, self.column] = column_S
         learning = self.online and self.column > 0
-        if self._cache is not None:
+        if self._ngrams is not None:
             if learning:
                 with self._timed("gate"):
                     self._teach_gate(active, column_S)
-            self._cache.start(self.column, active, learning)
+            self._ngrams.start(self.column, active, learning)
         self.column += 1
         if self.column < self.layout.length:
             self._network.start(self.tokens, self.column - 1)

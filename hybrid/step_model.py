@@ -166,8 +166,8 @@ class StepModel:
         for kept, new in zip(past, (k, v), strict=True):
             kept.index_copy_(2, self._at, new.transpose(1, 2))
         past_k, past_v = (m.flatten(0, 1) for m in past)  # (S·K, span, N), no copy
-        q_SKGN = q.view(self.streams * kv_heads, heads // kv_heads, width)
-        scores = torch.bmm(q_SKGN, past_k.transpose(1, 2)) * width**-0.5
+        q_SKGN = q.view(self.streams * kv_heads, heads // kv_heads, width) * width**-0.5
+        scores = torch.bmm(past_k, q_SKGN.transpose(1, 2)).transpose(1, 2)  # keys first: faster on a CPU
         if hidden is not None:
             scores = scores.masked_fill(hidden, -torch.inf)
         y = torch.bmm(torch.softmax(scores, dim=-1), past_v).view(self.streams, kv_heads, -1, width)

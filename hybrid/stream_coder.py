@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import constriction
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from hybrid import evaluate, fingerprint
@@ -99,16 +100,13 @@ def encode(art: "Artifact", artifact_sha: str, tokens: U16, settings: Settings, 
     columns = layout.cut(tokens)
     coder, bits = constriction.stream.queue.RangeEncoder(), 0.0
     family = constriction.stream.model.Categorical(perfect=False)
-    with _Exact(device), _Closing(_lockstep(art, settings, layout, device)) as lockstep:
+    with Exact(device), _Closing(_lockstep(art, settings, layout, device)) as lockstep:
         for column in track(range(layout.length if settings.n else 0), "coding"):
             active = layout.active(column)
             clock.tick(column, len(active))
             step, came = lockstep.predict(), columns[active, column].astype(np.int64)
             with clock.coding():
-                bits -= float(np.log2(step.mixed[active, came]).sum())
-                bucket = came // BUCKET
-                coder.encode(bucket.astype(np.int32), family, np.ascontiguousarray(step.mass[active]))
-                coder.encode((came % BUCKET).astype(np.int32), family, _inside(step, active, bucket))
+                bits += encode_column(coder, family, step, active, came)
             lockstep.learn(columns[:, column])
         made = clock.result(lockstep.seconds)
     payload = coder.get_compressed().astype("<u4").tobytes() if settings.n else b""
@@ -128,7 +126,7 @@ def decode(art: "Artifact", artifact_sha: str, data: bytes, where: str) -> Coded
         return Coded(np.zeros(0, np.uint16), 0.0, 0, len(data), 0, settings.kind, **clock.result({}))
     decoder, bits = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, dtype="<u4").astype(np.uint32)), 0.0
     family = constriction.stream.model.Categorical(perfect=False)
-    with _Exact(device), _Closing(_lockstep(art, settings, layout, device)) as lockstep:
+    with Exact(device), _Closing(_lockstep(art, settings, layout, device)) as lockstep:
         for column in track(range(layout.length), "decoding"):
             active = layout.active(column)
             clock.tick(column, len(active))
@@ -178,6 +176,14 @@ def artifact_sha256(path: str | os.PathLike[str]) -> str:
     return hashlib.sha256(container.read_bytes(path)).hexdigest()
 
 
+def encode_column(coder: Any, family: Any, step: Step, active: npt.NDArray[np.int64], came: npt.NDArray[np.int64]) -> float:
+    """Gives constriction's `coder` the tokens `came` (A,) of the streams `active`; the bits that the probabilities promise."""
+    bucket = came // BUCKET
+    coder.encode(bucket.astype(np.int32), family, np.ascontiguousarray(step.mass[active]))
+    coder.encode((came % BUCKET).astype(np.int32), family, _inside(step, active, bucket))
+    return -float(np.log2(step.mixed[active, came]).sum())
+
+
 def _inside(step: Step, active: Any, bucket: Any) -> F64:
     """(A, BUCKET) probabilities of the tokens in each active stream's bucket; zero beyond the vocabulary."""
     vocab_size = step.mixed.shape[1]
@@ -220,7 +226,7 @@ class _Closing:
         self.lockstep.close()
 
 
-class _Exact:
+class Exact:
     """One way to compute: full float32, no autotuning, one thread for torch (its work is small, and threads may split sums)."""
 
     def __init__(self, device: torch.device) -> None:

@@ -35,14 +35,16 @@ _HEAD = struct.Struct("<8sHHHHd")  # magic, K, F, H, length of the names, learni
 
 
 @njit(nogil=True)
-def _forward(x_F: Array, w1_HF: Array, b1_H: Array, w2_KH: Array, w3_KF: Array, b2_K: Array, hidden_H: Array, weight_K: Array) -> None:
+def _forward(x_F: Array, w1_FH: Array, b1_H: Array, w2_KH: Array, w3_KF: Array, b2_K: Array, hidden_H: Array, weight_K: Array) -> None:
     """Fills hidden_H and weight_K (softmax, before the floor) for one standardised row.  w2, w3, b2 have K-1 rows."""
     outputs = len(b2_K)
     for h in range(len(b1_H)):
-        total = b1_H[h]
-        for f in range(len(x_F)):
-            total += w1_HF[h, f] * x_F[f]
-        hidden_H[h] = math.tanh(total)
+        hidden_H[h] = b1_H[h]
+    for f in range(len(x_F)):  # units innermost: their sums go on side by side, each in the order of the features
+        for h in range(len(b1_H)):
+            hidden_H[h] += w1_FH[f, h] * x_F[f]
+    for h in range(len(b1_H)):
+        hidden_H[h] = math.tanh(hidden_H[h])
     top = 0.0
     weight_K[0] = 0.0
     for k in range(outputs):
@@ -62,12 +64,23 @@ def _forward(x_F: Array, w1_HF: Array, b1_H: Array, w2_KH: Array, w3_KF: Array, 
 
 
 @njit(nogil=True)
+def _transposed(matrix: Array) -> Array:
+    """A copy; in a loop, because numba takes seconds to compile `.T.copy()`."""
+    out = np.empty((matrix.shape[1], matrix.shape[0]))
+    for i in range(matrix.shape[0]):
+        for j in range(matrix.shape[1]):
+            out[j, i] = matrix[i, j]
+    return out
+
+
+@njit(nogil=True)
 def _weights(x_NF: Array, net: tuple[Array, ...], floor: float, out_NK: Array) -> None:
     w1_HF, b1_H, w2_KH, w3_KF, b2_K = net
+    w1_FH = _transposed(w1_HF)
     hidden_H = np.empty(len(b1_H))
     experts = out_NK.shape[1]
     for i in range(len(x_NF)):
-        _forward(x_NF[i], w1_HF, b1_H, w2_KH, w3_KF, b2_K, hidden_H, out_NK[i])
+        _forward(x_NF[i], w1_FH, b1_H, w2_KH, w3_KF, b2_K, hidden_H, out_NK[i])
         for k in range(experts):
             out_NK[i, k] = (1.0 - floor) * out_NK[i, k] + floor / experts
 
@@ -80,13 +93,14 @@ def _gradient(x_NF: Array, p_NK: Array, net: tuple[Array, ...], floor: float, gr
     rows, features = x_NF.shape
     outputs, hidden = w2_KH.shape
     hidden_H, soft_K, back_H = np.empty(hidden), np.empty(outputs + 1), np.empty(hidden)
-    for array in (g1_HF, g2_KH, g3_KF):
+    w1_FH, g1_FH = _transposed(w1_HF), np.zeros((features, hidden))
+    for array in (g2_KH, g3_KF):
         array[:, :] = 0.0
     for vector in (gb1_H, gb2_K):
         vector[:] = 0.0
     loss = 0.0
     for i in range(rows):
-        _forward(x_NF[i], w1_HF, b1_H, w2_KH, w3_KF, b2_K, hidden_H, soft_K)
+        _forward(x_NF[i], w1_FH, b1_H, w2_KH, w3_KF, b2_K, hidden_H, soft_K)
         mean, average = 0.0, 0.0  # softmax mixture, and the plain average that the floor adds
         for k in range(outputs + 1):
             mean += soft_K[k] * p_NK[i, k]
@@ -103,10 +117,14 @@ def _gradient(x_NF: Array, p_NK: Array, net: tuple[Array, ...], floor: float, gr
             for f in range(features):
                 g3_KF[k, f] += delta * x_NF[i, f]
         for h in range(hidden):
-            slope = back_H[h] * (1.0 - hidden_H[h] * hidden_H[h])
-            gb1_H[h] += slope
-            for f in range(features):
-                g1_HF[h, f] += slope * x_NF[i, f]
+            back_H[h] *= 1.0 - hidden_H[h] * hidden_H[h]
+            gb1_H[h] += back_H[h]
+        for f in range(features):
+            for h in range(hidden):
+                g1_FH[f, h] += back_H[h] * x_NF[i, f]
+    for h in range(hidden):
+        for f in range(features):
+            g1_HF[h, f] = g1_FH[f, h]
     return loss / max(rows, 1)
 
 

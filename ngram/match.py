@@ -202,7 +202,8 @@ class MatchModel:
         return hasher.hexdigest()
 
     def _call(self, tokens: U16, start: int, stop: int, learn: bool, size: int) -> MatchScores:
-        stream = np.ascontiguousarray(tokens, np.uint16)
+        stream = np.ascontiguousarray(tokens, np.uint16).view()
+        stream.flags.writeable = False  # as in OnlineCache: one compiled kernel for mapped files and for memory
         if learn and self.size + stop - start > len(self.past):
             self.past = np.concatenate([self.past, np.zeros(max(len(self.past), stop - start), np.uint16)])
         scores = MatchScores(np.empty(size), np.empty((size, len(FEATURES)), np.float32))

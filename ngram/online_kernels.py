@@ -285,7 +285,8 @@ def fill_rows(state: State, histories: Array, rows: Array, features: Array) -> N
     fill_unigram_row(state, unigram_row)
     for begin in range(0, histories.shape[0], LANES):
         lanes = min(LANES, histories.shape[0] - begin)
-        cursor[:, DEPTH] = 0
+        for g in range(lanes):
+            cursor[g, DEPTH] = 0
         for j in range(histories.shape[1]):
             for g in range(lanes):
                 if histories[begin + g, j] != PAD:
@@ -297,6 +298,7 @@ def fill_rows(state: State, histories: Array, rows: Array, features: Array) -> N
         for g in range(lanes):
             if len(rows):
                 fill_row(state, cursor, g, unigram_row, row)
-                rows[begin + g, :] = row[:-1]
+                for w in range(len(unigram_row)):
+                    rows[begin + g, w] = row[w]
             if len(features):
                 fill_features(state, cursor, g, features, begin + g)

@@ -12,6 +12,7 @@ import numpy as np
 from numba.core import event
 
 from ngram.gate import Gate
+from ngram.match import MatchColumns, MatchModel
 from ngram.online import FEATURES, OnlineCache
 from ngram.table import NgramTable
 
@@ -57,14 +58,24 @@ def _columns() -> None:
     cache.fill(np.zeros((1, 1), np.uint16), np.empty((1, 2)), np.empty((1, len(FEATURES)), np.float32))
 
 
+def _match() -> None:
+    MatchModel(2, 1).score_then_update(np.zeros(4, np.uint16), 1, 4)
+
+
+def _match_columns() -> None:
+    columns = MatchColumns(np.zeros((2, 3), np.uint16), 1)
+    columns.fill(1, np.empty((2, 2)), np.empty((2, 2), np.float32))
+    columns.learn(1, np.arange(2))
+
+
 def _gate() -> None:
     gate = Gate.constant(["a"], [0.5, 0.5], hidden=1, rate=0.5)
     gate.weights(np.zeros((2, 1), np.float32))
     gate.update(np.zeros((2, 1), np.float32), np.full((2, 2), 0.5))
 
 
-SCORING: tuple[Callable[[], object], ...] = (_cache, _score, _gate)  # what eval.py runs through
-CODING: tuple[Callable[[], object], ...] = (_cache, _columns, _gate)  # what a coder and a decoder run through
+SCORING: tuple[Callable[[], object], ...] = (_cache, _score, _match, _gate)  # what eval.py runs through
+CODING: tuple[Callable[[], object], ...] = (_cache, _columns, _match_columns, _gate)  # what a coder and a decoder run through
 
 
 class WarmUp:

@@ -15,15 +15,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid import artifact, certify, fingerprint, stream_coder
+from hybrid import artifact, certify, evaluate, fingerprint, stream_coder
 from hybrid.config import ModelConfig
 from hybrid.data import write_shard
 from hybrid.distributed import Ranks
-from hybrid.lockstep import Layout
+from hybrid.lockstep import Layout, Lockstep
 from hybrid.model import HybridLM
 from hybrid.step_model import StepModel
 from ngram import container
 from ngram.errors import FileFormatError, SeedgramError
+from ngram.online import OnlineCache
 
 pytestmark = pytest.mark.skipif(bool(os.environ.get("NUMBA_DISABLE_JIT")), reason="too much for plain Python kernels")
 CPU = torch.device("cpu")
@@ -74,6 +75,63 @@ def test_stepping_token_by_token_equals_the_whole_window(extras):
         stepper.restart()
 
 
+@pytest.mark.parametrize("grain", [1, 5, 64])
+def test_a_span_beyond_the_position_sees_nothing_that_is_yet_to_come(grain):
+    """What a CUDA graph needs, fixed shapes with the future masked, equals the plain step: also where an old window lies in the memory."""
+    torch.manual_seed(1)
+    model = HybridLM(ModelConfig(**SMALL, basis="rademacher", rope_dims=4, **EXTRAS))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        tokens = torch.randint(0, 50, (2, 3, 12))
+        stepper = StepModel(model, 3, 12, CPU, grain)
+        for window in tokens:
+            whole = model(window)
+            for at in range(12):
+                assert torch.allclose(stepper.step(window[:, at]), whole[:, at], atol=2e-5)
+            stepper.restart()
+
+
+def columns_of(art, tokens, *, threads, streams=80, stride=0):
+    """Every column's whole distributions, and the lockstep that made them."""
+    layout = Layout(len(tokens), streams, -(-len(tokens) // streams))
+    lockstep = Lockstep(
+        art.model, OnlineCache(art.table), evaluate.load_gate(art, learning=True), layout,
+        seq_len=8, stride=stride, online=True, chunk_tokens=100, device=CPU, threads=threads,
+    )  # fmt: skip
+    columns, found = layout.cut(tokens), []
+    for column in range(layout.length):
+        step = lockstep.predict()
+        found.append((step.mixed.copy(), step.mass.copy()))
+        lockstep.learn(columns[:, column])
+    lockstep.close()
+    return found, lockstep
+
+
+@pytest.mark.parametrize("stride", [0, 3])
+def test_rows_are_distributions_and_threads_change_no_bit(coded, stride):
+    art, tokens = coded[0], tiny.stream(seed=4, count=40)[:1500]
+    alone, _ = columns_of(art, tokens, threads=1, stride=stride)
+    shared, lockstep = columns_of(art, tokens, threads=3, stride=stride)
+    for (mixed, mass), (other, other_mass) in zip(alone, shared, strict=True):
+        assert np.array_equal(mixed, other)
+        assert np.array_equal(mass, other_mass)
+        assert np.abs(mixed.sum(axis=1) - 1).max() <= 1e-12
+        assert np.allclose(mass, mixed.reshape(len(mixed), -1, 32).sum(axis=2), rtol=1e-12)
+    assert set(lockstep.seconds) == {"network", "cache", "gate", "mix"}
+    assert min(lockstep.seconds.values()) > 0
+
+
+def test_the_cache_of_a_lockstep_has_counted_column_by_column_in_stream_order(coded):
+    art, tokens = coded[0], tiny.stream(seed=4, count=40)[:1500]
+    _, lockstep = columns_of(art, tokens, threads=2)
+    expected, streams = OnlineCache(art.table), lockstep.layout.cut(tokens)
+    for column in range(1, lockstep.layout.length):
+        for s in lockstep.layout.active(column):
+            expected.update(streams[s], column, column + 1)
+    assert lockstep.cache.digest() == expected.digest()
+
+
 @given(st.integers(0, 3000), st.integers(1, 70), st.integers(1, 100))
 @settings(deadline=None)
 def test_every_token_has_one_place_in_the_streams(tokens, streams, seq_len):
@@ -121,8 +179,6 @@ def test_an_artifact_without_a_cache_codes_too(tmp_path):
 @pytest.mark.parametrize("online", [False, True])
 def test_the_coder_uses_the_same_probabilities_as_the_evaluation(coded, online):
     """With one stream the order is eval.py's, so the bits must be too: cache after every token, gate every 64 (the first token is extra)."""
-    from hybrid import evaluate
-
     art, sha, tokens, _, _ = coded
     bits = []
     for n in (200, 1):
@@ -173,6 +229,8 @@ def test_a_certificate_passes_and_is_decoded_by_a_process_that_has_nothing_else(
     assert 2000 <= result["bytes"] < 2020
     assert result["certified_bpb"] == pytest.approx(8 * result["payload_bytes"] / result["bytes"])
     assert "certificate PASSED" in certify.text(result)
+    for spent in (result["encode_seconds"], result["decode_seconds"]):
+        assert set(spent) == {"network", "cache", "gate", "mix", "coder"}
     json.dumps(result)
 
 

@@ -90,6 +90,38 @@ def test_the_fused_kernel_is_the_slow_loop_bit_for_bit(order):
     assert slow.counted == fused.counted == size - 1
 
 
+@pytest.mark.parametrize("slack", [1, 1 << 20], ids=["tight", "roomy"])
+@pytest.mark.parametrize("order", [1, 2, 5])
+def test_a_column_counts_what_one_update_a_stream_counts(order, slack, monkeypatch):
+    """Streams of one column count in their order, each after those before it: to the last bit, though memory may have to grow."""
+    monkeypatch.setattr("ngram.online.SLACK", slack)
+    vocab, streams, length = 6, 7, 8 if SLOW else 60  # few tokens: what one stream makes, the next one finds in the same column
+    trained, tokens = sample(vocab, 40, 1), sample(vocab, streams * length, 2).reshape(streams, length)
+    fused, slow = seeded(vocab, trained, order), seeded(vocab, trained, order)
+    for column in range(1, length):
+        active = np.arange(streams if column < length // 2 else streams - 2)  # streams that end early
+        fused.update_column(tokens, active, column)
+        for s in active:
+            slow.update(tokens[s], column, column + 1)
+        assert fused.digest() == slow.digest()
+
+
+@pytest.mark.parametrize("order", [1, 2, 6])
+def test_rows_and_features_in_one_walk_are_those_of_single_histories(order):
+    """Lanes and threads share out rows: each is what it is alone."""
+    vocab, size = 30, 40 if SLOW else 500
+    cache, tokens = seeded(vocab, sample(vocab, size, 1), order), sample(vocab, size, 2)
+    cache.update(tokens, 1, size // 2)
+    past = histories(tokens, np.arange(1, size), order, BOS)
+    rows, features = np.empty((len(past), vocab)), np.empty((len(past), len(FEATURES)), np.float32)
+    middle = len(past) // 3  # a part that does not divide into lanes
+    for part in (slice(0, middle), slice(middle, None)):
+        cache.fill(past[part], rows[part], features[part])
+    for i in range(len(past)):
+        assert np.array_equal(rows[i], cache.rows(past[i : i + 1])[0])
+        assert np.array_equal(features[i], cache.row_features(past[i : i + 1])[0])
+
+
 @pytest.mark.parametrize("changed", [0, 1, 5])
 def test_no_score_sees_its_own_token_or_a_later_one(changed):
     """Changing the token at t, or any after it, leaves the distribution before it as it was."""
@@ -234,6 +266,9 @@ def test_nonsense_is_refused():
     for tokens, start, stop in (([1, 2], 0, 1), ([1, 2], 2, 1), ([1, 2], 1, 3), ([1, 7], 1, 2), ([[1, 2]], 1, 1)):
         with pytest.raises(SeedgramError):
             cache.score(array(tokens), start, stop)
+    for block, column in (([[1, 2]], 0), ([[1, 2]], 2), ([1, 2], 1), ([[1, 7]], 1)):
+        with pytest.raises(SeedgramError):
+            cache.update_column(array(block), np.arange(1), column)
     for past in ([[1]], [1, 2], [[1, 9]]):
         with pytest.raises(SeedgramError):
             cache.rows(array(past))
