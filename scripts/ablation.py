@@ -35,7 +35,8 @@ def rows_of(art: artifact.Artifact, adapt: AdaptConfig, stride: int) -> Rows:
         online = EvalOptions(match=False, gate_learns=False)
         rows |= {"+ trained cache": cache, "+ online": online, "+ match": EvalOptions(gate_learns=False), "+ gate adaptation": EvalOptions()}
     rows["+ test-time training"] = EvalOptions(adapt=adapt)
-    rows[f"+ stride {stride}"] = EvalOptions(adapt=adapt, stride=stride)
+    if stride:
+        rows[f"+ stride {stride}"] = EvalOptions(adapt=adapt, stride=stride)
     return rows
 
 
@@ -81,7 +82,7 @@ def main() -> int:
     parser = OneLineParser(prog="ablation.py", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--artifact", required=True)
     parser.add_argument("--data", required=True, nargs="+", metavar="NAME=PATH", help="validation shards and what to call them")
-    parser.add_argument("--stride", type=int, default=64, help="of the last row; tokens [64]")
+    parser.add_argument("--stride", type=int, default=64, help="of the last row, 0: no such row; tokens [64]")
     parser.add_argument("--tokens", type=int, default=0, help="of each stream's beginning, 0: all [0]")
     parser.add_argument("--json", metavar="F")
     for field in dataclasses.fields(AdaptConfig):
