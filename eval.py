@@ -76,6 +76,7 @@ def run_audit(argv: list[str]) -> int:
     parser.add_argument("--positions", type=int, default=2000, metavar="N", help="distributions to sum [2000]")
     parser.add_argument("--max-tokens", type=int, default=audit_own.MAX_TOKENS, metavar="N", help="of the stream's beginning [65536]")
     parser.add_argument("--png", metavar="F", help="draw the sums there (.png or .svg)")
+    add_adapt_flags(parser)
     flags = parser.parse_args(argv)
     if flags.positions < 1 or flags.max_tokens < 2:
         parser.error("--positions must be at least 1 and --max-tokens 2")
@@ -94,7 +95,8 @@ def run_audit(argv: list[str]) -> int:
         if not (flags.artifact and flags.data):
             parser.error("--artifact and --data are missing (or --control)")
         ranks = distributed.start(flags.device)
-        reports = audit_own.audit_artifact(artifact.load(flags.artifact), find_shards(flags.data, "val"), flags.positions, flags.max_tokens, ranks)
+        art, shards, adapt = artifact.load(flags.artifact), find_shards(flags.data, "val"), adapt_settings(flags)
+        reports = audit_own.audit_artifact(art, shards, flags.positions, flags.max_tokens, ranks, adapt)
         words, result, ok = audit_own.verdict(reports)
         print(words)
         if flags.png:
@@ -110,10 +112,11 @@ def run_certify(argv: list[str]) -> int:
     parser.add_argument("--streams", type=int, default=0, metavar="N", help="streams side by side, 0: 64 on a CPU, 256 on CUDA [0]")
     parser.add_argument("--stride", type=int, default=0, metavar="S", help="new targets a window, 0: windows side by side; tokens [0]")
     parser.add_argument("--no-online", dest="online", action="store_false", help="trained counts only: nothing learns")
+    add_adapt_flags(parser)
     flags = parser.parse_args(argv)
     if flags.bytes < 1 or not 0 <= flags.streams <= 65536 or flags.stride < 0:
         parser.error("--bytes must be at least 1, --streams and --stride at least 0")
-    options = certify.CertifyOptions(flags.bytes, flags.streams, flags.stride, flags.online)
+    options = certify.CertifyOptions(flags.bytes, flags.streams, flags.stride, flags.online, adapt=adapt_settings(flags))
     shards = find_shards(flags.data, "val")
     with WarmUp(CODING):
         result = certify.certify(flags.artifact, shards, flags.out, options, distributed.start(flags.device))

@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xxhash
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hybrid import optim, windows
 from hybrid.blend import NeuralScores
@@ -33,19 +35,13 @@ class AdaptConfig(Checked):
     decay: float = setting(0.0, "share of the way back to the artifact's weights after every step", low=0, high=1)
 
 
-class AdaptedNetwork:
-    """The part: a private copy of `model`, scored in windows of seq_len with `stride` new targets each (0: side by side).
+class Learner:
+    """A private copy of a model whose block matrices take steps: adapters where maps are frozen, weights elsewhere.
 
-    What learns are the block matrices: adapters where maps are frozen, weights elsewhere.  Steps are Adam's without momentum:
-    with it, what was learned from one document pushes on into the next (LOG.md)."""
+    Steps are Adam's without momentum: with it, what was learned from one document pushes on into the next (LOG.md)."""
 
-    def __init__(self, model: HybridLM, seq_len: int, stride: int, adapt: AdaptConfig, ranks: Ranks) -> None:
-        self.seq_len, self.stride, self.adapt, self.ranks = seq_len, stride, adapt, ranks
-        self.chunk_tokens = adapt.chunk_tokens or seq_len
-        if self.chunk_tokens % (stride or seq_len):
-            kind = f"strides of {stride}" if stride else f"windows of {seq_len}"
-            raise ConfigError(f"--ttt-chunk {self.chunk_tokens} must be a whole number of {kind} tokens")
-        self.model = copy.deepcopy(model).to(ranks.device)
+    def __init__(self, model: HybridLM, adapt: AdaptConfig, ranks: Ranks) -> None:
+        self.model, self.adapt, self.ranks = copy.deepcopy(model).to(ranks.device), adapt, ranks
         for name, p in self.model.named_parameters():
             p.requires_grad_(parameter_kind(name, p.ndim) == "matrix")
         self.parameters: list[torch.Tensor] = [p for p in self.model.parameters() if p.requires_grad]
@@ -53,17 +49,13 @@ class AdaptedNetwork:
         self.gradients = optim.flat_gradients(self.parameters)
         self.optimiser = torch.optim.Adam(self.parameters, lr=adapt.rate, betas=(0.0, 0.999), foreach=True)
 
-    def score(self, tokens: Tokens, start: int, stop: int) -> NeuralScores:
-        """The network's scores of targets start … stop-1."""
-        todo = windows.windows_of(start, stop, len(tokens), self.seq_len, self.stride)
-        return windows.score_windows(self.model, tokens, todo, self.seq_len, self.ranks, first_target=start, targets=stop - start)
+    def backward(self, inputs_BL: torch.Tensor, targets_BL: torch.Tensor, share_BL: torch.Tensor | float) -> None:
+        """Adds the gradient of Σ share · nats."""
+        with torch.enable_grad():
+            (self.model.token_nll(inputs_BL, targets_BL) * share_BL).sum().backward()  # type: ignore[no-untyped-call]
 
-    def update(self, tokens: Tokens, start: int, stop: int) -> None:
-        """One step on targets start … stop-1, each seen in a window that begins inside the chunk."""
-        rows = [(at, min(at + self.seq_len, stop - 1)) for at in range(start - 1, stop - 1, self.seq_len)]
-        self.model.train()
-        for group in _equal_lengths(rows):
-            self._backward(tokens, group, stop - start)
+    def step(self) -> None:
+        """One step along what all ranks have added; then the way home by adapt.decay."""
         self.ranks.sum_(self.gradients)
         self.optimiser.step()
         self.gradients.zero_()
@@ -78,15 +70,70 @@ class AdaptedNetwork:
             state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return state.hexdigest()
 
-    def _backward(self, tokens: Tokens, rows: Sequence[tuple[int, int]], targets: int) -> None:
-        """Adds this rank's share of the gradient of the mean loss over the chunk."""
-        mine = rows[len(rows) * self.ranks.rank // self.ranks.world : len(rows) * (self.ranks.rank + 1) // self.ranks.world]
+
+class AdaptedNetwork:
+    """The part, scored in windows of seq_len with `stride` new targets each (0: side by side); `model` is left as it is."""
+
+    def __init__(self, model: HybridLM, seq_len: int, stride: int, adapt: AdaptConfig, ranks: Ranks) -> None:
+        self.seq_len, self.stride, self.ranks = seq_len, stride, ranks
+        self.chunk_tokens = adapt.chunk_tokens or seq_len
+        if self.chunk_tokens % (stride or seq_len):
+            kind = f"strides of {stride}" if stride else f"windows of {seq_len}"
+            raise ConfigError(f"--ttt-chunk {self.chunk_tokens} must be a whole number of {kind} tokens")
+        self.learner = Learner(model, adapt, ranks)
+
+    def score(self, tokens: Tokens, start: int, stop: int) -> NeuralScores:
+        """The network's scores of targets start … stop-1."""
+        todo = windows.windows_of(start, stop, len(tokens), self.seq_len, self.stride)
+        return windows.score_windows(self.learner.model, tokens, todo, self.seq_len, self.ranks, first_target=start, targets=stop - start)
+
+    def update(self, tokens: Tokens, start: int, stop: int) -> None:
+        """One step on targets start … stop-1, each seen in a window that begins inside the chunk."""
+        rows = [(at, min(at + self.seq_len, stop - 1)) for at in range(start - 1, stop - 1, self.seq_len)]
         batch = max(1, windows.BATCH_TOKENS[self.ranks.device.type] // 2 // self.seq_len)
-        for at in range(0, len(mine), batch):
-            block = np.stack([tokens[begin : end + 1] for begin, end in mine[at : at + batch]]).astype(np.int64)
-            pairs = torch.from_numpy(block).to(self.ranks.device)
-            inputs, wanted = pairs[:, :-1].contiguous(), pairs[:, 1:].contiguous()
-            (self.model.loss(inputs, wanted) * (wanted.numel() / targets)).backward()  # type: ignore[no-untyped-call]
+        for group in _equal_lengths(rows):
+            mine = group[len(group) * self.ranks.rank // self.ranks.world : len(group) * (self.ranks.rank + 1) // self.ranks.world]
+            for at in range(0, len(mine), batch):
+                block = np.stack([tokens[begin : end + 1] for begin, end in mine[at : at + batch]]).astype(np.int64)
+                pairs = torch.from_numpy(block).to(self.ranks.device)
+                self.learner.backward(pairs[:, :-1], pairs[:, 1:], 1 / (stop - start))
+        self.learner.step()
+
+    def digest(self) -> str:
+        return self.learner.digest()
+
+
+class AdaptedStreams:
+    """The same for streams side by side (lockstep.py): a step after every `columns` columns, on all of their tokens.
+
+    Coder and decoder must get the same bits: attention is computed the plain way, whose gradient has one order of additions."""
+
+    STREAMS = 4  # at once: plain attention keeps their scores
+
+    def __init__(self, model: HybridLM, streams: int, seq_len: int, stride: int, adapt: AdaptConfig, device: torch.device) -> None:
+        self.learner = Learner(model, adapt, Ranks(0, 1, device))
+        self.seq_len, self.device = seq_len, device
+        unit, wanted = stride or 1, -(-(adapt.chunk_tokens or seq_len) // streams)
+        self.columns = unit * -(-wanted // unit)
+
+    def due(self, column: int) -> bool:
+        """Whether a step follows once this column is known; column 0 has nothing before it and is no target."""
+        return column > 0 and column % self.columns == 0
+
+    def update(self, tokens_ST: Tokens, column: int, known_ST: npt.NDArray[np.bool_]) -> None:
+        """A step on the last `columns` columns up to `column`, where known; each target sees what its stream has before it."""
+        first, begin = max(1, column + 1 - self.columns), max(0, column - self.seq_len)
+        learned = np.zeros((len(tokens_ST), column - begin), np.float32)
+        learned[:, max(first, begin + 1) - begin - 1 :] = known_ST[:, max(first, begin + 1) : column + 1]
+        if not learned.any():
+            return
+        tokens_SL = torch.from_numpy(tokens_ST[:, begin : column + 1].astype(np.int64)).to(self.device)
+        share_SL = torch.from_numpy(learned / learned.sum(dtype=np.float64).astype(np.float32)).to(self.device)
+        with sdpa_kernel(SDPBackend.MATH):
+            for at in range(0, len(tokens_ST), self.STREAMS):
+                rows = slice(at, at + self.STREAMS)
+                self.learner.backward(tokens_SL[rows, :-1], tokens_SL[rows, 1:], share_SL[rows])
+        self.learner.step()
 
 
 def adapted_scores(model: HybridLM, tokens: Tokens, seq_len: int, stride: int, adapt: AdaptConfig, ranks: Ranks) -> NeuralScores:

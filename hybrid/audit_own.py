@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from hybrid import evaluate
+from hybrid.adapt import AdaptConfig, AdaptedNetwork
 from hybrid.audit import audit_scorer
 from hybrid.audit_report import AuditReport
 from hybrid.distributed import Ranks
@@ -33,6 +34,11 @@ class Network:
         self.model, self.seq_len, self.device = model.eval().to(device), seq_len, device
         self._kept: OrderedDict[bytes, F64] = OrderedDict()
 
+    def use(self, model: torch.nn.Module) -> None:
+        """The network from now on, or the same with other weights: nothing computed before is used."""
+        self.model = model.eval()
+        self._kept.clear()
+
     def logp(self, tokens: Tokens, start: int, stop: int) -> F64:
         """(n, V) float64 log-probabilities for targets start … stop-1."""
         parts = []
@@ -56,8 +62,9 @@ class Network:
 class HybridScorer:
     """One of KINDS as an audit.Scorer: `score` takes the fast path to the target alone, `rows` whole distributions."""
 
-    def __init__(self, art: "Artifact", kind: str, device: torch.device, *, online: bool = True) -> None:
+    def __init__(self, art: "Artifact", kind: str, device: torch.device, *, online: bool = True, adapt: AdaptConfig | None = None) -> None:
         self.art, self.kind, self.online, self.vocab_size = art, kind, online, art.config.model.vocab_size
+        self.adapt, self.device = adapt, device
         self.network = Network(art.model, art.config.train.seq_len, device)
         self.reset()
 
@@ -66,6 +73,10 @@ class HybridScorer:
         self.cache = OnlineCache(table) if table is not None and self.kind in ("n-gram cache", "blend") else None
         self.match = MatchModel(self.vocab_size, table.bos) if table is not None and self.kind in ("match model", "blend") else None
         self.gate = evaluate.load_gate(self.art, learning=self.online)
+        self.adapted = None
+        if self.adapt is not None and self.kind in ("network", "blend"):
+            self.adapted = AdaptedNetwork(self.art.model, self.network.seq_len, 0, self.adapt, Ranks(0, 1, self.device))
+            self.network.use(self.adapted.learner.model)
 
     def score(self, tokens: Tokens, start: int, stop: int) -> F64:
         if self.kind == "n-gram cache":
@@ -98,12 +109,14 @@ class HybridScorer:
             return
         if self.kind == "blend":  # looked up again: an audit may have scored another stream in between
             self.gate.update(*self._experts(tokens, start, stop))
-        for part in (self.cache, self.match):
+        for part in (self.cache, self.match, self.adapted):
             if part is not None:
                 part.update(tokens, start, stop)
+        if self.adapted is not None:
+            self.network.use(self.adapted.learner.model)
 
     def digest(self) -> str:
-        return "".join(part.digest() for part in (self.cache, self.match, self.gate) if part is not None)
+        return "".join(part.digest() for part in (self.cache, self.match, self.gate, self.adapted) if part is not None)
 
     @property
     def _the_cache(self) -> OnlineCache:
@@ -128,13 +141,15 @@ def _features(logp: F64, *others: F32) -> F32:
     return np.concatenate([np.stack([entropy, logp.max(1)], axis=1).astype(np.float32), *others], axis=1)
 
 
-def audit_artifact(art: "Artifact", shards: list[Path], positions: int, max_tokens: int, ranks: Ranks) -> dict[str, AuditReport]:
+def audit_artifact(
+    art: "Artifact", shards: list[Path], positions: int, max_tokens: int, ranks: Ranks, adapt: AdaptConfig | None = None
+) -> dict[str, AuditReport]:
     """Reports by name for all scorers of an artifact, over the first max_tokens of the validation stream."""
     tokens = evaluate.load_tokens(shards, art.config.model.vocab_size, art.config.train.seq_len, "full")[:max_tokens]
     reports = {}
     for kind in KINDS if art.table is not None else KINDS[:1]:
         wrap = partial(track, title=f"auditing {kind}")
-        reports[kind] = audit_scorer(HybridScorer(art, kind, ranks.device), tokens, positions=positions, name=kind, wrap=wrap)
+        reports[kind] = audit_scorer(HybridScorer(art, kind, ranks.device, adapt=adapt), tokens, positions=positions, name=kind, wrap=wrap)
     return reports
 
 

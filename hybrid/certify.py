@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from hybrid import artifact, evaluate, stream_coder
+from hybrid.adapt import AdaptConfig
 from hybrid.bpb import TokenBytes, bits_per_byte
 from hybrid.compress import text_bytes
 from hybrid.distributed import Ranks
@@ -30,13 +31,14 @@ DECODE_TIMEOUT_S = 3600
 
 @dataclass(frozen=True)
 class CertifyOptions:
-    """size_bytes of decoded text to certify; streams 0: by device; stride, online as in evaluation."""
+    """size_bytes of decoded text to certify; streams 0: by device; stride, online, adapt as in evaluation."""
 
     size_bytes: int
     streams: int = 0
     stride: int = 0
     online: bool = True
     chunk_tokens: int = 0
+    adapt: AdaptConfig | None = None
 
 
 def certify(path: str, shards: list[Path], out: str, options: CertifyOptions, ranks: Ranks) -> dict[str, Any]:
@@ -45,7 +47,7 @@ def certify(path: str, shards: list[Path], out: str, options: CertifyOptions, ra
     tokens, counted = _prefix(art, shards, options.size_bytes)
     chunk = options.chunk_tokens or art.config.cache.chunk_tokens
     streams = options.streams or stream_coder.STREAMS[ranks.device.type]
-    settings = stream_coder.Settings(len(tokens), streams, options.stride, options.online, chunk, "text")
+    settings = stream_coder.Settings(len(tokens), streams, options.stride, options.online, chunk, "text", told(options.adapt))
     data, coded = stream_coder.encode(art, sha, tokens, settings, ranks.device)
     atomic_write(out, data)
     with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +56,7 @@ def certify(path: str, shards: list[Path], out: str, options: CertifyOptions, ra
         same_bytes = (Path(folder) / "bytes").read_bytes() == text_bytes(art.tokenizer, tokens)
     gap = abs(8 * coded.payload_bytes - coded.bits)
     allowed = SLACK * coded.bits + 8 * SLACK_BYTES * coded.streams
-    online = evaluate.EvalOptions(stride=options.stride, chunk_tokens=chunk, online=options.online)
+    online = evaluate.EvalOptions(stride=options.stride, chunk_tokens=chunk, online=options.online, adapt=options.adapt)
     in_order = -float(np.log(evaluate.mixed_scores(art, tokens, online, ranks)).sum())
     return {
         "passed": bool(same_tokens and same_bytes and gap <= allowed),
@@ -72,6 +74,7 @@ def certify(path: str, shards: list[Path], out: str, options: CertifyOptions, ra
         "eval_bpb": bits_per_byte(in_order, counted),
         "order_costs_bpb": 8 * coded.payload_bytes / counted - bits_per_byte(in_order, counted),
         "stride": options.stride,
+        "ttt": asdict(options.adapt) if options.adapt is not None else None,
         "online": options.online,
         "encode_s": coded.wall_s,
         "decode_s": decoded["wall_s"],
@@ -82,6 +85,11 @@ def certify(path: str, shards: list[Path], out: str, options: CertifyOptions, ra
         "artifact_sha256": sha,
         "preset": art.config.preset,
     }
+
+
+def told(adapt: AdaptConfig | None) -> tuple[float, ...]:
+    """Test-time training as a coded file's header says it."""
+    return () if adapt is None else (adapt.chunk_tokens, adapt.rate, adapt.decay)
 
 
 def text(result: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from numba import njit
 
+from hybrid.adapt import AdaptConfig, AdaptedStreams
 from hybrid.blend import EXPERTS, share_out
 from hybrid.cache_rows import CacheRows, Threads
 from hybrid.model import HybridLM
@@ -96,7 +97,7 @@ class Lockstep:
     """The predictor.  Alternate `predict()` and `learn(tokens)`, one column at a time.
 
     cache None: network alone.  online: cache, match model and gate learn, else there is no match model.  chunk_tokens: targets between two updates of the gate.
-    threads: that share rows, 0: by processor; they change no bit."""
+    threads: that share rows, 0: by processor; they change no bit.  adapt: the network learns, too."""
 
     def __init__(
         self,
@@ -111,6 +112,7 @@ class Lockstep:
         chunk_tokens: int,
         device: torch.device,
         threads: int = 0,
+        adapt: AdaptConfig | None = None,
     ) -> None:
         self.layout, self.cache, self.gate, self.online = layout, cache, gate, online
         self.vocab_size, experts = model.config.vocab_size, 1 if cache is None else len(EXPERTS)
@@ -119,7 +121,10 @@ class Lockstep:
         rows = host_buffer((experts, layout.streams, self.vocab_size), device)
         self._rows_KSV: F64 = rows.numpy()
         self._threads = Threads(threads or max(1, min(MOST_THREADS, (os.cpu_count() or 1) // 2)))
-        self._network = NetworkRows(model, layout.streams, min(seq_len, layout.length), stride, device, rows[0])
+        window = min(seq_len, layout.length)
+        learner = AdaptedStreams(model, layout.streams, window, stride, adapt, device) if adapt is not None else None
+        self._network = NetworkRows(model, layout.streams, window, stride, device, rows[0], learner)
+        self._known = np.arange(layout.streams * layout.length).reshape(layout.streams, -1) < layout.tokens
         self._ngrams = None
         if cache is not None:
             self._ngrams = CacheRows(cache, self.tokens, self._threads, self._rows_KSV[1:], copying=online)
@@ -161,7 +166,7 @@ class Lockstep:
             self._ngrams.start(self.column, active, learning)
         self.column += 1
         if self.column < self.layout.length:
-            self._network.start(self.tokens, self.column - 1)
+            self._network.start(self.tokens, self.column - 1, self._known)
 
     def close(self) -> None:
         """Ends the helper threads."""

@@ -8,9 +8,11 @@ Shapes: S streams, T tokens a stream, V vocabulary.
 import time
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hybrid.adapt import AdaptedStreams
 from hybrid.model import HybridLM
 from hybrid.step_model import StepModel
 from ngram.gate import F64
@@ -26,11 +28,16 @@ class NetworkRows:
     """Distributions of the next token of S streams by the network, windows of L tokens as in eval.py.
 
     out_SV: a `host_buffer` (S, V) that holds the distributions after `finish`; uniform before anything was seen.
-    stride: 0: windows side by side, else a full window begins anew by stepping through its last L - stride tokens.
+    stride: 0: windows side by side, else a full window begins anew with its last L - stride tokens.  adapted: its network learns;
+    nothing computed before a step is used after it.
     seconds: time that the device (or, on a CPU, this thread) has worked."""
 
-    def __init__(self, model: HybridLM, streams: int, seq_len: int, stride: int, device: torch.device, out_SV: Tensor) -> None:
-        self.model, self.stride, self.out_SV, self.seconds = StepModel(model, streams, seq_len, device), stride, out_SV, 0.0
+    def __init__(
+        self, model: HybridLM, streams: int, seq_len: int, stride: int, device: torch.device, out_SV: Tensor, adapted: AdaptedStreams | None = None
+    ) -> None:
+        self.stride, self.out_SV, self.seconds, self.adapted = stride, out_SV, 0.0, adapted
+        self.model = StepModel(adapted.learner.model if adapted is not None else model, streams, seq_len, device)
+        self._begin = 0  # first column of the window
         self._levels_2S = host_buffer((2, streams), device)
         vocab_size = out_SV.shape[1]
         self.out_SV.fill_(1 / vocab_size)
@@ -38,17 +45,22 @@ class NetworkRows:
         self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
         self._begun = False
 
-    def start(self, tokens_ST: U16, column: int) -> None:
-        """Takes the tokens of `column`, the newest; all before it were taken."""
-        first, began, network = column, time.perf_counter(), self.model
+    def start(self, tokens_ST: U16, column: int, known_ST: npt.NDArray[np.bool_] | None = None) -> None:
+        """Takes the tokens of `column`, the newest; all before it were taken.  known_ST: which are tokens, where it learns."""
+        began, network = time.perf_counter(), self.model
         if self._events:
             self._events[0].record()
-        if network.position >= network.seq_len:
+        again = network.position >= network.seq_len
+        if again:
             network.restart()
-            first = column - (network.seq_len - self.stride if self.stride else 0)
-        for at in range(first, column + 1):
-            logits_SV = network.step(torch.from_numpy(tokens_ST[:, at].astype(np.int64)))
-        self._read(logits_SV)
+            self._begin = column - (network.seq_len - self.stride if self.stride else 0)
+        if self.adapted is not None and known_ST is not None and self.adapted.due(column):
+            self.adapted.update(tokens_ST, column, known_ST)
+            network.reload()
+            again = True
+        first = self._begin if again else column
+        tokens_SL = torch.from_numpy(tokens_ST[:, first : column + 1].astype(np.int64))
+        self._read(network.extend(tokens_SL) if len(tokens_SL[0]) > 1 else network.step(tokens_SL[:, 0]))
         if self._events:
             self._events[1].record()
         else:

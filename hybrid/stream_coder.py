@@ -19,6 +19,8 @@ import numpy.typing as npt
 import torch
 
 from hybrid import evaluate, fingerprint
+from hybrid.adapt import AdaptConfig
+from hybrid.config import ConfigError
 from hybrid.lockstep import BUCKET, Layout, Lockstep, Step
 from ngram import container
 from ngram.cli import track
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from hybrid.artifact import Artifact
 
 MAGIC = b"SGSTREAM"
-VERSION = 1
+VERSION = 2  # 2: test-time training in the settings
 MAX_HEADER = 512  # bytes of everything but the payload
 STREAMS = {"cpu": 64, "cuda": 256}  # side by side: enough to keep the device busy, few enough not to lose context
 MAX_TOKENS = 1 << 30  # a stream; more are several files
@@ -84,7 +86,8 @@ class _Clock:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the decoder needs to know beside artifact and payload.  n tokens, s most streams, stride, o online, g gate chunk."""
+    """What the decoder needs to know beside artifact and payload.  n tokens, s most streams, stride, o online, g gate chunk,
+    t test-time training (chunk tokens, rate, decay) or nothing."""
 
     n: int
     s: int
@@ -92,6 +95,15 @@ class Settings:
     o: bool
     g: int
     kind: str
+    t: tuple[float, ...] = ()
+
+    def adapt(self) -> AdaptConfig | None:
+        """Raises ConfigError where t is no such thing."""
+        if not self.t:
+            return None
+        if len(self.t) != 3 or any(type(value) not in (int, float) for value in self.t):
+            raise ConfigError(f"test-time training of {self.t}")
+        return AdaptConfig(int(self.t[0]), float(self.t[1]), float(self.t[2]))
 
 
 def encode(art: "Artifact", artifact_sha: str, tokens: U16, settings: Settings, device: torch.device) -> tuple[bytes, Coded]:
@@ -151,16 +163,17 @@ def read_header(data: bytes, where: str, artifact_sha: str) -> tuple[Settings, t
     """Settings, device and payload, after checking artifact and machine."""
     header, sections = container.unpack(data, MAGIC, VERSION, where)
     try:
-        settings, payload = Settings(**header["set"]), sections["p"]
+        settings, payload = Settings(**{**header["set"], "t": tuple(header["set"]["t"])}), sections["p"]
         types = {name: type(value) for name, value in asdict(settings).items()}
-        if types != {"n": int, "s": int, "stride": int, "o": bool, "g": int, "kind": str} or settings.kind not in KINDS:
+        if types != {"n": int, "s": int, "stride": int, "o": bool, "g": int, "kind": str, "t": tuple} or settings.kind not in KINDS:
             raise ValueError("settings of another kind")
         if len(payload) % 4 or not (0 <= settings.n <= MAX_TOKENS and 1 <= settings.s <= 1 << 16 and settings.g > 0 and settings.stride >= 0):
             raise ValueError("settings out of range")
         if header["dev"] not in STREAMS:
             raise ValueError("unknown device")
+        settings.adapt()
         stored = dict(header["fp"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise FileFormatError(f"{where}: malformed header ({error}); make the file again") from None
     if header["art"] != artifact_sha[:32]:
         raise FileFormatError(f"{where}: made with another artifact (sha256 {header['art']}…, this one is {artifact_sha[:32]}…); give that one")
@@ -212,6 +225,7 @@ def _lockstep(art: "Artifact", settings: Settings, layout: Layout, device: torch
         online=settings.o,
         chunk_tokens=settings.g,
         device=device,
+        adapt=settings.adapt(),
     )
 
 

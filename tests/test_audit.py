@@ -144,6 +144,7 @@ def test_our_own_scorers_pass_and_agree_with_the_evaluation(tmp_path):
     import torch
 
     from hybrid import artifact, audit_own, evaluate, windows
+    from hybrid.adapt import AdaptConfig
     from hybrid.data import write_shard
     from hybrid.distributed import Ranks
 
@@ -160,6 +161,9 @@ def test_our_own_scorers_pass_and_agree_with_the_evaluation(tmp_path):
     scores = evaluate.blend_scores(art, tokens, windows.neural_scores(art.model, tokens, 32, 0, ranks.device), options)
     for name, probs in (*zip(("network", "n-gram cache", "match model"), scores.probs.T, strict=True), ("blend", scores.mixed)):
         assert reports[name].bits == pytest.approx(-np.log2(probs).sum(), rel=1e-5)
+    adapted = audit_own.audit_artifact(art, shards, 100, 600, ranks, AdaptConfig(rate=0.01))
+    assert all(report.passed for report in adapted.values()), adapted["blend"].text()
+    assert adapted["network"].bits != reports["network"].bits
     text, values, passed = audit_own.verdict(reports)
     assert passed
     assert values["passed"]

@@ -160,7 +160,7 @@ def test_encoding_twice_gives_the_same_bytes(coded):
     assert stream_coder.encode(art, sha, tokens, options, CPU)[0] == data
 
 
-@pytest.mark.parametrize("change", [{"o": False}, {"stride": 8}, {"s": 1}])
+@pytest.mark.parametrize("change", [{"o": False}, {"stride": 8}, {"s": 1}, {"t": (32, 0.01, 0.1)}, {"t": (16, 0.01, 0.0), "stride": 8, "s": 2}])
 def test_every_setting_round_trips(coded, change):
     art, sha, tokens, _, _ = coded
     tokens = tokens[:150]
@@ -211,7 +211,22 @@ def test_a_cut_or_altered_file_is_refused(coded):
             stream_coder.decode(art, sha, data[:at], "F")
 
 
-@pytest.mark.parametrize("change", [{"n": -1}, {"n": 1 << 50}, {"s": 0}, {"kind": "x"}, {"g": 0}, {"o": 1}, {"n": "7"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n": -1},
+        {"n": 1 << 50},
+        {"s": 0},
+        {"kind": "x"},
+        {"g": 0},
+        {"o": 1},
+        {"n": "7"},
+        {"t": [1]},
+        {"t": [1, -1.0, 0.0]},
+        {"t": ["a", 0.1, 0.0]},
+        {"t": 3},
+    ],
+)
 def test_a_forged_header_is_refused(coded, change):
     art, sha, _, data, _ = coded
     header, sections = container.unpack(data, stream_coder.MAGIC, stream_coder.VERSION, "F")
@@ -252,3 +267,38 @@ def test_bad_flags_are_one_line_and_exit_code_2(flags, tiny_file):
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert "Traceback" not in done.stderr
+
+
+def test_a_block_of_tokens_is_as_many_steps_and_new_weights_are_taken_over(tiny_file):
+    art = artifact.load(tiny_file)
+    tokens = torch.from_numpy(np.stack([tiny.stream(seed=s)[:40] for s in range(3)]).astype(np.int64)) % tiny.VOCAB
+    steps, block = (StepModel(art.model, 3, 40, CPU) for _ in range(2))
+    for at in range(40):
+        expected = steps.step(tokens[:, at])
+    block.step(tokens[:, 0])  # a block that begins inside a window
+    torch.testing.assert_close(block.extend(tokens[:, 1:]), expected, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="has no room for 2 after 40"):
+        block.extend(tokens[:, :2])
+    with torch.no_grad():
+        for p in art.model.parameters():
+            p.mul_(0.9)
+    block.reload()
+    fresh = StepModel(art.model, 3, 40, CPU)
+    torch.testing.assert_close(block.extend(tokens[:, :5]), fresh.extend(tokens[:, :5]), atol=0, rtol=0)
+
+
+def test_one_adapted_stream_is_scored_as_the_evaluation_scores_it(tiny_file):
+    """One stream and chunks of one window: the coder's order is eval.py's, and so are its steps."""
+    from hybrid import evaluate
+    from hybrid.adapt import AdaptConfig
+
+    art, tokens = artifact.load(tiny_file), tiny.stream(seed=2, count=12)[:161]  # five windows of 32
+    adapt = AdaptConfig(32, 0.01, 0.1)
+    bits = []
+    for n in (161, 1):
+        settings = stream_coder.Settings(n, 1, 0, True, 64, "text", (32, 0.01, 0.1))
+        bits.append(stream_coder.encode(art, "0" * 64, tokens[:n], settings, CPU)[1].bits)
+    mixed = evaluate.mixed_scores(art, tokens, evaluate.EvalOptions(chunk_tokens=64, adapt=adapt), Ranks(0, 1, CPU))
+    frozen = evaluate.mixed_scores(art, tokens, evaluate.EvalOptions(chunk_tokens=64), Ranks(0, 1, CPU))
+    assert np.abs(np.log2(mixed) - np.log2(frozen)).sum() > 1  # the steps matter
+    assert bits[0] - bits[1] == pytest.approx(-np.log2(mixed).sum(), rel=1e-5)
