@@ -114,7 +114,7 @@ def load(path: str | os.PathLike[str]) -> Artifact:
         table = codec.decode(raw["ngram"]) if "ngram" in raw else None
     except MapMismatch as error:
         raise MapMismatch(f"{path}: {error}") from None
-    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, ConfigError) as error:
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, OverflowError, ConfigError) as error:
         raise FileFormatError(f"{path}: malformed artifact ({str(error).splitlines()[0]}); pack it again") from None
     if table is not None and table.vocab_size != config.model.vocab_size:
         raise FileFormatError(f"{path}: cache of {table.vocab_size} pieces beside a model of {config.model.vocab_size}; pack it again")

@@ -144,11 +144,11 @@ def read_header(data: bytes, where: str, artifact_sha: str) -> tuple[Settings, t
             raise ValueError("settings out of range")
         if header["dev"] not in STREAMS:
             raise ValueError("unknown device")
-        stored = dict(header["fp"])
+        stored, art = dict(header["fp"]), str(header["art"])
     except (KeyError, TypeError, ValueError) as error:
         raise FileFormatError(f"{where}: malformed header ({error}); make the file again") from None
-    if header["art"] != artifact_sha[:32]:
-        raise FileFormatError(f"{where}: made with another artifact (sha256 {header['art']}…, this one is {artifact_sha[:32]}…); give that one")
+    if art != artifact_sha[:32]:
+        raise FileFormatError(f"{where}: made with another artifact (sha256 {art[:32]}…, this one is {artifact_sha[:32]}…); give that one")
     if header["dev"] == "cuda" and not torch.cuda.is_available():
         raise fingerprint.FingerprintError(f"{where}: made on {stored.get('d')} and there is no CUDA device here; decode it where there is one")
     device = torch.device(header["dev"])

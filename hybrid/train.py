@@ -257,7 +257,7 @@ class Trainer:
         if self.ranks.is_first:  # a finished run, too: if packing is killed, --resume packs without training again
             checkpoint.save(writer.path, *checkpoint.snapshot(self.state()))
         if self.cache is not None:
-            self.cache.drain()
+            self.cache.close()  # waits for what was submitted, and ends the thread
             whole = self.step * self.batches.rows * self.ranks.world >= self.batches.loader.rows_per_epoch
             if whole and self.ranks.is_first and not interrupted:  # the end of the corpus that fills no row
                 self.cache.update(self.batches.loader.remainder()[None])
