@@ -19,7 +19,7 @@ from hybrid.blend import GATE_FEATURES, Blend, NeuralScores
 from hybrid.bpb import TokenBytes, bits_per_byte
 from hybrid.config import Config, ConfigError
 from hybrid.data import DataError, Stream
-from hybrid.distributed import Ranks
+from hybrid.distributed import Ranks, peers
 from ngram import gate_fit
 from ngram.cli import track
 from ngram.gate import F64, Gate
@@ -91,7 +91,8 @@ def neural_scores(
         places = np.concatenate([np.arange(first, end + 1) for _, end, first in part])
         out[:, places - 1] = _score_windows(model, tokens, part, seq_len, device).T
     if ranks is not None and world > 1:
-        dist.all_reduce(torch.from_numpy(out), group=ranks.patient_group)  # zero elsewhere: the sum is an exact gather
+        with peers():
+            dist.all_reduce(torch.from_numpy(out), group=ranks.patient_group)  # zero elsewhere: the sum is an exact gather
     return NeuralScores(out[0], out[1].astype(np.float32), out[2].astype(np.float32))
 
 

@@ -31,6 +31,7 @@ MAGIC = b"SGSTREAM"
 VERSION = 1
 MAX_HEADER = 512  # bytes of everything but the payload
 STREAMS = {"cpu": 64, "cuda": 256}  # side by side: enough to keep the device busy, few enough not to lose context
+TOKENS_A_BYTE = 1 << 21  # with 24-bit probabilities a token of two symbols costs at least 5e-6 bits: 1.6 million a byte
 MAX_TOKENS = 1 << 30  # a stream; more are several files
 KINDS = ("text", "file")  # validation tokens by the challenge's byte accounting; any file, pieces joined as they are
 
@@ -142,6 +143,8 @@ def read_header(data: bytes, where: str, artifact_sha: str) -> tuple[Settings, t
             raise ValueError("settings of another kind")
         if len(payload) % 4 or not (0 <= settings.n <= MAX_TOKENS and 1 <= settings.s <= 1 << 16 and settings.g > 0 and settings.stride >= 0):
             raise ValueError("settings out of range")
+        if settings.n > TOKENS_A_BYTE * len(payload):
+            raise ValueError(f"{len(payload)} bytes claim to hold {settings.n:,} tokens")
         if header["dev"] not in STREAMS:
             raise ValueError("unknown device")
         stored, art = dict(header["fp"]), str(header["art"])

@@ -236,7 +236,8 @@ def build(folder: Path) -> dict[str, Parser]:
     model_file.write_counts(folder / "seed.counts", model_file.Counts(run, text, run.total()))
     gate_bytes = gate_fit.fallback(GATE_FEATURES, rate=0.5).to_bytes()
     data.write_shard(folder / "seed.bin", tiny.stream(seed=2, count=2))
-    tree = {"step": 3, "flags": [True, None, "x"], "p": [torch.arange(6.0).reshape(2, 3), torch.ones(3, dtype=torch.bfloat16)], "o": {0: {"m": torch.tensor(2.5)}}}
+    weights = [torch.arange(6.0).reshape(2, 3), torch.ones(3, dtype=torch.bfloat16)]
+    tree = {"step": 3, "flags": [True, None, "x"], "p": weights, "o": {0: {"m": torch.tensor(2.5)}}}
     checkpoint.save(folder / "seed.checkpoint", *checkpoint.snapshot(tree))
     sealed = {
         "container": Sealed(b"FUZZSEED", 1, {"a": [1, {"b": 2.5}], "c": "text"}, {"x": b"12345678", "y": b"", "z": bytes(40)}),
