@@ -119,13 +119,14 @@ def load(path: str | os.PathLike[str]) -> Artifact:
         model.check_maps(header["maps"])
         model.load_state_dict(state)
         table = codec.decode(raw["ngram"]) if "ngram" in raw else None
+        tokenizer = raw["tokenizer"]
     except MapMismatch as error:
         raise MapMismatch(f"{path}: {error}") from None
     except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, OverflowError, ConfigError) as error:
         raise FileFormatError(f"{path}: malformed artifact ({str(error).splitlines()[0]}); pack it again") from None
     if table is not None and table.vocab_size != config.model.vocab_size:
         raise FileFormatError(f"{path}: cache of {table.vocab_size} pieces beside a model of {config.model.vocab_size}; pack it again")
-    return Artifact(config, model.eval(), raw["tokenizer"], table, raw.get("gate"), header, len(data))
+    return Artifact(config, model.eval(), tokenizer, table, raw.get("gate"), header, len(data))
 
 
 def _codec_of(header: Mapping[str, Any], name: str, packed_bytes: int) -> tuple[str, int]:

@@ -92,17 +92,26 @@ def _text_of(line: bytes, field: str, where: str) -> str:
     return text
 
 
-def _bounded(read: Callable[[int], bytes], where: str) -> bytes:
-    """One document, or one line with it."""
-    data = read(MAX_DOCUMENT_BYTES + 1)
-    if len(data) > MAX_DOCUMENT_BYTES:
+def _checked(size: int, where: str) -> None:
+    if size > MAX_DOCUMENT_BYTES:
         raise DataError(f"{where}: a document of more than {MAX_DOCUMENT_BYTES:,} bytes; cut it into smaller ones")
-    return data
+
+
+def _whole(file: Any, name: str) -> bytes:
+    """A file of one document, block by block: asked for all at once, memory would be taken for the largest that is allowed."""
+    data = bytearray()
+    while part := file.read(BLOCK_BYTES):
+        data += part
+        _checked(len(data), name)
+    return bytes(data)
 
 
 def _lines(file: Any, field: str, name: str) -> Iterator[str]:
-    numbers = count(1)
-    while line := _bounded(file.readline, f"{name}: line {(number := next(numbers))}"):
+    for number in count(1):
+        line = file.readline(MAX_DOCUMENT_BYTES + 1)
+        if not line:
+            return
+        _checked(len(line), f"{name}: line {number}")
         if line.strip():
             yield _text_of(line, field, f"{name}: line {number}")
 
@@ -119,7 +128,7 @@ def documents(paths: Sequence[Path], field: str, progress: Callable[[int, int], 
                 if ".jsonl" in path.suffixes[-2:]:
                     texts = _lines(file, field, str(path))
                 else:
-                    texts = iter([_bounded(file.read, str(path)).decode()])
+                    texts = iter([_whole(file, str(path)).decode()])
                 for text in texts:
                     if text:
                         yield text

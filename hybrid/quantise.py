@@ -126,7 +126,8 @@ def decode_state(meta: list[Any], sections: Mapping[str, bytes]) -> dict[str, Te
         kind, count = parameter_kind(name, len(shape)), int(np.prod([int(n) for n in shape], dtype=object))
         section = {"matrix": "matrices", "embedding": "embeddings", "scalar": "vectors"}[kind]
         if bits in (16, 32):
-            values = reader.take(section, "<f2" if bits == 16 else "<f4", count).astype(np.float32).reshape(shape)
+            with np.errstate(invalid="ignore"):  # what is no number is refused below
+                values = reader.take(section, "<f2" if bits == 16 else "<f4", count).astype(np.float32).reshape(shape)
         elif 2 <= bits < 16 and len(shape) == 2:
             integers = reader.take(section, "<i1", count).astype(np.int16)
             if bits > 8:
