@@ -83,7 +83,7 @@ def load(path: Path) -> Any:
             data = torch.frombuffer(bytearray(sections[name]), dtype=torch.uint8) if sections[name] else torch.empty(0, dtype=torch.uint8)
             tensors[name] = data.view(_DTYPES[dtype]).reshape(shape).clone()
         return unflatten(header["skeleton"], tensors)
-    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, RecursionError) as error:
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, OverflowError, RecursionError) as error:
         raise FileFormatError(f"{path}: malformed checkpoint ({str(error).splitlines()[0]}); delete it and start again") from None
 
 

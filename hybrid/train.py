@@ -148,7 +148,7 @@ class Trainer:
         """Continues from `state`; counts what was counted before, again.  Raises TrainError when it does not fit this run."""
         try:
             self._restore(state)
-        except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, OverflowError) as error:
             raise TrainError(f"--resume: the checkpoint does not fit this model ({str(error).splitlines()[0]}); use another --out") from None
         for step in range(self.step):
             if not self.batches.loader.is_first_epoch(step).any():

@@ -76,6 +76,16 @@ def reseal(sealed: fuzz.Sealed, path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("name", ["artifact", "model", "counts", "checkpoint", "stream"])
+def test_another_version_is_refused_by_name(name: str, parsers: dict[str, fuzz.Parser], folder: Path) -> None:
+    data = bytearray(parsers[name].seed[: -container.DIGEST_BYTES])
+    version = int.from_bytes(data[8:12], "little")
+    data[8:12] = (version + 6).to_bytes(4, "little")
+    (folder / name).write_bytes(data + container.hashlib.sha256(data).digest())
+    with pytest.raises(FileFormatError, match=f"format version {version + 6}, this program reads {version}"):
+        parsers[name].read(folder / name)
+
+
 def test_an_artifact_that_unpacks_to_far_more_than_its_size_is_refused(parsers: dict[str, fuzz.Parser], folder: Path) -> None:
     sealed = fuzz.Sealed.open((folder / "artifact.bin").read_bytes())
     bomb = lzma.compress(bytes(80 << 20), lzma.FORMAT_RAW, filters=fuzz.codecs._LZMA_FILTERS)
