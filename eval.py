@@ -40,10 +40,11 @@ def score(argv: list[str]) -> int:
     flags = parser.parse_args(argv)
     options = evaluate.EvalOptions(flags.stride, flags.chunk_tokens, flags.cache_by_chunk, flags.protocol, flags.online, flags.paranoid)
     ranks = distributed.start(flags.device)
-    result = evaluate.score(artifact.load(flags.artifact), find_shards(flags.data, "val"), ranks, options)
-    if ranks.is_first:
-        write_json(flags.json, result)
-        report.show(result)
+    with distributed.together(ranks):
+        result = evaluate.score(artifact.load(flags.artifact), find_shards(flags.data, "val"), ranks, options)
+        if ranks.is_first:
+            write_json(flags.json, result)
+            report.show(result)
     ranks.close()
     return 0
 

@@ -43,6 +43,13 @@ def limit_files(target: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
+def fill(target: Path) -> None:
+    """Takes all that is left on the disk."""
+    with target.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1 << 12))
+
+
 def write_protect(target: Path) -> None:
     """Modes do not bind root, so root makes the folder immutable."""
     if os.geteuid():
@@ -102,7 +109,7 @@ def host_memory(target: Path) -> None:
 
 FAULTS = {
     f.__name__: f
-    for f in (kill, stop, limit_files, write_protect, vanish, cut, foreign_tokens, other_tokens, bad_loss, bad_gradient, device_memory, host_memory)
+    for f in (kill, stop, limit_files, fill, write_protect, vanish, cut, foreign_tokens, other_tokens, bad_loss, bad_gradient, device_memory, host_memory)
 }
 
 

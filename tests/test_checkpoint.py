@@ -79,6 +79,11 @@ def test_the_writer_reports_its_failure_on_the_next_call(tmp_path: Path) -> None
     writer.submit(*checkpoint.snapshot({"w": torch.zeros(1)}))
     with pytest.raises(SeedgramError, match="cannot write"):
         writer.wait()
+    writer.submit(*checkpoint.snapshot({"w": torch.zeros(1)}))
+    assert writer._thread is not None
+    writer._thread.join()
+    with pytest.raises(SeedgramError, match="cannot write"):  # the loop asks every step, however far off the next checkpoint is
+        writer.ready()
 
 
 def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:

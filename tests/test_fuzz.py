@@ -14,7 +14,7 @@ from ngram import codec, container, model_file
 from ngram.errors import FileFormatError, SeedgramError
 from tests import fuzz
 
-SAMPLE = 60  # inputs a parser
+SAMPLE = 40  # inputs a parser
 NAMES = ["container", "artifact", "model", "counts", "checkpoint", "stream", "codec", "gate", "arpa", "shard", "tokenizer"]
 NAMES += ["texts.txt.xz", "texts.jsonl", "texts.jsonl.gz", "texts.jsonl.zst"]
 
