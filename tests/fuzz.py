@@ -120,7 +120,7 @@ def mutate_text(data: bytes, draw: random.Random) -> bytes:
         elif kind == 2:
             lines[at] = mutate_bytes(lines[at], draw)
         elif kind == 3:
-            lines[at] *= draw.choice((2, 100, 5000))
+            lines[at] = lines[at][:2000] * draw.choice((2, 100, 5000))
         else:
             words = lines[at].replace(b"=", b" = ").split(b" ")
             odd = [b"nan", b"-inf", b"1e999", b"-99", b"0", b"-1", b"65535", b"9" * 15, b"9" * 400, b"<s>", b"</s>", b"<unk>", b"\\end\\", b"=", b""]
