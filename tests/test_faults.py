@@ -107,7 +107,7 @@ def test_a_slow_rank_is_waited_for_and_changes_nothing(worker: Worker, tmp_path:
 
 
 def test_a_rank_that_is_silent_for_longer_than_the_limit_is_given_up(worker: Worker, tmp_path: Path) -> None:
-    result = worker.run(tmp_path, "--rank-timeout", "2", fault="stop")
+    result = worker.run(tmp_path, "--rank-timeout", "5", fault="stop")
     ended_well(result, tmp_path, "silent for too long", "--rank-timeout", codes=(2, -9))
 
 

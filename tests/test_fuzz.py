@@ -76,6 +76,18 @@ def reseal(sealed: fuzz.Sealed, path: Path) -> Path:
     return path
 
 
+def test_code_words_that_no_encoder_writes_are_one_line(parsers: dict[str, fuzz.Parser], folder: Path) -> None:
+    """Found by the fuzzer once in 10,000 inputs: the coder's own assertion came through."""
+    sealed, noise, refused = fuzz.Sealed.open(parsers["stream"].seed), random.Random(1), 0
+    for _ in range(40):
+        sealed.sections["p"] = b"\xff" * noise.choice((4, 8, 12, 16)) + noise.randbytes(8)
+        try:
+            parsers["stream"].read(reseal(sealed, folder / "impossible"))
+        except FileFormatError as error:
+            refused += "does not decode" in str(error)
+    assert refused > 10
+
+
 @pytest.mark.parametrize("name", ["artifact", "model", "counts", "checkpoint", "stream"])
 def test_another_version_is_refused_by_name(name: str, parsers: dict[str, fuzz.Parser], folder: Path) -> None:
     data = bytearray(parsers[name].seed[: -container.DIGEST_BYTES])
