@@ -59,12 +59,13 @@ def score(argv: list[str]) -> int:
     names = {field.name for field in dataclasses.fields(evaluate.EvalOptions)} - {"adapt"}
     options = evaluate.EvalOptions(**{name: getattr(flags, name) for name in names}, adapt=adapt_settings(flags))
     ranks = distributed.start(flags.device)
-    shards = find_shards(flags.data, "val")
-    with WarmUp(SCORING):
-        result = evaluate.score(artifact.load(flags.artifact), shards, ranks, options)
-    if ranks.is_first:
-        write_json(flags.json, result)
-        report.show(result)
+    with distributed.together(ranks):
+        shards = find_shards(flags.data, "val")
+        with WarmUp(SCORING):
+            result = evaluate.score(artifact.load(flags.artifact), shards, ranks, options)
+        if ranks.is_first:
+            write_json(flags.json, result)
+            report.show(result)
     ranks.close()
     return 0
 

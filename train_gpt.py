@@ -10,6 +10,7 @@ Reads DIR/*train*.bin and DIR/*val*.bin; writes RUN/artifact.bin, RUN/train.json
 import argparse
 import json
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ def parse() -> tuple[argparse.Namespace, config.Config]:
     parser.add_argument("--out", help="run folder, written to")
     parser.add_argument("--resume", action="store_true", help="continue from RUN/checkpoint.bin")
     parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where to train [auto]")
+    parser.add_argument(
+        "--rank-timeout", type=float, default=distributed.TIMEOUT_S, metavar="S", help="a rank silent for so long is taken for dead; s [45]"
+    )
     parser.add_argument("--no-score", action="store_true", help="leave scoring the packed artifact to eval.py")
     parser.add_argument("--keep-checkpoint", action="store_true", help="leave RUN/checkpoint.bin, the float weights, for scripts/bench_quant.py")
     parser.add_argument("--describe", action="store_true", help="print the preset's parameter counts as JSON and stop")
@@ -46,6 +50,8 @@ def parse() -> tuple[argparse.Namespace, config.Config]:
     if "train.steps" in given and "train.seconds" not in given:
         given["train.seconds"] = 0.0  # a run of N steps does not look at the clock
     settings = config.override(presets.get(flags.preset), given)
+    if not flags.rank_timeout > 0:
+        parser.error(f"--rank-timeout {flags.rank_timeout} must be above 0")
     missing = [f"--{name}" for name in ("data", "tokenizer", "out") if not getattr(flags, name)]
     if missing and not flags.describe:
         parser.error(f"{' '.join(missing)} missing")
@@ -81,38 +87,42 @@ def main() -> int:
     if flags.describe:
         print(json.dumps(presets.describe(settings), indent=1))
         return 0
-    ranks = distributed.start(flags.device)
+    ranks = distributed.start(flags.device, flags.rank_timeout)
+    with distributed.together(ranks), memory_errors():
+        run(flags, settings, ranks)
+    ranks.close()
+    return 0
+
+
+def run(flags: argparse.Namespace, settings: config.Config, ranks: distributed.Ranks) -> None:
+    """From data to a scored artifact, or to a checkpoint when interrupted."""
     loader, model, model_bytes, val_tokens = prepare(flags, settings, ranks)
     folder = checkpoint.RunFolder(flags.out) if ranks.is_first else None
     ranks.barrier()
     out = Path(flags.out)
-    log = RunLog(out / "train.jsonl", active=ranks.is_first)
-    log.header(settings, ranks.device, ranks.world)
-    writer = checkpoint.Writer(out / "checkpoint.bin")
-    if not flags.resume and ranks.is_first:
-        writer.path.unlink(missing_ok=True)
-    ranks.barrier()
-    with memory_errors():
+    with closing(RunLog(out / "train.jsonl", active=ranks.is_first)) as log:
+        log.header(settings, ranks.device, ranks.world)
+        writer = checkpoint.Writer(out / "checkpoint.bin")
+        if not flags.resume and ranks.is_first:
+            writer.path.unlink(missing_ok=True)
+        ranks.barrier()
         trainer = Trainer(settings, loader, model, ranks, log, val_tokens)
         result = trainer.run(writer)
-    if not result.interrupted:
-        run = finish.merge_counts(trainer.cache, ranks, log)
-        summary: dict[str, Any] = {"preset": settings.preset, "seed": settings.train.seed, "world": ranks.world, **vars(result)}
-        if ranks.is_first:
-            summary["bytes"] = finish.pack(settings, model, run, loader, model_bytes, ranks, out, log)
-        ranks.barrier()
-        if not flags.no_score:
-            summary["scores"] = evaluate.score(artifact.load(out / "artifact.bin"), find_shards(flags.data, "val"), ranks)
-        if ranks.is_first:
-            atomic_write(out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
-            if not flags.keep_checkpoint:
-                writer.path.unlink(missing_ok=True)
-            log.show("packed", **{k: v for k, v in summary["bytes"].items() if k in ("ngram", "code", "total")})
-    log.close()
+        if not result.interrupted:
+            counts = finish.merge_counts(trainer.cache, ranks, log)
+            summary: dict[str, Any] = {"preset": settings.preset, "seed": settings.train.seed, "world": ranks.world, **vars(result)}
+            if ranks.is_first:
+                summary["bytes"] = finish.pack(settings, model, counts, loader, model_bytes, ranks, out, log)
+            ranks.barrier()
+            if not flags.no_score:
+                summary["scores"] = evaluate.score(artifact.load(out / "artifact.bin"), find_shards(flags.data, "val"), ranks)
+            if ranks.is_first:
+                atomic_write(out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
+                if not flags.keep_checkpoint:
+                    writer.path.unlink(missing_ok=True)
+                log.show("packed", **{k: v for k, v in summary["bytes"].items() if k in ("ngram", "code", "total")})
     if folder is not None:
         folder.close()
-    ranks.close()
-    return 0
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hybrid import codecs, quantise
 from hybrid.config import Config, ConfigError
 from hybrid.model import HybridLM
@@ -21,6 +23,9 @@ from ngram.threads import each
 
 MAGIC = b"SEEDGRAM"
 VERSION = 1
+MAX_EXPANSION = 64  # raw bytes a packed byte, beside SPARE_BYTES: weights are near-random, and even half zeros stay below
+SPARE_BYTES = 1 << 20
+MAX_MAP_ENTRIES = 1 << 31  # 4 GiB, regenerated from seeds: no file pays for them, so nothing else bounds them
 STORED_AS_IS = {"ngram", "gate"}  # entropy-coded already, or tiny
 
 
@@ -112,21 +117,37 @@ def load(path: str | os.PathLike[str]) -> Artifact:
     header, packed = container.unpack(data, MAGIC, VERSION, str(path))
     try:
         config = Config.from_json(header["config"])
-        raw = {name: codecs.decompress(section, *_codec_of(header, name)) for name, section in packed.items()}
+        raw = {name: codecs.decompress(section, *_codec_of(header, name, len(section))) for name, section in packed.items()}
+        weights = {name.removeprefix("weights."): section for name, section in raw.items() if name.startswith("weights.")}
+        state = quantise.decode_state(header["weights"], weights)
+        _check_shapes(config, state)
         model = HybridLM(config.model)
         model.check_maps(header["maps"])
-        weights = {name.removeprefix("weights."): section for name, section in raw.items() if name.startswith("weights.")}
-        model.load_state_dict(quantise.decode_state(header["weights"], weights))
+        model.load_state_dict(state)
         table = codec.decode(raw["ngram"]) if "ngram" in raw else None
+        tokenizer = raw["tokenizer"]
     except MapMismatch as error:
         raise MapMismatch(f"{path}: {error}") from None
-    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, ConfigError) as error:
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, OverflowError, ConfigError) as error:
         raise FileFormatError(f"{path}: malformed artifact ({str(error).splitlines()[0]}); pack it again") from None
     if table is not None and table.vocab_size != config.model.vocab_size:
         raise FileFormatError(f"{path}: cache of {table.vocab_size} pieces beside a model of {config.model.vocab_size}; pack it again")
-    return Artifact(config, model.eval(), raw["tokenizer"], table, raw.get("gate"), header, len(data))
+    return Artifact(config, model.eval(), tokenizer, table, raw.get("gate"), header, len(data))
 
 
-def _codec_of(header: Mapping[str, Any], name: str) -> tuple[str, int]:
+def _codec_of(header: Mapping[str, Any], name: str, packed_bytes: int) -> tuple[str, int]:
     chosen, raw_bytes = header["codecs"][name]
-    return str(chosen), int(raw_bytes)
+    if type(raw_bytes) is not int or not 0 <= raw_bytes <= SPARE_BYTES + MAX_EXPANSION * packed_bytes:
+        raise ValueError(f"section {name} of {packed_bytes} bytes claims to hold {raw_bytes}")
+    return str(chosen), raw_bytes
+
+
+def _check_shapes(config: Config, state: Mapping[str, torch.Tensor]) -> None:
+    """Raises ValueError unless the stored tensors are those of the model: before memory is taken for maps that no file pays for."""
+    with torch.device("meta"):
+        plan = HybridLM(config.model, fill_maps=False)
+    wanted = {name: tensor.shape for name, tensor in plan.state_dict().items()}
+    if wanted != {name: tensor.shape for name, tensor in state.items()}:
+        raise ValueError("weights and settings are of different models")
+    if plan.frozen_parameters() > MAX_MAP_ENTRIES:
+        raise ValueError(f"{plan.frozen_parameters():,} entries of random maps, at most {MAX_MAP_ENTRIES:,}")

@@ -1,5 +1,7 @@
 """Batches: rows of one step on the device, with the host's copy for counting; LossReader: losses back without stalling."""
 
+import math
+import time
 from collections import deque
 
 import numpy as np
@@ -8,7 +10,7 @@ import torch
 
 from hybrid.config import Config
 from hybrid.data import Loader
-from hybrid.distributed import Ranks
+from hybrid.distributed import RankError, Ranks
 from ngram.errors import SeedgramError
 
 QUEUE_STEPS = 2  # steps that the host may run ahead of the device
@@ -48,10 +50,13 @@ class Batches:
 
 
 class LossReader:
-    """Losses of the last steps without stalling: copied to the host asynchronously, read QUEUE_STEPS later."""
+    """Losses of the steps after `step` without stalling: copied to the host asynchronously, read QUEUE_STEPS later.
 
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+    timeout_s: how long the device may take for one step before it is given up.  Raises TrainError, naming the step, for a loss
+    that is no number, and RankError when the device hangs (in NCCL, on a rank that is gone)."""
+
+    def __init__(self, device: torch.device, step: int = 0, timeout_s: float = math.inf) -> None:
+        self._cuda, self._step, self._timeout_s = device.type == "cuda", step, timeout_s
         self._pending: deque[tuple[torch.Tensor, torch.cuda.Event | None]] = deque()
         self._window: list[float] = []
         self._last = float("nan")
@@ -71,14 +76,31 @@ class LossReader:
     def _read(self) -> None:
         host, event = self._pending.popleft()
         if event is not None:
-            event.synchronize()
-        self._window.append(float(host))
+            self._await(event)
+        self._step += 1
+        loss = float(host)
+        if not math.isfinite(loss):
+            raise TrainError(
+                f"step {self._step}: loss or gradient is no number ({loss}); lower --matrix-lr or set --clip-norm, then --resume from the last checkpoint"
+            )
+        self._window.append(loss)
+
+    def _await(self, event: torch.cuda.Event) -> None:
+        end = time.monotonic() + self._timeout_s
+        while not event.query():
+            if time.monotonic() > end:
+                raise RankError(f"the device has not finished step {self._step + 1} in {self._timeout_s:.0f} s: another rank is gone or too slow; --resume")
+            time.sleep(1e-4)
+
+    def drain(self) -> None:
+        """Reads all that is left, so that no step goes unlooked at."""
+        while self._pending:
+            self._read()
 
     def mean(self) -> float:
         """Mean loss of the steps read since the last call (nats); the last value again when there is none."""
-        if not self._window and self._pending:
-            while self._pending:
-                self._read()
+        if not self._window:
+            self.drain()
         if self._window:
             self._last = sum(self._window) / len(self._window)
             self._window.clear()

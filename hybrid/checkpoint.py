@@ -18,7 +18,7 @@ from ngram.container import atomic_write, pack, read_bytes, unpack
 from ngram.errors import FileFormatError, SeedgramError
 
 MAGIC = b"SGCKPT\0\0"
-VERSION = 1
+VERSION = 2  # 2: digests of the training shards
 _DTYPES = {
     str(d).removeprefix("torch."): d
     for d in (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool)
@@ -60,7 +60,12 @@ def snapshot(tree: Any) -> tuple[dict[str, torch.Tensor], Any]:
 
 
 def save(path: Path, tensors: Mapping[str, torch.Tensor], skeleton: Any) -> None:
-    """Writes a snapshot atomically: the previous checkpoint stays whole until the new one is on disk."""
+    """Writes a snapshot atomically: the previous checkpoint stays whole until the new one is on disk.
+
+    Raises SeedgramError, before anything is written, for a tensor that holds values that are no numbers."""
+    for name, t in tensors.items():
+        if t.is_floating_point() and not bool(torch.isfinite(t).all()):
+            raise SeedgramError(f"{path}: not written, {name} holds values that are no numbers; lower --matrix-lr, then --resume")
     sections = {
         name: t.contiguous().view(torch.uint8).numpy().tobytes() if t.dim() else t.reshape(1).view(torch.uint8).numpy().tobytes()
         for name, t in tensors.items()
@@ -78,8 +83,8 @@ def load(path: Path) -> Any:
             data = torch.frombuffer(bytearray(sections[name]), dtype=torch.uint8) if sections[name] else torch.empty(0, dtype=torch.uint8)
             tensors[name] = data.view(_DTYPES[dtype]).reshape(shape).clone()
         return unflatten(header["skeleton"], tensors)
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise FileFormatError(f"{path}: malformed checkpoint ({error}); delete it and start again") from None
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, OverflowError, RecursionError) as error:
+        raise FileFormatError(f"{path}: malformed checkpoint ({str(error).splitlines()[0]}); delete it and start again") from None
 
 
 class Writer:
@@ -100,6 +105,13 @@ class Writer:
             save(self.path, tensors, skeleton)
         except BaseException as error:
             self._error = error
+
+    def ready(self) -> bool:
+        """Whether nothing is being written; raises what the last write raised, once it is over."""
+        if self._thread is not None and self._thread.is_alive():
+            return False
+        self.wait()
+        return True
 
     def wait(self) -> None:
         """Returns when nothing is being written; raises what the last write raised."""
@@ -126,6 +138,8 @@ class RunFolder:
         except OSError:
             self._lock.close()
             raise SeedgramError(f"{self.path}: another run is using this folder; wait for it or choose another --out") from None
+        for litter in [*self.path.glob(".checkpoint.bin.*"), *self.path.glob(".artifact.bin.*")]:
+            litter.unlink(missing_ok=True)  # what a killed run had not finished writing
 
     def close(self) -> None:
         self._lock.close()

@@ -7,6 +7,7 @@ A field's `help` ends with its unit where it has one.  Values are checked on con
 import argparse
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin, get_type_hints
@@ -41,6 +42,8 @@ class Checked:
                 raise ConfigError(f"{where}: {value!r} is none of {', '.join(meta['choices'])}")
             values = value if isinstance(value, tuple) else (value,)
             for v in values:
+                if isinstance(v, float) and not math.isfinite(v):
+                    raise ConfigError(f"{where}: {v} is no setting; give a number")
                 if meta.get("low") is not None and v < meta["low"] or meta.get("high") is not None and v > meta["high"]:
                     raise ConfigError(f"{where}: {value} is outside {meta['low']}…{'' if meta['high'] is None else meta['high']}")
 

@@ -9,10 +9,12 @@ Shapes: N tokens of a stream, T = seq_len, H = history (tokens carried before ea
 import os
 import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from ngram.container import atomic_write
 from ngram.errors import FileFormatError, SeedgramError
@@ -112,11 +114,17 @@ class Stream:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
+    @cached_property
+    def digests(self) -> list[str]:
+        """Of each shard, as it was when this was first asked for."""
+        return [digest(shard) for shard in self.shards]
+
     def read(self, start: int, stop: int) -> U16:
         """Tokens start…stop-1, (stop-start,) uint16: a view where one shard holds them all, else a copy."""
         first = int(np.searchsorted(self.starts, start, side="right")) - 1
         if stop <= start:
             return np.zeros(0, dtype=np.uint16)
+        self._check_lengths(first, stop)
         if stop <= self.starts[first + 1]:
             return self.shards[first][start - self.starts[first] : stop - self.starts[first]]
         parts = []
@@ -124,6 +132,29 @@ class Stream:
             parts.append(self.shards[first][start - self.starts[first] : stop - self.starts[first]])
             first, start = first + 1, int(self.starts[first + 1])
         return np.concatenate(parts)
+
+    def _check_lengths(self, first: int, stop: int) -> None:
+        """Raises ShardError when a shard that is about to be read was cut: reading past a file's end kills the process (SIGBUS)."""
+        for path, shard, start in zip(self.paths[first:], self.shards[first:], self.starts[first:], strict=False):
+            if start >= stop:
+                return
+            if isinstance(shard, np.memmap) and shard.base.size() < 4 * HEADER_INTS + 2 * len(shard):  # type: ignore[union-attr, operator]
+                raise ShardError(f"{path}: cut while it was being read; copy it again, then --resume")
+
+    def check_unchanged(self) -> None:
+        """Raises ShardError naming a shard whose tokens are not those of `digests`."""
+        self._check_lengths(0, len(self))
+        for path, shard, before in zip(self.paths, self.shards, self.digests, strict=True):
+            if digest(shard) != before:
+                raise ShardError(f"{path}: changed while it was being read; copy it again and start anew without --resume")
+
+
+def digest(tokens: U16) -> str:
+    """xxh3_128 of a stream, (n,) uint16, a block at a time."""
+    state = xxhash.xxh3_128()
+    for start in range(0, len(tokens), SCAN_TOKENS):
+        state.update(np.ascontiguousarray(tokens[start : start + SCAN_TOKENS]).data)
+    return state.hexdigest()
 
 
 def load_stream(path: str | os.PathLike[str], split: str, vocab_size: int | None = None) -> U16:
@@ -188,6 +219,8 @@ class Loader:
         if seq_len < 1 or history < 1 or holdout_tokens < 0:
             raise DataError(f"seq_len {seq_len} and history {history} must be at least 1, holdout_tokens {holdout_tokens} at least 0")
         self.stream = Stream(paths, vocab_size)
+        self.digests = self.stream.digests  # taken now: what the run sees at its end must be the same
+        self.vocab_size = PAD + 1 if vocab_size is None else vocab_size
         self.batch_rows, self.seq_len, self.history, self.seed = batch_rows, seq_len, history, seed
         self.rows_per_rank = batch_rows // world
         self._offset = rank * self.rows_per_rank
@@ -236,6 +269,11 @@ class Loader:
         rows = np.empty((self.rows_per_rank, self.history + self.seq_len), dtype=np.uint16)
         for place, index in enumerate(self.row_indices(step)):
             rows[place] = self._row(1 + int(index) * self.seq_len, self.seq_len)
+        if int(rows[:, self.history - 1 :].max()) >= self.vocab_size:  # checked at the start: on a GPU it would end the process
+            raise ShardError(
+                f"{self.stream.paths[0].parent}: step {step}: a token outside the vocabulary of {self.vocab_size}, a shard changed while "
+                "it was being read; copy it again, then --resume"
+            )
         return rows
 
     def is_first_epoch(self, step: int) -> npt.NDArray[np.bool_]:

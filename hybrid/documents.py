@@ -5,7 +5,8 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +17,7 @@ from hybrid.data import DataError
 KINDS = (".txt", ".jsonl")
 PACKINGS = ("", ".xz", ".zst", ".gz")
 SUFFIXES = tuple(kind + packing for kind in KINDS for packing in PACKINGS)
+MAX_DOCUMENT_BYTES = 1 << 30  # unpacked: a file of a megabyte can unpack to a terabyte
 BLOCK_BYTES = 1 << 17  # packed bytes taken at a time: one may unpack to a thousand times as much
 
 _DAMAGE = (lzma.LZMAError, zstandard.ZstdError, gzip.BadGzipFile, zlib.error, EOFError)
@@ -90,8 +92,26 @@ def _text_of(line: bytes, field: str, where: str) -> str:
     return text
 
 
-def _lines(file: Iterable[bytes], field: str, name: str) -> Iterator[str]:
-    for number, line in enumerate(file, 1):
+def _checked(size: int, where: str) -> None:
+    if size > MAX_DOCUMENT_BYTES:
+        raise DataError(f"{where}: a document of more than {MAX_DOCUMENT_BYTES:,} bytes; cut it into smaller ones")
+
+
+def _whole(file: Any, name: str) -> bytes:
+    """A file of one document, block by block: asked for all at once, memory would be taken for the largest that is allowed."""
+    data = bytearray()
+    while part := file.read(BLOCK_BYTES):
+        data += part
+        _checked(len(data), name)
+    return bytes(data)
+
+
+def _lines(file: Any, field: str, name: str) -> Iterator[str]:
+    for number in count(1):
+        line = file.readline(MAX_DOCUMENT_BYTES + 1)
+        if not line:
+            return
+        _checked(len(line), f"{name}: line {number}")
         if line.strip():
             yield _text_of(line, field, f"{name}: line {number}")
 
@@ -108,7 +128,7 @@ def documents(paths: Sequence[Path], field: str, progress: Callable[[int, int], 
                 if ".jsonl" in path.suffixes[-2:]:
                     texts = _lines(file, field, str(path))
                 else:
-                    texts = iter([file.read().decode()])
+                    texts = iter([_whole(file, str(path)).decode()])
                 for text in texts:
                     if text:
                         yield text

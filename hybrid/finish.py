@@ -15,7 +15,7 @@ from hybrid import artifact, evaluate, gptq, quantise, windows
 from hybrid.bpb import TokenBytes, bits_per_byte
 from hybrid.config import Config
 from hybrid.data import Loader
-from hybrid.distributed import Ranks
+from hybrid.distributed import Ranks, peers
 from hybrid.log import RunLog
 from hybrid.model import HybridLM
 from ngram import prune
@@ -36,7 +36,8 @@ def merge_counts(cache: NgramCache | None, ranks: Ranks, log: RunLog) -> Run | N
     begin = time.monotonic()
     run = cache.run()
     if ranks.world > 1:
-        run = all_reduce_run(run, group=ranks.patient_group)
+        with peers():
+            run = all_reduce_run(run, group=ranks.patient_group)
     digest = xxhash.xxh3_128()
     for column in run.columns():
         digest.update(column.view(np.uint8).data)

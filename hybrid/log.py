@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {"commit": _commit(), "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version(), "device": name}
 
 
+def _line_end(path: Path) -> str:
+    """What ends a last line that a full disk has cut; nothing for a whole one."""
+    with open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, 2) - 1))
+        return "" if file.read(1) in (b"", b"\n") else "\n"
+
+
 def _commit() -> str | None:
     try:
         command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
@@ -36,12 +44,14 @@ class RunLog:
     progress: a rich bar over the share of the run, with the newest figures beside it."""
 
     def __init__(self, path: Path, *, active: bool = True) -> None:
-        self._active = active
+        self.path, self._active = path, active
         self._console = Console(stderr=True)
         self._bar: Progress | None = None
         self._begin = time.monotonic()
         try:
             self._file = open(path, "a", encoding="utf-8") if active else None
+            if self._file is not None:
+                self._file.write(_line_end(path))
         except OSError as error:
             raise SeedgramError(f"{path}: cannot write the log: {error.strerror}; choose another --out") from None
 
@@ -52,8 +62,14 @@ class RunLog:
         """Writes one JSON line; values must be JSON."""
         if self._file is not None:
             line = {"event": event, "at_s": round(time.monotonic() - self._begin, 3), **values}
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+            try:
+                self._file.write(json.dumps(line) + "\n")
+                self._file.flush()
+            except OSError as error:
+                with suppress(OSError):  # it tries to write again before it closes
+                    self._file.close()
+                self._file = None
+                raise SeedgramError(f"{self.path}: cannot write the log: {error.strerror}; free space, then --resume") from None
 
     def show(self, event: str, **values: Any) -> None:
         """The same record on disk and as one aligned line on screen."""
@@ -87,5 +103,6 @@ class RunLog:
     def close(self) -> None:
         self.stop_bar()
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # every record was flushed when it was made
+                self._file.close()
             self._file = None

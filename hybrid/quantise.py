@@ -126,14 +126,20 @@ def decode_state(meta: list[Any], sections: Mapping[str, bytes]) -> dict[str, Te
         kind, count = parameter_kind(name, len(shape)), int(np.prod([int(n) for n in shape], dtype=object))
         section = {"matrix": "matrices", "embedding": "embeddings", "scalar": "vectors"}[kind]
         if bits in (16, 32):
-            values = reader.take(section, "<f2" if bits == 16 else "<f4", count).astype(np.float32).reshape(shape)
+            with np.errstate(invalid="ignore"):  # what is no number is refused below
+                values = reader.take(section, "<f2" if bits == 16 else "<f4", count).astype(np.float32).reshape(shape)
         elif 2 <= bits < 16 and len(shape) == 2:
             integers = reader.take(section, "<i1", count).astype(np.int16)
             if bits > 8:
                 integers = (integers << (bits - 8)) + reader.take("remainders", "<u1", count)
-            values = dequantise_rows(integers.reshape(shape), reader.take("scales", "<f2", shape[0]), exponent)
+            scales = reader.take("scales", "<f2", shape[0])
+            if not np.isfinite(scales).all():
+                raise ValueError(f"{name}: a scale that is no number")
+            values = dequantise_rows(integers.reshape(shape), scales, exponent)
         else:
             raise ValueError(f"{name}: {bits} bits for shape {shape}")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name}: a weight that is no number")
         state[name] = torch.from_numpy(values)
     reader.finish()
     return state

@@ -40,6 +40,8 @@ def processor(model: bytes | str | os.PathLike[str]) -> spm.SentencePieceProcess
         if not data:
             raise RuntimeError("empty")
         sp = spm.SentencePieceProcessor(model_proto=data)
+        for token in range(sp.get_piece_size()):
+            sp.id_to_piece(token)  # a piece that is no UTF-8 shows only here
     except (RuntimeError, TypeError, ValueError):
         raise TokenizerError(f"{name}: not a SentencePiece model; train one with scripts/prepare_data.py") from None
     if sp.get_piece_size() > PAD:

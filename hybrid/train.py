@@ -67,7 +67,8 @@ class Trainer:
     # -- one step ---------------------------------------------------------------------------------------------------
 
     def forward_backward(self, rows: npt.NDArray[np.uint16]) -> torch.Tensor:
-        """Accumulates gradients of the mean loss over all ranks; returns this rank's mean loss, on the device."""
+        """Accumulates gradients of the mean loss over all ranks; returns this rank's mean loss, on the device: NaN when the
+        gradient of any rank is no number."""
         pairs = self.batches.to_device(rows)
         total = torch.zeros((), device=self.ranks.device)
         for inputs, targets in pairs:
@@ -75,7 +76,7 @@ class Trainer:
             (loss / (len(pairs) * self.ranks.world)).backward()
             total += loss.detach() / len(pairs)
         self.ranks.sum_(self.gradients)
-        return total
+        return total + 0 * self.gradients.sum()  # a gradient that is no number shows in the loss, on every rank at the same step
 
     def update(self, progress: float) -> None:
         """One optimiser step at `progress` in [0, 1] of the schedule; gradients are zero afterwards."""
@@ -136,6 +137,7 @@ class Trainer:
             "world": self.ranks.world,
             "step": self.step,
             "wall_s": self.wall_s,
+            "data": self.batches.loader.digests,
             "frozen_late": self.frozen_late,
             "parameters": [p.detach() for p in self.model.parameters()],
             "average": {"tensors": self.average.tensors, "snapshots": self.average.snapshots},
@@ -143,11 +145,23 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continues from `state`; counts what was counted before, again."""
+        """Continues from `state`; counts what was counted before, again.  Raises TrainError when it does not fit this run."""
+        try:
+            self._restore(state)
+        except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, OverflowError) as error:
+            raise TrainError(f"--resume: the checkpoint does not fit this model ({str(error).splitlines()[0]}); use another --out") from None
+        for step in range(self.step):
+            if not self.batches.loader.is_first_epoch(step).any():
+                break
+            self.count(step, self.batches.host(step))
+
+    def _restore(self, state: dict[str, Any]) -> None:
         if Config.from_json(state["config"]) != self.config or state["world"] != self.ranks.world:
             raise TrainError(
                 "--resume: the checkpoint was made with other settings or another number of ranks; repeat those or use another --out"
             )
+        if state["data"] != self.batches.loader.digests:
+            raise TrainError("--resume: the training shards are not those of the checkpoint; bring them back or use another --out")
         if state["frozen_late"]:
             self._freeze_late()
         with torch.no_grad():
@@ -157,11 +171,7 @@ class Trainer:
         self.average.snapshots = state["average"]["snapshots"]
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        self.step, self.wall_s = state["step"], state["wall_s"]
-        for step in range(self.step):
-            if not self.batches.loader.is_first_epoch(step).any():
-                break
-            self.count(step, self.batches.host(step))
+        self.step, self.wall_s = int(state["step"]), float(state["wall_s"])
 
     def _freeze_late(self) -> None:
         """Progressive freezing: what was trained so far stays as it is, and is stored like any learned weight."""
@@ -185,7 +195,8 @@ class Trainer:
         """Trains until the clock or the step count is used up, or SIGTERM.  Weights end as the average if one is kept."""
         settings = self.config.train
         warmup_s = self._warm_up_or_resume(writer)
-        losses = LossReader(self.ranks.device)
+        patience_s = self.ranks.timeout_s if self.ranks.world > 1 else math.inf
+        losses = LossReader(self.ranks.device, self.step, patience_s)
         begin, saved_at, stop, interrupted = time.monotonic() - self.wall_s, time.monotonic(), False, False
         self.log.start_bar("training")
         with terminated() as signals:
@@ -206,10 +217,12 @@ class Trainer:
                     self._log(losses, progress)
                 if settings.val_every and self.step % settings.val_every == 0:
                     begin += self._watch()
-                if settings.checkpoint_seconds and time.monotonic() - saved_at >= settings.checkpoint_seconds and self.ranks.is_first:
+                due = settings.checkpoint_seconds and time.monotonic() - saved_at >= settings.checkpoint_seconds
+                if self.ranks.is_first and writer.ready() and due:
                     writer.submit(*checkpoint.snapshot(self.state()))
                     saved_at = time.monotonic()
         synchronize(self.ranks.device)
+        losses.drain()
         self.wall_s = time.monotonic() - begin
         self.log.stop_bar()
         return self._finish(writer, losses, warmup_s, interrupted)
@@ -238,14 +251,11 @@ class Trainer:
         if writer.path.exists():
             self.restore(checkpoint.load(writer.path))
             self.log.show("resume", step=self.step, wall_s=self.wall_s)
+            self.ranks.barrier()
         return warmup_s
 
     def _log(self, losses: "LossReader", progress: float) -> None:
         loss = losses.mean()
-        if not math.isfinite(loss):
-            raise TrainError(
-                f"step {self.step}: the loss is {loss}; lower --matrix-lr or set --clip-norm, then --resume from the last checkpoint"
-            )
         rate = self.step * self.config.train.batch_tokens / max(self.wall_s, 1e-9)
         self.log.record(
             "step", step=self.step, loss_nats=loss, wall_s=round(self.wall_s, 3), tokens_per_s=round(rate), progress=round(progress, 5)
@@ -254,10 +264,11 @@ class Trainer:
 
     def _finish(self, writer: checkpoint.Writer, losses: "LossReader", warmup_s: float, interrupted: bool) -> TrainResult:
         writer.wait()
+        self.batches.loader.stream.check_unchanged()
         if self.ranks.is_first:  # a finished run, too: if packing is killed, --resume packs without training again
             checkpoint.save(writer.path, *checkpoint.snapshot(self.state()))
         if self.cache is not None:
-            self.cache.drain()
+            self.cache.close()  # waits for what was submitted, and ends the thread
             whole = self.step * self.batches.rows * self.ranks.world >= self.batches.loader.rows_per_epoch
             if whole and self.ranks.is_first and not interrupted:  # the end of the corpus that fills no row
                 self.cache.update(self.batches.loader.remainder()[None])
@@ -300,8 +311,10 @@ def terminated() -> Iterator[list[int]]:
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Turns CUDA's out-of-memory into one line that names the setting to change."""
+    """Turns running out of memory, on the device or the host, into one line that names the setting to change."""
     try:
         yield
+    except MemoryError as error:
+        raise DeviceError(f"this machine ran out of memory ({error or 'Python gave up'}); lower --batch-tokens or use a larger machine") from None
     except torch.cuda.OutOfMemoryError as error:
         raise DeviceError(f"the GPU ran out of memory ({str(error).split('.')[0]}); lower --microbatch-tokens") from None

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from hybrid.blend import NeuralScores
 from hybrid.config import ConfigError
-from hybrid.distributed import Ranks
+from hybrid.distributed import Ranks, peers
 from ngram.cli import track
 from ngram.score_first import Tokens
 
@@ -83,7 +83,8 @@ def score_windows(
         places = np.concatenate([np.arange(first, end + 1) for _, end, first in part])
         out[:, places - first_target] = _score_windows(model, tokens, part, seq_len, ranks.device).T
     if ranks.world > 1:
-        dist.all_reduce(torch.from_numpy(out), group=ranks.patient_group)  # zero elsewhere: the sum is an exact gather
+        with peers():
+            dist.all_reduce(torch.from_numpy(out), group=ranks.patient_group)  # zero elsewhere: the sum is an exact gather
     return NeuralScores(out[0], out[1].astype(np.float32), out[2].astype(np.float32))
 
 

@@ -18,7 +18,9 @@ from ngram.table import F64, MAX_ORDER, PAD, U32
 VERSION = 1
 MAX_FINENESS = 4
 _HEAD = struct.Struct("<HBBHHQ")
-_GRAMS_A_BYTE = 1024  # no table is denser than this: what a reader allocates is bounded by what it was given
+# No table is denser than this: what a reader allocates is bounded by what it was given.  A whole corpus takes 2.2 bits an n-gram.
+_GRAMS_A_BYTE = 8
+_SPARE_GRAMS = 1 << 18  # texts of a few repeated words cost next to nothing
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def pack_head(head: Head) -> bytes:
 
 def pad(data: bytes, ngrams: int) -> bytes:
     """Lengthens absurdly dense data until a reader will believe that it holds so many n-grams."""
-    missing = max(0, ngrams - _GRAMS_A_BYTE * len(data))
+    missing = max(0, ngrams - _SPARE_GRAMS - _GRAMS_A_BYTE * len(data))
     return data + bytes(-(-missing // (4 * _GRAMS_A_BYTE)) * 4)
 
 
@@ -69,7 +71,7 @@ def read_head(data: bytes) -> tuple[Head, U32]:
     limit = len(level_values(fineness))
     if any(a > limit - (n > 0) or b > limit + 1 for n, (a, b) in enumerate(alphabets)):
         raise FileFormatError(problem.format("impossible counts"))
-    if sizes[0] != vocab_size or sum(sizes) > vocab_size + _GRAMS_A_BYTE * len(data):
+    if sizes[0] != vocab_size or sum(sizes) > vocab_size + _SPARE_GRAMS + _GRAMS_A_BYTE * len(data):
         raise FileFormatError(problem.format("impossible sizes"))
     words = np.frombuffer(data, "<u4", -1, body).astype(np.uint32)
     return Head(fineness, vocab_size, bos, pruned, discounts, sizes, [(a, b) for a, b in alphabets]), words

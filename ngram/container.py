@@ -17,7 +17,7 @@ import os
 import struct
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,7 +45,8 @@ def appearing(path: str | os.PathLike[str], *, text: bool = False) -> Iterator[I
             os.chmod(temporary, 0o644)
             os.replace(temporary, target)
         except BaseException:
-            os.unlink(temporary)
+            with suppress(OSError):  # a folder that became read-only keeps it; what stopped the writing is the news
+                os.unlink(temporary)
             raise
     except OSError as error:
         raise SeedgramError(f"{target}: cannot write: {error.strerror}; free space or choose another folder") from None

@@ -17,12 +17,17 @@ class LeakageError(SeedgramError):
     """A score would have seen its own token, or a state update came out of order."""
 
 
+def one_line(error: BaseException) -> str:
+    """An error as the one line that a user sees."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def run_cli(main: Callable[[], int | None]) -> None:
     """Runs `main` and exits with its code; a SeedgramError becomes one line on stderr and exit code 2."""
     try:
         code = main()
     except SeedgramError as error:
-        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

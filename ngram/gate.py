@@ -198,7 +198,8 @@ class Gate:
         try:
             magic, experts, features, hidden, length, rate = _HEAD.unpack_from(data)
             stored = tuple(json.loads(data[_HEAD.size : _HEAD.size + length]))
-            flat = np.frombuffer(data, dtype="<f4", offset=_HEAD.size + length).astype(np.float64)
+            with np.errstate(invalid="ignore"):  # what is no number is refused below
+                flat = np.frombuffer(data, dtype="<f4", offset=_HEAD.size + length).astype(np.float64)
             outputs = experts - 1
             shapes = [(features,), (features,), (hidden, features), (hidden,), (outputs, hidden), (outputs, features), (outputs,)]
             sizes = [math.prod(shape) for shape in shapes]

@@ -24,6 +24,8 @@ MODEL_MAGIC = b"SGNGRAM\0"
 COUNTS_MAGIC = b"SGCOUNTS"
 VERSION = 1
 MAX_TOKENIZER_BYTES = 1 << 26  # 65,535 pieces take a few megabytes: more is an attempt to fill memory
+MAX_EXPANSION = 64  # bytes a packed byte, beside a megabyte: tokenizers pack to a third
+XZ_BYTES = 1 << 27  # of memory for unpacking: preset 9 needs 65 MiB
 _COLUMNS = {"hi": "<u8", "lo": "<u8", "counts": "<u2", "overflow_index": "<i8", "overflow_count": "<i8"}
 _CHECK_BLOCK = 1 << 20
 
@@ -162,8 +164,10 @@ def _unpack_tokenizer(header: dict[str, Any], sections: dict[str, bytes], name: 
     size = header.get("tokenizer_bytes")
     if set(sections) != wanted or type(size) is not int or not 0 < size <= MAX_TOKENIZER_BYTES:
         raise FileFormatError(f"{name}: sections are missing; make the file again")
+    if size > (1 << 20) + MAX_EXPANSION * len(sections["tokenizer"]):
+        raise FileFormatError(f"{name}: {len(sections['tokenizer'])} bytes claim to hold a tokenizer of {size}; make the file again")
     try:
-        model = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=1 << 28).decompress(sections["tokenizer"], max_length=size + 1)
+        model = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_BYTES).decompress(sections["tokenizer"], max_length=size + 1)
     except lzma.LZMAError:
         model = b""
     if len(model) != size:

@@ -43,6 +43,7 @@ class TextTokenizer:
             if not model:
                 raise RuntimeError("empty")
             self._sp = spm.SentencePieceProcessor(model_proto=model)
+            self._pieces = [self._sp.id_to_piece(token) for token in range(self._sp.get_piece_size())]
         except (RuntimeError, TypeError, ValueError):
             raise TextError(f"{name}: not a SentencePiece model; give the .model file that was trained with the data") from None
         self.model = model
@@ -56,7 +57,7 @@ class TextTokenizer:
 
     def pieces(self) -> list[str]:
         """The text of each piece, ▁ for a space."""
-        return [self._sp.id_to_piece(token) for token in range(self.vocab_size)]
+        return list(self._pieces)
 
     def stream(self, text: str) -> tuple[U16, bool]:
         """((N,) uint16: BOS and the tokens of one document, whether they decode to exactly that text)."""
@@ -73,7 +74,7 @@ class TextTokenizer:
 
     def _newline_stands_alone(self) -> bool:
         """No piece joins a newline with anything after it, so cutting a text after newlines changes no token."""
-        return not any(re.search(r"\n.", self._sp.id_to_piece(token), re.DOTALL) for token in range(self.vocab_size))
+        return not any(re.search(r"\n.", piece, re.DOTALL) for piece in self._pieces)
 
 
 def _blocks(text: str) -> list[str]:

@@ -7,6 +7,7 @@ import torch
 
 from hybrid import checkpoint
 from ngram.errors import FileFormatError, SeedgramError
+from tests.test_train import settings, trainer
 
 
 def tree() -> dict[str, object]:
@@ -55,12 +56,34 @@ def test_an_altered_checkpoint_is_refused(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "c")
 
 
+def test_a_checkpoint_of_another_model_or_other_data_is_refused_in_one_line(tiny_data: Path, tmp_path: Path) -> None:
+    """Whatever is wrong with a well-formed checkpoint, resuming says so instead of failing inside."""
+    run = trainer(settings(steps=2), tiny_data, tmp_path)
+    state = run.state()
+    changes: list[dict[str, object]] = [{"parameters": state["parameters"][1:]}, {"parameters": 7}, {"optimisers": []}, {"step": None}]
+    changes += [{"step": float("inf")}, {"average": {}}, {"data": ["0"]}, {"world": 3}, {"config": {**state["config"], "preset": "other"}}]
+    changes += [{"parameters": [torch.ones(2, 3), *state["parameters"][1:]]}]
+    for change in changes:
+        checkpoint.save(tmp_path / "c", *checkpoint.snapshot({**state, **change}))
+        with pytest.raises(SeedgramError, match="--resume"):
+            trainer(settings(steps=2), tiny_data, tmp_path).restore(checkpoint.load(tmp_path / "c"))
+    for missing in state:
+        with pytest.raises(SeedgramError):
+            trainer(settings(steps=2), tiny_data, tmp_path).restore({k: v for k, v in state.items() if k != missing})
+    trainer(settings(steps=2), tiny_data, tmp_path).restore(state)
+
+
 def test_the_writer_reports_its_failure_on_the_next_call(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     writer = checkpoint.Writer(tmp_path / "file" / "checkpoint")
     writer.submit(*checkpoint.snapshot({"w": torch.zeros(1)}))
     with pytest.raises(SeedgramError, match="cannot write"):
         writer.wait()
+    writer.submit(*checkpoint.snapshot({"w": torch.zeros(1)}))
+    assert writer._thread is not None
+    writer._thread.join()
+    with pytest.raises(SeedgramError, match="cannot write"):  # the loop asks every step, however far off the next checkpoint is
+        writer.ready()
 
 
 def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:

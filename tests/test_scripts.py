@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ["scripts/environment.sh", "scripts/quickstart.sh", "scripts/test.sh", ".ci/run"]
+SCRIPTS = ["scripts/environment.sh", "scripts/quickstart.sh", "scripts/test.sh", "scripts/long_checks.sh", ".ci/run"]
 
 
 def canonical(name: str) -> str:
@@ -30,6 +30,20 @@ def test_every_requirement_is_pinned() -> None:
     assert names <= pins().keys()
     assert pins()["torch"] == "2.13.0"
     assert "torch>=2.7" in project["dependencies"]
+
+
+def test_the_hashed_requirements_are_the_pins_and_nothing_is_without_a_hash() -> None:
+    """All but torch, of which one version has other files on each of its indexes."""
+    entries = re.findall(r"^(\S+)==(\S+)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", (ROOT / "requirements-test.txt").read_text(), re.MULTILINE)
+    hashed = {canonical(name): pinned for name, pinned, _ in entries}
+    assert hashed == {name: pinned for name, pinned in pins().items() if name != "torch"}
+    lines = [line for line in (ROOT / "requirements-test.txt").read_text().splitlines() if line and not line.startswith(("#", "    --hash"))]
+    assert len(lines) == len(entries)
+
+
+def test_the_licence_of_every_dependency_is_listed() -> None:
+    rows = re.findall(r"^\| (\S+) \| (?:run|extra|build|tests) \| (.{3,}) \|$", (ROOT / "SECURITY.md").read_text(), re.MULTILINE)
+    assert {canonical(name) for name, _ in rows} == pins().keys()
 
 
 @pytest.mark.skipif(not (ROOT / ".venv/.installed[dev]").exists(), reason="not the environment that test.sh makes")

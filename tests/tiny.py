@@ -40,7 +40,7 @@ def config(seq_len=32):
     return replace(base, train=replace(base.train, seq_len=seq_len), cache=replace(base.cache, ngram_order=4, chunk_tokens=64))
 
 
-def write_artifact(path, *, cache=True, gate=None):
+def write_artifact(path, *, cache=True, gate=None, documents=30):
     """Writes the artifact to `path` and returns its configuration."""
     settings = config()
     torch.manual_seed(0)
@@ -52,7 +52,7 @@ def write_artifact(path, *, cache=True, gate=None):
     packer.add_weights(*quantise.encode_state(model.state_dict(), settings.quant))
     if cache:
         counts = NgramCache(VOCAB, (2, 4))
-        counts.count_stream(stream(seed=1, count=30))
+        counts.count_stream(stream(seed=1, count=documents))
         packer.add("ngram", codec.encode(counts.table()))
         packer.add("gate", gate or evaluate.load_fallback().to_bytes())
     packer.write(path)

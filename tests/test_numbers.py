@@ -1,0 +1,212 @@
+"""Numbers at their edges, against plain Python: smallest probabilities, zeros, counts at their top, vocabularies, long documents; and
+that results do not depend on threads, chunks, batches or ranks."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hybrid import artifact, evaluate, tokenizer
+from hybrid.data import write_shard
+from hybrid.distributed import Ranks
+from ngram import arpa_reader, codec, score_text
+from ngram.cache import NgramCache
+from ngram.errors import SeedgramError
+from ngram.online import OnlineCache
+from ngram.runs import Run, build_table
+from tests import tiny
+from tests.kn_oracle import PAD, OnlineOracle, distribution, history_of
+from tests.test_counts import BOS, adjusted_of, count
+from tests.test_properties import pruned_of
+
+ROOT = Path(__file__).resolve().parent.parent
+TOP = 2**32 - 1
+
+
+def oracle_of(table):
+    return OnlineOracle(adjusted_of(table), pruned_of(table, table.order), table.discounts.tolist(), table.vocab_size, table.order, BOS)
+
+
+def check_against_oracle(table, tokens, places):
+    """Target probabilities and whole rows, before anything is learned."""
+    cache, oracle = OnlineCache(table), oracle_of(table)
+    found = cache.score(tokens, 1, len(tokens), features=False).prob
+    for t in places:
+        row = oracle.row(tokens.tolist(), t)
+        past = [PAD] * table.order + list(history_of(tokens.tolist(), t, table.order, BOS))
+        np.testing.assert_allclose(cache.rows(np.array([past[-(table.order - 1) :]], np.uint16))[0], row, rtol=1e-9)
+        assert found[t - 1] == pytest.approx(row[tokens[t]], rel=1e-9) and found[t - 1] > 0
+
+
+@pytest.mark.parametrize("vocab", [2, 65_535])
+def test_the_smallest_and_the_largest_vocabulary(vocab):
+    random = np.random.default_rng(0)
+    tokens = random.integers(max(0, vocab - 9), vocab, 300).astype(np.uint16)
+    tokens[::37], tokens[150] = BOS, vocab - 1
+    table = codec.quantise(count(vocab, tokens, 4).table())
+    places = range(1, 300) if vocab == 2 else (1, 2, 38, 151, 299)
+    check_against_oracle(table, tokens, places)
+    assert len(codec.decode(codec.encode(table)).tokens[0]) == vocab
+
+
+@pytest.mark.parametrize("text", [[BOS], [5], [BOS, BOS, BOS], [BOS, 5], [BOS, BOS, 5, BOS, 6, BOS]])
+def test_empty_and_one_token_documents(text):
+    table = count(10, [BOS, 5, 6, BOS, BOS, 7], 3).table()
+    tokens = np.array(text, np.uint16)
+    cache, oracle = OnlineCache(table), oracle_of(table)
+    found = cache.score_then_update(tokens, 1, len(tokens), features=False).prob if len(tokens) > 1 else np.zeros(0)
+    assert len(found) == len(tokens) - 1
+    for t in range(1, len(tokens)):
+        assert found[t - 1] == pytest.approx(oracle.row(text, t)[text[t]], rel=1e-9)
+        oracle.count(text, t)
+
+
+@pytest.mark.parametrize("top", [65_534, 65_535, 65_536, TOP - 8])
+def test_counts_at_their_top_are_the_oracles(top):
+    """One n-gram counted `top` times among a few others, in the exact table and in what a reader gets."""
+    base = count(6, [BOS, 2, 3, 4, 2, 3, 5, 2, 4, 4], 3).run()
+    exact = base.exact_counts()
+    exact[np.argmax(exact)] = top
+    run = Run.from_counts(3, base.hi, base.lo, exact)
+    table = build_table(run, 6, BOS)
+    assert max(adjusted_of(table).values()) == top
+    tokens = np.array([BOS, 2, 3, 4, 2, 3, 5, 4, 0], np.uint16)
+    check_against_oracle(table, tokens, range(1, len(tokens)))
+    read = codec.quantise(table)
+    check_against_oracle(read, tokens, range(1, len(tokens)))
+    assert max(adjusted_of(read).values()) == pytest.approx(top, rel=1 / 16)
+
+
+def test_counting_on_at_the_top_saturates_and_rows_still_sum_to_one():
+    base = count(6, [BOS, 2, 3, 4, 2, 3, 5], 3).run()
+    exact = base.exact_counts()
+    exact[np.argmax(exact)] = TOP - 4
+    cache = OnlineCache(build_table(Run.from_counts(3, base.hi, base.lo, exact), 6, BOS))
+    tokens = np.array([BOS, 2, 3, 4, 2, 3, 5] * 40, np.uint16)
+    cache.update(tokens, 1, len(tokens))
+    pasts = np.array([[PAD, PAD], [BOS, 2], [2, 3], [3, 4], [PAD, BOS]], np.uint16)
+    rows = cache.rows(pasts)
+    np.testing.assert_allclose(rows.sum(1), 1, atol=1e-12)
+    assert (rows > 0).all()
+    most = int(cache.state.pool[:, 1].max())
+    assert TOP - 8 <= most <= TOP
+
+
+def test_a_token_never_seen_keeps_a_probability_that_has_a_logarithm():
+    random = np.random.default_rng(1)
+    tokens = np.concatenate([[BOS], np.full(100_000, 7), random.integers(2, 9, 1000)]).astype(np.uint16)
+    cache = NgramCache(65_535, (2, 7))
+    cache.count_stream(tokens)
+    table = codec.quantise(cache.table())
+    test = np.array([BOS, *[7] * 8, 60_000], np.uint16)  # after the surest context of all
+    prob = OnlineCache(table).score(test, len(test) - 1, len(test), features=False).prob[0]
+    oracle = distribution(adjusted_of(table), pruned_of(table, 7), table.discounts.tolist(), (7,) * 6, 65_535, 7)
+    assert prob == pytest.approx(oracle[60_000], rel=1e-9) and 0 < prob < 1e-9 and math.isfinite(math.log(prob))
+
+
+@pytest.mark.parametrize("word", ["-inf", "-1e300", "-400"])
+def test_a_probability_of_zero_is_an_error_and_never_a_score(word, tmp_path):
+    path = tmp_path / "zero.arpa"
+    path.write_text(f"\\data\\\nngram 1=3\n\n\\1-grams:\n-0.3\t1\n-0.3\t2\n{word}\t3\n\n\\end\\\n")
+    prob = arpa_reader.import_arpa(path, bos=1).score(np.array([1, 2, 3], np.uint16), 1, 3)
+    with pytest.raises(SeedgramError, match="probability 0"):
+        score_text._bits(prob, path)
+
+
+def test_a_document_of_a_million_tokens_counts_scores_and_comes_back():
+    size, vocab = 1_000_000, 1000
+    tokens = (np.random.default_rng(2).zipf(1.3, size) % (vocab - 2) + 2).astype(np.uint16)
+    tokens[0] = BOS
+    cache = NgramCache(vocab, (2, 3))
+    cache.count_stream(tokens)
+    table = cache.table()
+    pairs, times = np.unique(tokens[:-1].astype(np.int64) << 16 | tokens[1:], return_counts=True)
+    grams = np.stack([table.tokens[0][table.parents[1]], table.tokens[1]], 1).astype(np.int64)
+    assert np.array_equal(np.sort(grams[:, 0] << 16 | grams[:, 1]), pairs)
+    assert cache.positions == size - 1 and int(table.raw[1].astype(np.int64).sum()) == times.sum() == size - 1
+    online = OnlineCache(table)
+    whole = online.score(tokens, 1, size, features=False).prob
+    parts = [online.score(tokens, a, min(a + 333_333, size), features=False).prob for a in range(1, size, 333_333)]
+    assert np.array_equal(whole, np.concatenate(parts)) and np.isfinite(np.log(whole)).all()
+    words = " ".join(tiny.WORDS[int(w) % len(tiny.WORDS)] for w in tokens[:300_000])
+    codes = tokenizer.load(tiny.tokenizer_bytes())
+    assert codes.decode(codes.encode(words).tolist()) == words
+
+
+# ---- what results do not depend on ---------------------------------------------------------------------------------
+
+NEURAL_BPB = 1e-5  # floats summed in another order
+ONE = Ranks(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    tiny.write_artifact(folder / "artifact.bin")
+    write_shard(folder / "tiny_val_000000.bin", tiny.stream(seed=7, count=6))
+    return folder
+
+
+def scores(place, **options):
+    return evaluate.score(artifact.load(place / "artifact.bin"), [place / "tiny_val_000000.bin"], ONE, evaluate.EvalOptions(**options))
+
+
+BPB = ("neural_bpb", "ngram_bpb", "blended_bpb")
+
+
+def command_scores(place, *launcher, threads=1):
+    """eval.py as its own processes."""
+    out = place / "eval.json"
+    names = {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads, "NUMBA_DISABLE_JIT": 1, "PYTHONPATH": ROOT}
+    flags = [ROOT / "eval.py", "--artifact", place / "artifact.bin", "--data", place, "--json", out, "--device", "cpu"]
+    environment = {**os.environ, **{name: str(value) for name, value in names.items()}}
+    done = subprocess.run([sys.executable, *launcher, *map(str, flags)], env=environment, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text())
+
+
+def test_scores_do_not_depend_on_threads_or_ranks(place):
+    one = scores(place)
+    found = command_scores(place, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", threads=2)
+    assert found["world"] == 2
+    for key in BPB:
+        assert found[key] == pytest.approx(one[key], abs=NEURAL_BPB), key
+
+
+def test_scores_of_the_network_do_not_depend_on_the_batch(place):
+    art, tokens = artifact.load(place / "artifact.bin"), tiny.stream(seed=7, count=6)
+    found = [evaluate.neural_scores(art.model, tokens, 32, 0, torch.device("cpu"), batch_windows=size).nll_nats for size in (1, 3, 16, 1000)]
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 100_000])
+def test_chunks_change_neither_network_nor_cache_and_where_nothing_learns_not_the_blend(place, chunk):
+    """When the gate learns is part of a blended score: the chunk is global, and said beside it."""
+    base, found = scores(place), scores(place, chunk_tokens=chunk)
+    assert found["neural_bpb"] == base["neural_bpb"] and found["ngram_bpb"] == base["ngram_bpb"]
+    assert found["chunk_tokens"] == chunk
+    still = [scores(place, chunk_tokens=size, online=False) for size in (chunk, 64)]  # nothing learns: to the bit
+    assert [still[0][key] for key in BPB] == pytest.approx([still[1][key] for key in BPB], abs=1e-12)
+
+
+@pytest.mark.parametrize("buffer_positions", [16, 1000, 1 << 20])
+def test_counts_do_not_depend_on_how_they_were_batched(buffer_positions):
+    tokens = tiny.stream(seed=9, count=20)
+    cache = NgramCache(tiny.VOCAB, (2, 5), BOS, buffer_positions)
+    for row in np.array_split(tokens, 7):  # as rows with their history, on the counting thread
+        start = int(row.ctypes.data - tokens.ctypes.data) // 2
+        past = tokens[max(0, start - 4) : start]
+        padded = np.concatenate([np.full(4 - len(past), PAD, np.uint16), past, row])
+        cache.submit(padded[None] if start else np.concatenate([padded[:4], row])[None])
+    cache.close()
+    whole = NgramCache(tiny.VOCAB, (2, 5), BOS)
+    whole.update(np.concatenate([np.full(4, PAD, np.uint16), tokens])[None])
+    for mine, expected in zip(cache.run().columns(), whole.run().columns(), strict=True):
+        assert np.array_equal(mine, expected)
