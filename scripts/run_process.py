@@ -60,16 +60,21 @@ class Run:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, process_group=0, preexec_fn=end_with_parent
             )
         if not self.training:
-            give_way(self.process.pid)
+            self.give_way()
 
     def poll(self) -> int | None:
         """The stage's exit code, None while it runs; notes the end of training and the largest host memory."""
         assert self.process is not None
         if self.training and self.count_trained() > self.trained_before:
             self.training = False
-            give_way(self.process.pid)
+            self.give_way()
         self.peak_host_bytes = max(self.peak_host_bytes, host_bytes(self.process.pid))
         return self.process.poll()
+
+    def give_way(self) -> None:
+        """Lets a run that trains on a GPU go first; on a CPU nothing trains beside."""
+        if self.slot >= 0 and self.process is not None:
+            give_way(self.process.pid)
 
     def last_line(self) -> str:
         """The last line that the stage wrote, for the record of a failure."""

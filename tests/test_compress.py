@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hybrid import __main__ as command
-from hybrid import compress, tokenizer
+from hybrid import artifact, compress, evaluate, tokenizer
 from hybrid.bpb import TokenBytes
 from hybrid.distributed import Ranks
 from ngram.errors import SeedgramError
@@ -81,7 +81,11 @@ def test_per_token_bits_add_up_to_the_blend(art, tmp_path, capsys):
     (tmp_path / "in").write_text("the cache and the gate score every token before")
     lines = compress.per_token(tmp_path / "in", art, RANKS)
     assert b"".join(piece.encode() for piece, *_ in lines) == (tmp_path / "in").read_bytes()
-    assert all(min(network, ngrams) - 1e-9 <= blended <= max(network, ngrams) + 1e-9 for _, blended, network, ngrams in lines)
+    loaded = artifact.load(art)
+    tokens = compress.with_bos(tokenizer.load(loaded.tokenizer), (tmp_path / "in").read_bytes())
+    expected = -np.log2(evaluate.mixed_scores(loaded, tokens, evaluate.EvalOptions(), RANKS))
+    np.testing.assert_array_equal([blended for _, blended, *_ in lines], expected)
+    assert all(network > 0 and ngrams > 0 for _, _, network, ngrams in lines)
     run_command(["score", str(tmp_path / "in"), "--artifact", str(art), "--per-token", "--json", str(tmp_path / "j")])
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == len(lines) + 2

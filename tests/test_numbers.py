@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from hybrid import artifact, evaluate, tokenizer
+from hybrid import artifact, evaluate, tokenizer, windows
 from hybrid.data import write_shard
 from hybrid.distributed import Ranks
 from ngram import arpa_reader, codec, score_text
@@ -181,7 +181,7 @@ def test_scores_do_not_depend_on_threads_or_ranks(place):
 
 def test_scores_of_the_network_do_not_depend_on_the_batch(place):
     art, tokens = artifact.load(place / "artifact.bin"), tiny.stream(seed=7, count=6)
-    found = [evaluate.neural_scores(art.model, tokens, 32, 0, torch.device("cpu"), batch_windows=size).nll_nats for size in (1, 3, 16, 1000)]
+    found = [windows.neural_scores(art.model, tokens, 32, 0, torch.device("cpu"), batch_windows=size).nll_nats for size in (1, 3, 16, 1000)]
     for other in found[1:]:
         np.testing.assert_allclose(other, found[0], rtol=1e-4, atol=1e-5)
 

@@ -78,7 +78,7 @@ def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path
     codes = [first.returncode]
     for _ in range(2):
         queue = start_queue(work, tiny_data, *calls)
-        said.append(queue.communicate(timeout=120)[0])
+        said.append(queue.communicate(timeout=300)[0])
         codes.append(queue.returncode)
     return {"work": work, "run": run, "said": said, "codes": codes, "after_kill": after_kill, "left": left}
 
