@@ -45,7 +45,8 @@ class EvalOptions:
     stride: new targets a window, 0: windows side by side.  chunk_tokens: targets between two updates of the gate, 0: the
     artifact's setting.  cache_by_chunk: the cache, too, learns only at the end of a chunk instead of after every token.
     protocol "challenge" drops the tail that fills no window.  online: cache and gate learn, score-first.  match: the match
-    model has a say.  gate_learns: so does the gate, where online."""
+    model has a say.  gate_learns: the gate adapts, where online.  adapt: test-time training of the network, None: frozen.
+    paranoid: digests of all state are compared around every score."""
 
     stride: int = 0
     chunk_tokens: int = 0
