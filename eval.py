@@ -54,10 +54,12 @@ def score(argv: list[str]) -> int:
     parser.add_argument("--no-online", dest="online", action="store_false", help="trained counts only: nothing learns at evaluation")
     parser.add_argument("--no-match", dest="match", action="store_false", help="leave the match model out")
     parser.add_argument("--fixed-gate", dest="gate_learns", action="store_false", help="the gate stays as it was fitted")
+    parser.add_argument("--published-rule", metavar="DIR", help="training shards: show what the published hashed rule would claim over this network")
     parser.add_argument("--paranoid", action="store_true", help="compare digests of all state around every score (implies --cache-by-chunk)")
     flags = parser.parse_args(argv)
-    names = {field.name for field in dataclasses.fields(evaluate.EvalOptions)} - {"adapt"}
-    options = evaluate.EvalOptions(**{name: getattr(flags, name) for name in names}, adapt=adapt_settings(flags))
+    names = {field.name for field in dataclasses.fields(evaluate.EvalOptions)} - {"adapt", "published_rule"}
+    shown = tuple(find_shards(flags.published_rule, "train")) if flags.published_rule else ()
+    options = evaluate.EvalOptions(**{name: getattr(flags, name) for name in names}, adapt=adapt_settings(flags), published_rule=shown)
     ranks = distributed.start(flags.device)
     with distributed.together(ranks):
         shards = find_shards(flags.data, "val")

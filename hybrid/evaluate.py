@@ -23,6 +23,7 @@ from hybrid.data import DataError, Stream
 from hybrid.distributed import Ranks
 from ngram import gate_fit
 from ngram.gate import F64, Gate
+from ngram.hashed_ratio import HashedRatio, HashedTables
 from ngram.match import MatchModel
 from ngram.online import OnlineCache
 from ngram.score_first import ScoreFirst, Tokens
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 # fitted gate, and the fallback gains 0.004 from 1 over 0.02
 GATE_RATE = 0.5
 PROTOCOLS = ("full", "challenge")
+PUBLISHED_BITS = 16  # log2 of the buckets an order in the published tables (pull request #1095)
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class EvalOptions:
     artifact's setting.  cache_by_chunk: the cache, too, learns only at the end of a chunk instead of after every token.
     protocol "challenge" drops the tail that fills no window.  online: cache and gate learn, score-first.  match: the match
     model has a say.  gate_learns: the gate adapts, where online.  adapt: test-time training of the network, None: frozen.
-    paranoid: digests of all state are compared around every score."""
+    paranoid: digests of all state are compared around every score.  published_rule: training shards whose hashed counts show
+    what the published rule would claim over this network."""
 
     stride: int = 0
     chunk_tokens: int = 0
@@ -57,6 +60,7 @@ class EvalOptions:
     gate_learns: bool = True
     adapt: AdaptConfig | None = None
     paranoid: bool = False
+    published_rule: tuple[Path, ...] = ()
 
 
 def fit_gate(model: torch.nn.Module, table: NgramTable, holdout_tokens: Tokens, device: torch.device, config: Config) -> bytes:
@@ -87,6 +91,14 @@ def load_tokens(paths: Sequence[Path], vocab_size: int, seq_len: int, protocol: 
         if usable < 2:
             raise DataError(f"{paths[0]}: {len(stream):,} tokens fill no window of {seq_len}; use --protocol full")
     return stream.read(0, usable)
+
+
+def published_claim(tokens: Tokens, neural: NeuralScores, train_paths: Sequence[Path], vocab_size: int, total_bytes: int) -> dict[str, Any]:
+    """What the published hashed rule would report over this network, counts taken from the training shards: no probability."""
+    stream = Stream(train_paths, vocab_size)
+    rule = HashedRatio(HashedTables.count(stream.read(0, len(stream)), vocab_size, PUBLISHED_BITS), "published")
+    nats = -np.log(rule.claims(tokens, np.exp(-neural.nll_nats))).sum()
+    return {"claimed_bpb": bits_per_byte(float(nats), total_bytes), "log2_buckets": PUBLISHED_BITS, "is_a_probability": False}
 
 
 def score(art: "Artifact", paths: Sequence[Path], ranks: Ranks, options: EvalOptions = EvalOptions()) -> dict[str, Any]:
@@ -137,6 +149,9 @@ def score(art: "Artifact", paths: Sequence[Path], ranks: Ranks, options: EvalOpt
         "neural_s": neural_s,
         "ngram_s": time.monotonic() - begin - neural_s,
         "seconds": seconds | {"compile": CLOCK.seconds},
+        "published_rule": published_claim(tokens, neural, options.published_rule, config.model.vocab_size, total_bytes)
+        if options.published_rule
+        else None,
         "seed": config.train.seed,
         "preset": config.preset,
         "world": ranks.world,

@@ -25,6 +25,9 @@ def show(result: dict[str, Any], scale: dict[str, float] | None = None) -> None:
     table.add_column("bits per byte", justify="right")
     for name, key in (("network", "neural_bpb"), ("n-gram cache", "ngram_bpb"), ("blended", "blended_bpb")):
         table.add_row(name, f"{result[key]:.4f}" if result[key] is not None else "-", style="bold" if key == "blended_bpb" else "")
+    claim = result.get("published_rule")
+    if claim:
+        table.add_row("published rule over this network: NOT a probability", f"({claim['claimed_bpb']:.4f})", style="dim")
     for name, bpb in (scale or {}).items():
         table.add_row(name, f"{bpb:.4f}", style="dim")
     title = f"{result['preset']}, seed {result['seed']}: {result['tokens']:,} tokens, {result['bytes']:,} bytes, protocol {result['protocol']}"

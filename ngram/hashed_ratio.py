@@ -97,6 +97,14 @@ def _targets(tokens: Array, start: int, stop: int, first_order: int, base_V: Arr
 
 
 @njit(nogil=True)
+def _claims(tokens: Array, first_order: int, base_N: Array, ratio: bool, pairs_OB: Array, contexts_OB: Array, out: Array) -> None:
+    scratch = np.empty(pairs_OB.shape[0], dtype=np.uint64)
+    for t in range(1, len(tokens)):
+        hashes = _hashes(tokens, t, first_order, scratch)
+        out[t - 1] = _value(hashes, int(tokens[t]), base_N[t - 1], ratio, pairs_OB, contexts_OB)[0]
+
+
+@njit(nogil=True)
 def _rows(
     tokens: Array, positions: Array, first_order: int, base_V: Array, ratio: bool, pairs_OB: Array, contexts_OB: Array, out_PV: Array, order_P: Array
 ) -> None:
@@ -141,6 +149,16 @@ class HashedRatio:
         """(n,) what the rule reports for targets tokens[start:stop]."""
         out, t = np.empty(stop - start), self.tables
         _targets(np.asarray(tokens), start, stop, ORDERS[0], t.base, self.rule == "ratio", t.pairs, t.contexts, out)
+        return out
+
+    def claims(self, tokens: npt.NDArray[np.uint16], base: F64) -> F64:
+        """(N-1,) what the rule reports for all targets over a model that gives them `base` (N-1,) instead of the unigrams.
+
+        No probabilities: only the token that came is ever looked up."""
+        if len(base) != len(tokens) - 1:
+            raise ValueError(f"{len(base)} base values for {len(tokens) - 1} targets")
+        out, t = np.empty(len(base)), self.tables
+        _claims(np.asarray(tokens), ORDERS[0], np.ascontiguousarray(base, np.float64), self.rule == "ratio", t.pairs, t.contexts, out)
         return out
 
     def rows(self, tokens: npt.NDArray[np.uint16], start: int, stop: int) -> F64:

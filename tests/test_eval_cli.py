@@ -53,6 +53,16 @@ def test_the_result_has_every_promised_key_and_adds_up(made, capsys):
     assert result(made)["blended_bpb"] == found["blended_bpb"]
 
 
+def test_the_published_rules_claim_stands_beside_and_is_labelled(made, capsys):
+    write_shard(made / "x_train_000000.bin", tiny.stream(seed=1, count=30))
+    found, plain = result(made, "--published-rule", made), result(made)
+    assert found["published_rule"]["is_a_probability"] is False
+    assert found["published_rule"]["claimed_bpb"] < found["neural_bpb"]
+    assert "NOT a probability" in capsys.readouterr().out
+    assert plain["published_rule"] is None
+    assert found["blended_bpb"] == plain["blended_bpb"]
+
+
 def test_flags_change_what_they_should_and_nothing_else(made):
     base, frozen, by_chunk = result(made), result(made, "--no-online"), result(made, "--cache-by-chunk", "--chunk-tokens", "100")
     assert base["neural_bpb"] == frozen["neural_bpb"] == by_chunk["neural_bpb"]

@@ -83,6 +83,18 @@ def test_fewer_buckets_claim_more_and_sum_to_what_the_law_says():
     assert sums[3] == pytest.approx(1, abs=0.02)
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_over_another_model_the_rule_claims_what_it_claims_over_that_models_values(rule):
+    train, test = text(), text(300, seed=1)
+    scorer = HashedRatio(HashedTables.count(train, V, 8), rule)
+    unigrams = scorer.tables.base[test[1:]]
+    assert np.array_equal(scorer.claims(test, unigrams), scorer.score(test, 1, len(test)))
+    better = scorer.claims(test, np.full(len(test) - 1, 0.9))
+    assert (better >= scorer.claims(test, unigrams)).all()
+    with pytest.raises(ValueError, match="3 base values for 299 targets"):
+        scorer.claims(test, unigrams[:3])
+
+
 def test_counts_saturate_instead_of_wrapping():
     tables = HashedTables.count(np.zeros(200, dtype=np.uint16), V, 4, repeats=1000)
     assert tables.pairs.max() == 65535
