@@ -168,6 +168,7 @@ def test_without_a_match_model_the_others_share_its_weight_and_the_gate_learns_n
     order = ScoreFirst(tokens, {"blend": Blend(neural, OnlineCache(table()), None, gate)})
     scores = blend.run(order, "blend", 16, cache_by_chunk=True)
     assert (scores.weights[:, 2] == 0).all()
+    assert np.allclose(scores.weights.sum(1), 1, rtol=1e-12)
     assert np.allclose(scores.mixed, scores.weights[:, 0] * scores.probs[:, 0] + scores.weights[:, 1] * scores.probs[:, 1], rtol=1e-12)
     after = gate.weights(np.zeros((1, len(GATE_FEATURES)), np.float32))
     assert after[0, 1] / after[0, 0] != before[0, 1] / before[0, 0]  # it learned between the two
