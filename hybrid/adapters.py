@@ -20,21 +20,23 @@ from hybrid import random_maps
 
 
 class _MergedProduct(torch.autograd.Function):
-    """x Wᵀ with W = scale·M + A B given; no gradient of W is ever formed, only those of x, A and B."""
+    """x Wᵀ with W = scale·M + A B given; no gradient of W is ever formed, only those of x, A and B.
+
+    The thin products ride along with the large ones, which read the same rows anyway: [y, x Bᵀ] = x [W; B]ᵀ forward,
+    [dx, dy A] = dy [W, A] backward."""
 
     @staticmethod
     def forward(ctx: Any, x_TI: Tensor, w_OI: Tensor, a_OR: Tensor, b_RI: Tensor) -> Tensor:
-        ctx.save_for_backward(x_TI, w_OI, a_OR, b_RI)
-        return x_TI @ w_OI.t()
+        y_TO, low_TR = (x_TI @ torch.cat([w_OI, b_RI]).t()).split([len(w_OI), len(b_RI)], dim=1)
+        ctx.save_for_backward(x_TI, w_OI, a_OR, low_TR)
+        return y_TO
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_TI, w_OI, a_OR, b_RI = ctx.saved_tensors
+        x_TI, w_OI, a_OR, low_TR = ctx.saved_tensors
         dy_TO = grads[0]
-        dx_TI = dy_TO @ w_OI if ctx.needs_input_grad[0] else None
-        da_OR = dy_TO.t() @ (x_TI @ b_RI.t())
-        db_RI = (dy_TO @ a_OR).t() @ x_TI
-        return dx_TI, None, da_OR, db_RI
+        dx_TI, dlow_TR = (dy_TO @ torch.cat([w_OI, a_OR], dim=1)).split([w_OI.shape[1], a_OR.shape[1]], dim=1)
+        return dx_TI, None, dy_TO.t() @ low_TR, dlow_TR.t() @ x_TI
 
 
 def block_diagonal(blocks: Sequence[Tensor]) -> Tensor:
@@ -149,9 +151,15 @@ class Projection(nn.Module):
         """The matrices as the forward pass sees them: rounded during late quantisation-aware training."""
         return [fake_quantise(m, self.fake_bits) if self.fake_bits else m for m in matrices.values()]
 
-    def forward(self, x_TI: Tensor) -> Tensor:
-        """(T, I) → (T, ΣO), in x's dtype."""
+    def forward(self, x_TI: Tensor, gain_O: Tensor | None = None) -> Tensor:
+        """(T, I) → (T, ΣO), in x's dtype; gain_O (ΣO,) multiplies each output.
+
+        A learned matrix takes the gain in, so that the gain's gradient needs weights instead of one more pass over activations."""
         if self.frozen:
-            return adapted_linear(x_TI, self.map, self.scale, self._used(self.a), self._used(self.b), self.form)
-        weights = [weight.to(x_TI.dtype) for weight in self._used(self.weights)]
-        return x_TI @ (weights[0] if len(weights) == 1 else torch.cat(weights)).t()
+            y_TO = adapted_linear(x_TI, self.map, self.scale, self._used(self.a), self._used(self.b), self.form)
+            return y_TO if gain_O is None else y_TO * gain_O.to(y_TO.dtype)
+        weights = self._used(self.weights)
+        weight_OI = weights[0] if len(weights) == 1 else torch.cat(weights)
+        if gain_O is not None:
+            weight_OI = weight_OI * gain_O[:, None]
+        return x_TI @ weight_OI.to(x_TI.dtype).t()

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hybrid import fused_heads
 from hybrid.adapters import Projection
 from hybrid.config import ModelConfig
 
@@ -74,25 +75,31 @@ class Attention(nn.Module):
             self.value_mix = nn.Parameter(torch.tensor([0.5, 0.5]))
 
     def forward(
-        self, x_TE: Tensor, shape: tuple[int, int], rope: Rope, value_TK: Tensor | None, first_v: Tensor | None
+        self, x_TE: Tensor, shape: tuple[int, int], rope: Rope, value_TK: Tensor | None, first_v: Tensor | None, gain_E: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """x_TE normed input; value_TK shared value embedding (T, K·N); first_v the first layer's values.
+        """x_TE normed input; value_TK shared value embedding (T, K·N); first_v the first layer's values; gain_E of the output.
 
         Returns the output (T, E) and the values (T, K·N) before they are split into heads."""
-        kv_width = self.kv_heads * self.width
-        q, k, v = self.input(x_TE).split([self.heads * self.width, kv_width, kv_width], dim=-1)
+        q, k, v = self._heads(self.input(x_TE), shape, rope)
         if value_TK is not None and hasattr(self, "value_gain"):
             v = v + self.value_gain.to(v.dtype) * value_TK
         if first_v is not None and hasattr(self, "value_mix"):
             mix = self.value_mix.to(v.dtype)
             v = mix[0] * first_v + mix[1] * v
-        values = v
-        q, k, v = (m.reshape(*shape, -1, self.width) for m in (q, k, v))
-        q, k = rms_norm(q), rms_norm(k)
-        if rope is not None:
-            q, k = rotate(q, *rope), rotate(k, *rope)
-        q = q * self.query_gain.to(q.dtype)[:, None]
+        values, v = v, v.reshape(*shape, -1, self.width)
         y = attend(q, k, v)
         if self.exclusive:
             y = exclude_self(y, v)
-        return self.output(y.reshape(x_TE.shape[0], -1)), values
+        return self.output(y.reshape(x_TE.shape[0], -1), gain_E), values
+
+    def _heads(self, qkv_TO: Tensor, shape: tuple[int, int], rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, L, H, N) and keys (B, L, K, N), normed, rotated and scaled; values (T, K·N) as they are."""
+        if rope is not None and fused_heads.available(qkv_TO.device, self.width):
+            cos_LM, sin_LM = rope[0][:, 0, 0], rope[1][:, 0, 1]
+            return fused_heads.norm_rotate(qkv_TO, self.query_gain, cos_LM, sin_LM, self.kv_heads, NORM_EPSILON)
+        kv_width = self.kv_heads * self.width
+        q, k, v = qkv_TO.split([self.heads * self.width, kv_width, kv_width], dim=-1)
+        q, k = (rms_norm(m.reshape(*shape, -1, self.width)) for m in (q, k))
+        if rope is not None:
+            q, k = rotate(q, *rope), rotate(k, *rope)
+        return q * self.query_gain.to(q.dtype)[:, None], k, v

@@ -22,8 +22,14 @@ def small_projection(fan_out: int, fan_in: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(fan_out, fan_in).uniform_(-(fan_in**-0.5), fan_in**-0.5))
 
 
+def add(x_TE: Tensor, y_TE: Tensor) -> Tensor:
+    """x + y.  The compiler makes one addmm of a product and a sum in one dtype, which copies x first; spelt through float32,
+    which changes no bit, the sum joins the norm that follows (dense9 on one H100: LOG.md, 2026-11-26)."""
+    return (x_TE.float() + y_TE.float()).to(x_TE.dtype) if torch.compiler.is_compiling() else x_TE + y_TE
+
+
 class MLP(nn.Module):
-    """Up, non-linearity, down; SwiGLU has a gate matrix beside up."""
+    """Up, non-linearity, down, times a gain per feature; SwiGLU has a gate matrix beside up."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -38,7 +44,7 @@ class MLP(nn.Module):
         if config.hidden_gate:
             self.hidden_gate = nn.Parameter(torch.zeros(self.hidden))
 
-    def forward(self, x_TE: Tensor) -> Tensor:
+    def forward(self, x_TE: Tensor, gain_E: Tensor) -> Tensor:
         h_TF = self.up(x_TE)
         if hasattr(self, "feature_gain"):
             h_TF = h_TF * self.feature_gain.to(h_TF.dtype)
@@ -49,7 +55,7 @@ class MLP(nn.Module):
             h_TF = (F.relu(h_TF) if self.activation == "relu2" else F.leaky_relu(h_TF, 0.5)).square()
         if hasattr(self, "hidden_gate"):
             h_TF = h_TF * (1 + self.hidden_gate.to(h_TF.dtype))
-        out: Tensor = self.down(h_TF)
+        out: Tensor = self.down(h_TF, gain_E)
         return out
 
 
@@ -75,9 +81,9 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         mix = self.residual_mix.to(x_TE.dtype)
         x_TE = mix[0] * x_TE + mix[1] * x0_TE
-        attended_TE, values = self.attention(self.norm(x_TE), shape, rope, value_TK, first_v)
-        x_TE = x_TE + self.attention_gain.to(x_TE.dtype) * attended_TE
-        return x_TE + self.mlp_gain.to(x_TE.dtype) * self.mlp(self.norm(x_TE)), values
+        attended_TE, values = self.attention(self.norm(x_TE), shape, rope, value_TK, first_v, self.attention_gain)
+        x_TE = add(x_TE, attended_TE)
+        return add(x_TE, self.mlp(self.norm(x_TE), self.mlp_gain)), values
 
 
 class HashedBigram(nn.Module):

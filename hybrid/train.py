@@ -8,7 +8,7 @@ ahead of the device, so the wall clock it reads is the device's to within that m
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch._functorch.config as functorch_config
 
 from hybrid import checkpoint, optim, windows
 from hybrid.averaging import WeightAverage
@@ -56,7 +57,7 @@ class Trainer:
         self.gradients = optim.flat_gradients(self.parameters)
         self.optimisers = optim.build(model, config.train)
         compiling = config.train.compile and ranks.device.type == "cuda"
-        self.loss = torch.compile(model.loss, dynamic=False, fullgraph=True) if compiling else model.loss
+        self.loss = compiled(model.loss) if compiling else model.loss
         order = config.cache.ngram_order
         self.cache = NgramCache(config.model.vocab_size, orders=(2, order), bos=1) if order else None
         self.average = WeightAverage(self.parameters, config.train)
@@ -291,6 +292,13 @@ class Trainer:
             **memory,
         )
         return result
+
+
+def compiled(loss: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """One graph without dynamic shapes; what was compiled is kept on disk, also with our own backward passes in it."""
+    functorch_config.autograd_cache_allow_custom_autograd_functions = True  # they are part of the key: a second start takes seconds
+    result: Callable[..., torch.Tensor] = torch.compile(loss, dynamic=False, fullgraph=True)
+    return result
 
 
 def synchronize(device: torch.device) -> None:
