@@ -36,12 +36,13 @@ def add_adapt_flags(parser: argparse.ArgumentParser) -> None:
     """Test-time training: --ttt, and one flag for every field of AdaptConfig."""
     parser.add_argument("--ttt", action="store_true", help="test-time training: the network, too, learns from what was scored")
     for field in dataclasses.fields(AdaptConfig):
-        name = field.name.replace("_tokens", "")
-        parser.add_argument(f"--ttt-{name}", type=type(field.default), default=field.default, metavar="X", help=f"{field.metadata['help']} [{field.default}]")
+        name, choices = field.name.replace("_tokens", ""), field.metadata["choices"]
+        shown = {"choices": choices} if choices else {"metavar": "X"}
+        parser.add_argument(f"--ttt-{name}", type=type(field.default), default=field.default, help=f"{field.metadata['help']} [{field.default}]", **shown)
 
 
 def adapt_settings(flags: argparse.Namespace) -> AdaptConfig | None:
-    return AdaptConfig(flags.ttt_chunk, flags.ttt_rate, flags.ttt_decay) if flags.ttt else None
+    return AdaptConfig(flags.ttt_chunk, flags.ttt_rate, flags.ttt_decay, flags.ttt_scope) if flags.ttt else None
 
 
 def score(argv: list[str]) -> int:

@@ -33,13 +33,13 @@ def parse() -> tuple[argparse.Namespace, config.Config]:
     parser.add_argument("--data", help="folder of shards")
     parser.add_argument("--tokenizer", help="SentencePiece model of the shards")
     parser.add_argument("--out", help="run folder, written to")
-    parser.add_argument("--resume", action="store_true", help="continue from RUN/checkpoint.bin")
+    parser.add_argument("--resume", action="store_true", help="continue from RUN/checkpoint.bin; a finished run is only packed again")
     parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where to train [auto]")
     parser.add_argument(
         "--rank-timeout", type=float, default=distributed.TIMEOUT_S, metavar="S", help="a rank silent for so long is taken for dead; s [45]"
     )
     parser.add_argument("--no-score", action="store_true", help="leave scoring the packed artifact to eval.py")
-    parser.add_argument("--keep-checkpoint", action="store_true", help="leave RUN/checkpoint.bin, the float weights, for scripts/bench_quant.py")
+    parser.add_argument("--keep-checkpoint", action="store_true", help="leave RUN/checkpoint.bin, to pack again or for scripts/bench_quant.py")
     parser.add_argument("--describe", action="store_true", help="print the preset's parameter counts as JSON and stop")
     config.add_flags(parser)
     flags = parser.parse_args()

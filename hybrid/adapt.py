@@ -25,6 +25,8 @@ from hybrid.distributed import Ranks
 from hybrid.model import HybridLM, parameter_kind
 from ngram.score_first import ScoreFirst, Tokens
 
+SCOPES = {"matrices": ("matrix",), "scalars": ("matrix", "scalar"), "all": ("matrix", "scalar", "embedding")}  # kinds of parameters
+
 
 @dataclass(frozen=True)
 class AdaptConfig(Checked):
@@ -33,17 +35,18 @@ class AdaptConfig(Checked):
     chunk_tokens: int = setting(0, "targets scored between two updates of the network, 0: one window; tokens", low=0)
     rate: float = setting(1e-4, "step of every weight a chunk, in units of its gradient's running root mean square", low=0, high=1)
     decay: float = setting(0.0, "share of the way back to the artifact's weights after every step", low=0, high=1)
+    scope: str = setting("matrices", "what takes steps: block matrices; scalars: gains and gates as well; all: embeddings, too", choices=tuple(SCOPES))
 
 
 class Learner:
-    """A private copy of a model whose block matrices take steps: adapters where maps are frozen, weights elsewhere.
+    """A private copy of a model whose parameters in adapt.scope take steps: of matrices, the adapters where maps are frozen.
 
     Steps are Adam's without momentum: with it, what was learned from one document pushes on into the next (LOG.md)."""
 
     def __init__(self, model: HybridLM, adapt: AdaptConfig, ranks: Ranks) -> None:
         self.model, self.adapt, self.ranks = copy.deepcopy(model).to(ranks.device), adapt, ranks
         for name, p in self.model.named_parameters():
-            p.requires_grad_(parameter_kind(name, p.ndim) == "matrix")
+            p.requires_grad_(parameter_kind(name, p.ndim) in SCOPES[adapt.scope])
         self.parameters: list[torch.Tensor] = [p for p in self.model.parameters() if p.requires_grad]
         self.home = [p.detach().clone() for p in self.parameters]
         self.gradients = optim.flat_gradients(self.parameters)

@@ -87,9 +87,9 @@ def certify(path: str, shards: list[Path], out: str, options: CertifyOptions, ra
     }
 
 
-def told(adapt: AdaptConfig | None) -> tuple[float, ...]:
+def told(adapt: AdaptConfig | None) -> stream_coder.Told:
     """Test-time training as a coded file's header says it."""
-    return () if adapt is None else (adapt.chunk_tokens, adapt.rate, adapt.decay)
+    return () if adapt is None else (adapt.chunk_tokens, float(adapt.rate), float(adapt.decay), adapt.scope)
 
 
 def text(result: dict[str, Any]) -> str:

@@ -196,6 +196,7 @@ def _from_json(cls: Any, data: Any, where: str) -> Any:
 
 
 GROUPS = ("model", "train", "cache", "quant")
+PACKING_GROUPS = ("cache", "quant")  # read by packing and evaluation, two fields apart (training_differences)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -230,6 +231,22 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
         if changes:
             config = dataclasses.replace(config, **{group: dataclasses.replace(getattr(config, group), **changes)})
     return config
+
+
+def training_differences(one: Config, other: Config) -> list[str]:
+    """Dotted names of the settings that differ and that training reads: all but those of packing and evaluation alone.
+
+    Counting reads cache.ngram_order, late quantisation-aware training quant.weight_bits."""
+    rounded = max(one.train.qat_from, other.train.qat_from) >= 0
+    read = {"cache.ngram_order", *(("quant.weight_bits",) if rounded else ())}
+    names = ["preset"] if one.preset != other.preset else []
+    for group in GROUPS:
+        here, there = getattr(one, group), getattr(other, group)
+        for field in dataclasses.fields(here):
+            name = f"{group}.{field.name}"
+            if getattr(here, field.name) != getattr(there, field.name) and (group not in PACKING_GROUPS or name in read):
+                names.append(name)
+    return names
 
 
 def canonical_json(data: Any) -> str:

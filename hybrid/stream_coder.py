@@ -34,11 +34,12 @@ if TYPE_CHECKING:
     from hybrid.artifact import Artifact
 
 MAGIC = b"SGSTREAM"
-VERSION = 2  # 2: test-time training in the settings
+VERSION = 3  # 2: test-time training in the settings; 3: its scope
 MAX_HEADER = 512  # bytes of everything but the payload
 STREAMS = {"cpu": 64, "cuda": 256}  # side by side: enough to keep the device busy, few enough not to lose context
 TOKENS_A_BYTE = 1 << 21  # with 24-bit probabilities a token of two symbols costs at least 5e-6 bits: 1.6 million a byte
 MAX_TOKENS = 1 << 30  # a stream; more are several files
+Told = tuple[()] | tuple[int, float, float, str]  # test-time training as a header says it
 KINDS = ("text", "file")  # validation tokens by the challenge's byte accounting; any file, pieces joined as they are
 
 
@@ -88,7 +89,7 @@ class _Clock:
 @dataclass(frozen=True)
 class Settings:
     """What the decoder needs to know beside artifact and payload.  n tokens, s most streams, stride, o online, g gate chunk,
-    t test-time training (chunk tokens, rate, decay) or nothing."""
+    t test-time training (chunk tokens, rate, decay, scope) or nothing."""
 
     n: int
     s: int
@@ -96,15 +97,15 @@ class Settings:
     o: bool
     g: int
     kind: str
-    t: tuple[float, ...] = ()
+    t: Told = ()
 
     def adapt(self) -> AdaptConfig | None:
         """Raises ConfigError where t is no such thing."""
         if not self.t:
             return None
-        if len(self.t) != 3 or any(type(value) not in (int, float) for value in self.t):
+        if [type(value) for value in self.t] != [int, float, float, str]:
             raise ConfigError(f"test-time training of {self.t}")
-        return AdaptConfig(int(self.t[0]), float(self.t[1]), float(self.t[2]))
+        return AdaptConfig(*self.t)
 
 
 def encode(art: "Artifact", artifact_sha: str, tokens: U16, settings: Settings, device: torch.device) -> tuple[bytes, Coded]:

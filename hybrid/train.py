@@ -21,7 +21,7 @@ import torch._functorch.config as functorch_config
 from hybrid import checkpoint, optim, windows
 from hybrid.averaging import WeightAverage
 from hybrid.batches import Batches, LossReader, TrainError
-from hybrid.config import Config
+from hybrid.config import Config, training_differences
 from hybrid.data import Loader
 from hybrid.distributed import DeviceError, Ranks
 from hybrid.log import RunLog
@@ -147,22 +147,28 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continues from `state`; counts what was counted before, again.  Raises TrainError when it does not fit this run."""
-        try:
+        with _fitting():
+            self._check(state)
             self._restore(state)
-        except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, OverflowError) as error:
-            raise TrainError(f"--resume: the checkpoint does not fit this model ({str(error).splitlines()[0]}); use another --out") from None
         for step in range(self.step):
             if not self.batches.loader.is_first_epoch(step).any():
                 break
             self.count(step, self.batches.host(step))
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        if Config.from_json(state["config"]) != self.config or state["world"] != self.ranks.world:
+    def _check(self, state: dict[str, Any]) -> None:
+        """Raises TrainError unless a run of these settings would have come by `state`; how it will be packed may differ."""
+        other = training_differences(Config.from_json(state["config"]), self.config)
+        if other:
             raise TrainError(
-                "--resume: the checkpoint was made with other settings or another number of ranks; repeat those or use another --out"
+                f"--resume: the checkpoint was made with other settings: {', '.join(other)}; repeat those or use another --out"
+                " (only what packing and evaluation alone read may change)"
             )
+        if state["world"] != self.ranks.world:
+            raise TrainError(f"--resume: the checkpoint was made by {state['world']} ranks, these are {self.ranks.world}; start as many or use another --out")
         if state["data"] != self.batches.loader.digests:
             raise TrainError("--resume: the training shards are not those of the checkpoint; bring them back or use another --out")
+
+    def _restore(self, state: dict[str, Any]) -> None:
         if state["frozen_late"]:
             self._freeze_late()
         with torch.no_grad():
@@ -185,15 +191,18 @@ class Trainer:
 
     def progress(self) -> float:
         """Share of the run that is done: of the steps, of the seconds, or the larger of both when both are limited."""
+        return self._share_done(self.step, self.wall_s)
+
+    def _share_done(self, step: int, wall_s: float) -> float:
         steps, seconds = self.config.train.steps, self.config.train.seconds
         if not steps and not seconds:
             raise TrainError("a run needs a limit; give --seconds or --steps")
-        return min(1.0, max(self.step / steps if steps else 0.0, self.wall_s / seconds if seconds else 0.0))
+        return min(1.0, max(step / steps if steps else 0.0, wall_s / seconds if seconds else 0.0))
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
     def run(self, writer: checkpoint.Writer) -> TrainResult:
-        """Trains until the clock or the step count is used up, or SIGTERM.  Weights end as the average if one is kept."""
+        """Trains until the clock or the step count is used up, or SIGTERM.  Weights end as the average if one is kept, unrounded."""
         settings = self.config.train
         warmup_s = self._warm_up_or_resume(writer)
         patience_s = self.ranks.timeout_s if self.ranks.world > 1 else math.inf
@@ -248,11 +257,17 @@ class Trainer:
         return time.monotonic() - begin
 
     def _warm_up_or_resume(self, writer: checkpoint.Writer) -> float:
-        warmup_s = self.warm_up()
-        if writer.path.exists():
-            self.restore(checkpoint.load(writer.path))
-            self.log.show("resume", step=self.step, wall_s=self.wall_s)
-            self.ranks.barrier()
+        """Seconds of warm-up: none for a run that is over and is only packed again."""
+        if not writer.path.exists():
+            return self.warm_up()
+        state = checkpoint.load(writer.path)
+        with _fitting():
+            self._check(state)
+            over = self._share_done(int(state["step"]), float(state["wall_s"])) >= 1.0
+        warmup_s = 0.0 if over else self.warm_up()
+        self.restore(state)
+        self.log.show("resume", step=self.step, wall_s=self.wall_s)
+        self.ranks.barrier()
         return warmup_s
 
     def _log(self, losses: "LossReader", progress: float) -> None:
@@ -276,6 +291,8 @@ class Trainer:
         if self.average.tensors and not interrupted:
             with torch.no_grad():
                 torch._foreach_copy_(self.parameters, self.average.tensors)
+        if not interrupted:
+            self.model.set_fake_bits(0)  # packing measures and fits with what it stores, after a --resume as after training
         loss = losses.mean()
         result = TrainResult(self.step, self.wall_s, self.step * self.config.train.batch_tokens, loss, warmup_s, interrupted)
         memory = {}
@@ -299,6 +316,15 @@ def compiled(loss: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     functorch_config.autograd_cache_allow_custom_autograd_functions = True  # they are part of the key: a second start takes seconds
     result: Callable[..., torch.Tensor] = torch.compile(loss, dynamic=False, fullgraph=True)
     return result
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """Turns what goes wrong with a checkpoint's contents into one line."""
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, OverflowError) as error:
+        raise TrainError(f"--resume: the checkpoint does not fit this model ({str(error).splitlines()[0]}); use another --out") from None
 
 
 def synchronize(device: torch.device) -> None:

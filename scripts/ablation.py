@@ -86,13 +86,13 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=0, help="of each stream's beginning, 0: all [0]")
     parser.add_argument("--json", metavar="F")
     for field in dataclasses.fields(AdaptConfig):
-        parser.add_argument(f"--ttt-{field.name.replace('_tokens', '')}", type=type(field.default), default=field.default)
+        parser.add_argument(f"--ttt-{field.name.replace('_tokens', '')}", type=type(field.default), default=field.default, choices=field.metadata["choices"])
     flags = parser.parse_args()
     texts = dict(pair.split("=", 1) for pair in flags.data if "=" in pair)
     if len(texts) != len(flags.data):
         raise SeedgramError("--data takes NAME=PATH, each name once")
     ranks, art = distributed.start(), artifact.load(flags.artifact)
-    rows = rows_of(art, AdaptConfig(flags.ttt_chunk, flags.ttt_rate, flags.ttt_decay), flags.stride)
+    rows = rows_of(art, AdaptConfig(flags.ttt_chunk, flags.ttt_rate, flags.ttt_decay, flags.ttt_scope), flags.stride)
     results: dict[str, Any] = {}
     for name, path in texts.items():
         tokens = evaluate.load_tokens(find_shards(path, "val"), art.config.model.vocab_size, art.config.train.seq_len, "full")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hybrid import windows
-from hybrid.adapt import AdaptConfig, AdaptedNetwork, adapted_scores
+from hybrid.adapt import SCOPES, AdaptConfig, AdaptedNetwork, adapted_scores
 from hybrid.config import ConfigError
 from hybrid.distributed import Ranks
 from hybrid.model import HybridLM, parameter_kind
@@ -45,10 +45,10 @@ def test_with_steps_of_size_zero_it_is_the_frozen_network(stride):
     np.testing.assert_allclose(scores.nll_nats, frozen(model, tokens, stride), atol=1e-5)
 
 
-@pytest.mark.parametrize(("stride", "chunk"), [(0, 16), (0, 48), (4, 8)])
-def test_a_chunks_scores_are_those_of_weights_that_took_plain_adam_steps_on_the_chunks_before(stride, chunk):
+@pytest.mark.parametrize(("stride", "chunk", "scope"), [(0, 16, "matrices"), (0, 48, "scalars"), (4, 8, "matrices"), (0, 32, "all")])
+def test_a_chunks_scores_are_those_of_weights_that_took_plain_adam_steps_on_the_chunks_before(stride, chunk, scope):
     """The oracle keeps no gradient buffer and no windows: one loss a chunk, one step, weights decayed home."""
-    tokens, adapt = text(120), AdaptConfig(chunk, rate=0.01, decay=0.1)
+    tokens, adapt = text(120), AdaptConfig(chunk, rate=0.01, decay=0.1, scope=scope)
     found = adapted_scores(network(), tokens, LENGTH, stride, adapt, ALONE).nll_nats
     model = network()
     home = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -64,7 +64,7 @@ def test_a_chunks_scores_are_those_of_weights_that_took_plain_adam_steps_on_the_
         total.backward()
         with torch.no_grad():
             for name, p in model.named_parameters():
-                if parameter_kind(name, p.ndim) == "matrix":
+                if parameter_kind(name, p.ndim) in SCOPES[scope]:
                     square[name].mul_(0.999).add_(0.001 * p.grad**2)
                     p.sub_(0.01 * p.grad / ((square[name] / (1 - 0.999**step)).sqrt() + 1e-8))
                     p.add_(0.1 * (home[name] - p))
@@ -79,6 +79,28 @@ def test_the_future_changes_no_score_and_the_model_given_is_left_alone():
     again = adapted_scores(model, other, LENGTH, 0, AdaptConfig(32, 0.01), ALONE)
     assert np.array_equal(scores.nll_nats[:129], again.nll_nats[:129])
     assert all(torch.equal(p, before[name]) for name, p in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("scope", "kinds"), [("matrices", {"matrix"}), ("scalars", {"matrix", "scalar"}), ("all", {"matrix", "scalar", "embedding"})])
+def test_the_scope_says_what_moves_and_what_does_not(scope, kinds):
+    model, tokens = network(), text()
+    part = AdaptedNetwork(model, LENGTH, 0, AdaptConfig(32, 0.01, scope=scope), ALONE)
+    part.update(tokens, 1, 33)
+    learned, moved = part.learner.model.state_dict(), set()
+    for name, p in model.state_dict().items():
+        if not torch.equal(p, learned[name]):
+            moved.add(parameter_kind(name, p.ndim))
+    assert moved == kinds
+
+
+def test_the_default_scope_is_the_block_matrices():
+    scores = [adapted_scores(network(), text(), LENGTH, 0, adapt, ALONE).nll_nats for adapt in (AdaptConfig(32, 0.01), AdaptConfig(32, 0.01, 0.0, "matrices"))]
+    assert np.array_equal(*scores)
+
+
+def test_an_unknown_scope_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match="AdaptConfig.scope: 'everything' is none of matrices, scalars, all"):
+        AdaptConfig(scope="everything")
 
 
 def test_repeated_text_is_learned():

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid import artifact, certify, evaluate, fingerprint, stream_coder
+from hybrid.adapt import SCOPES
 from hybrid.config import ModelConfig
 from hybrid.data import write_shard
 from hybrid.distributed import Ranks
@@ -160,13 +161,29 @@ def test_encoding_twice_gives_the_same_bytes(coded):
     assert stream_coder.encode(art, sha, tokens, options, CPU)[0] == data
 
 
-@pytest.mark.parametrize("change", [{"o": False}, {"stride": 8}, {"s": 1}, {"t": (32, 0.01, 0.1)}, {"t": (16, 0.01, 0.0), "stride": 8, "s": 2}])
+TAUGHT = [{"t": (32, 0.01, 0.1, "matrices")}, {"t": (16, 0.01, 0.0, "all"), "stride": 8, "s": 2}]
+
+
+@pytest.mark.parametrize("change", [{"o": False}, {"stride": 8}, {"s": 1}, *TAUGHT])
 def test_every_setting_round_trips(coded, change):
     art, sha, tokens, _, _ = coded
     tokens = tokens[:150]
     options = dataclasses.replace(stream_coder.Settings(len(tokens), 5, 0, True, 64, "text"), **change)
     data, _ = stream_coder.encode(art, sha, tokens, options, CPU)
     assert np.array_equal(stream_coder.decode(art, sha, data, "F").tokens, tokens)
+
+
+def test_streams_of_every_scope_decode_and_differ_only_where_something_learned(coded):
+    """A decoder that took another scope than its file says would lose the text."""
+    art, sha, tokens, _, _ = coded
+    tokens, payloads = tokens[:150], set()
+    for scope in SCOPES:
+        options = stream_coder.Settings(len(tokens), 2, 0, True, 64, "text", (16, 0.01, 0.0, scope))
+        data, made = stream_coder.encode(art, sha, tokens, options, CPU)
+        found = stream_coder.decode(art, sha, data, "F")
+        assert np.array_equal(found.tokens, tokens) and found.bits == made.bits
+        payloads.add(container.unpack(data, stream_coder.MAGIC, stream_coder.VERSION, "F")[1]["p"])
+    assert len(payloads) == len(SCOPES)
 
 
 def test_an_artifact_without_a_cache_codes_too(tmp_path):
@@ -222,8 +239,13 @@ def test_a_cut_or_altered_file_is_refused(coded):
         {"o": 1},
         {"n": "7"},
         {"t": [1]},
-        {"t": [1, -1.0, 0.0]},
-        {"t": ["a", 0.1, 0.0]},
+        {"t": [1, 0.1, 0.0]},
+        {"t": [1, -1.0, 0.0, "all"]},
+        {"t": ["a", 0.1, 0.0, "all"]},
+        {"t": [float("inf"), 0.1, 0.0, "all"]},
+        {"t": [1, 0.1, 0.0, "embeddings"]},
+        {"t": [1, 0.1, 0.0, ["all"]]},
+        {"t": [1, 0.1, 0.0, "all", "all"]},
         {"t": 3},
     ],
 )
@@ -287,16 +309,17 @@ def test_a_block_of_tokens_is_as_many_steps_and_new_weights_are_taken_over(tiny_
     torch.testing.assert_close(block.extend(tokens[:, :5]), fresh.extend(tokens[:, :5]), atol=0, rtol=0)
 
 
-def test_one_adapted_stream_is_scored_as_the_evaluation_scores_it(tiny_file):
+@pytest.mark.parametrize("scope", ["matrices", "scalars", "all"])
+def test_one_adapted_stream_is_scored_as_the_evaluation_scores_it(tiny_file, scope):
     """One stream and chunks of one window: the coder's order is eval.py's, and so are its steps."""
     from hybrid import evaluate
     from hybrid.adapt import AdaptConfig
 
     art, tokens = artifact.load(tiny_file), tiny.stream(seed=2, count=12)[:161]  # five windows of 32
-    adapt = AdaptConfig(32, 0.01, 0.1)
+    adapt = AdaptConfig(32, 0.01, 0.1, scope)
     bits = []
     for n in (161, 1):
-        settings = stream_coder.Settings(n, 1, 0, True, 64, "text", (32, 0.01, 0.1))
+        settings = stream_coder.Settings(n, 1, 0, True, 64, "text", (32, 0.01, 0.1, scope))
         bits.append(stream_coder.encode(art, "0" * 64, tokens[:n], settings, CPU)[1].bits)
     mixed = evaluate.mixed_scores(art, tokens, evaluate.EvalOptions(chunk_tokens=64, adapt=adapt), Ranks(0, 1, CPU))
     frozen = evaluate.mixed_scores(art, tokens, evaluate.EvalOptions(chunk_tokens=64), Ranks(0, 1, CPU))

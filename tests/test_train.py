@@ -15,7 +15,7 @@ from conftest import PIECES
 
 from hybrid import checkpoint
 from hybrid.batches import LossReader, TrainError
-from hybrid.config import CacheConfig, Config, ModelConfig, TrainConfig
+from hybrid.config import CacheConfig, Config, ModelConfig, TrainConfig, override
 from hybrid.data import Loader, find_shards
 from hybrid.distributed import Ranks
 from hybrid.log import RunLog
@@ -165,15 +165,18 @@ def test_the_average_of_a_short_run_is_not_its_start(tiny_data: Path, tmp_path: 
     assert lag < 0.5 * moved
 
 
-def test_late_phases_begin_at_their_share_and_survive_a_resume(tiny_data: Path, tmp_path: Path) -> None:
+def test_late_phases_begin_at_their_share_and_survive_a_resume(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = settings(steps=12, freeze_at=0.5, swa_every=2, qat_from=0.75)
     config = Config(
         model=ModelConfig(vocab_size=PIECES, **SMALL | {"freeze": "mlp", "progressive": True}), train=config.train, cache=config.cache
     )
     whole, first, second = (trainer(config, tiny_data, tmp_path) for _ in range(3))
+    rounded: list[int] = []
+    monkeypatch.setattr(whole.model, "set_fake_bits", lambda bits: (rounded.append(bits), HybridLM.set_fake_bits(whole.model, bits)))
     whole.run(checkpoint.Writer(tmp_path / "whole"))
     assert whole.frozen_late and whole.average.snapshots > 0 and len(whole.parameters) < len(list(whole.model.parameters()))
-    assert all(p.fake_bits == config.quant.weight_bits for p in whole.model.projections().values())
+    bits = config.quant.weight_bits
+    assert rounded == [bits, 0, bits, bits, bits, 0]  # warm-up, the last three steps, packing
     first.warm_up()
     for _ in range(9):  # past freezing and the first snapshots
         first._enter_phase(first.progress())
@@ -285,6 +288,53 @@ def test_a_run_killed_and_resumed_ends_in_the_same_bytes(tiny_data: Path, tmp_pa
     assert not interrupted or any(json.loads(line)["event"] == "resume" for line in (out / "train.jsonl").read_text().splitlines())
 
 
+def test_packing_again_gives_the_bytes_of_a_run_with_those_settings_from_the_start(tiny_data: Path, tmp_path: Path) -> None:
+    """And trains nothing: also after late quantisation-aware training and with averaged weights."""
+    run, out = ["--steps", "12", "--qat-from", "0.5", "--ema-decay", "0.9", "--keep-checkpoint"], tmp_path / "again"
+    other = ["--embed-bits", "6", "--gptq-tokens", "64", "--no-online", "--cap-bytes", "2000000"]
+    for folder, flags in ((out, ()), (tmp_path / "other", other)):
+        done = finish(tiny_data, folder, *run, *flags)
+        assert done.returncode == 0, done.stderr
+    first = (out / "artifact.bin").read_bytes()
+    for flags, expected in ((other, (tmp_path / "other" / "artifact.bin").read_bytes()), ([], first)):
+        assert (out / "artifact.bin").read_bytes() != expected
+        done = finish(tiny_data, out, *run, *flags, "--resume")
+        assert done.returncode == 0, done.stderr
+        assert (out / "artifact.bin").read_bytes() == expected
+        events = [json.loads(line)["event"] for line in (out / "train.jsonl").read_text().splitlines()]
+        assert "step" not in events[len(events) - events[::-1].index("resume") :]
+        assert (out / "checkpoint.bin").exists()
+
+
+def test_fewer_bits_packed_again_are_those_of_a_run_with_fewer_bits(tiny_data: Path, tmp_path: Path, reference: Path) -> None:
+    out, fewer = tmp_path / "again", ["--weight-bits", "5", "--embed-bits", "7"]
+    for folder, flags in ((out, ["--keep-checkpoint"]), (tmp_path / "fewer", fewer), (out, [*fewer, "--resume"])):
+        done = finish(tiny_data, folder, *FORTY, *flags)
+        assert done.returncode == 0, done.stderr
+    assert (out / "artifact.bin").read_bytes() == (tmp_path / "fewer" / "artifact.bin").read_bytes()
+    assert (out / "artifact.bin").read_bytes() != (reference / "artifact.bin").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("qat_from", "changed", "named"),
+    [
+        (-1.0, {"train": {"matrix_lr": 0.5, "clip_norm": 1.0}}, "train.matrix_lr, train.clip_norm;"),
+        (-1.0, {"model": {"rope_base": 9.0}, "quant": {"weight_bits": 5}}, "model.rope_base;"),
+        (-1.0, {"cache": {"ngram_order": 3, "cap_bytes": 9_000_000}}, "cache.ngram_order;"),
+        (0.5, {"quant": {"weight_bits": 5, "embed_bits": 7}}, "quant.weight_bits;"),
+    ],
+)
+def test_a_changed_training_setting_is_refused_and_named(
+    tiny_data: Path, tmp_path: Path, qat_from: float, changed: dict[str, dict[str, object]], named: str
+) -> None:
+    config = settings(steps=4, qat_from=qat_from)
+    made = trainer(config, tiny_data, tmp_path)
+    checkpoint.save(tmp_path / "c", *checkpoint.snapshot(made.state()))
+    other = override(config, {f"{group}.{name}": value for group, values in changed.items() for name, value in values.items()})
+    with pytest.raises(TrainError, match=f"other settings: {named}"):
+        trainer(other, tiny_data, tmp_path).run(checkpoint.Writer(tmp_path / "c"))
+
+
 def test_sigterm_saves_and_exits_with_zero(tiny_data: Path, tmp_path: Path, reference: Path) -> None:
     out = tmp_path / "terminated"
     process = subprocess.Popen(
@@ -301,7 +351,7 @@ def test_sigterm_saves_and_exits_with_zero(tiny_data: Path, tmp_path: Path, refe
     assert checkpoint.load(out / "checkpoint.bin")["step"] > 0
     assert not (out / "artifact.bin").exists()
     refused = finish(tiny_data, out, "--steps", "40", "--resume")
-    assert refused.returncode == 2 and "other settings" in refused.stderr and len(refused.stderr.strip().splitlines()) == 1
+    assert refused.returncode == 2 and "other settings: train.steps" in refused.stderr and len(refused.stderr.strip().splitlines()) == 1
 
 
 def test_two_ranks_count_what_one_rank_counts_and_train_alike(tiny_data: Path, tmp_path: Path, reference: Path) -> None:
