@@ -32,6 +32,10 @@ def parser_for(command: str, needs_artifact: bool = True) -> argparse.ArgumentPa
     return parser
 
 
+def add_stride_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--stride", type=int, default=0, metavar="S", help="new targets a window, 0: windows side by side; tokens [0]")
+
+
 def add_adapt_flags(parser: argparse.ArgumentParser) -> None:
     """Test-time training: --ttt, and one flag for every field of AdaptConfig."""
     parser.add_argument("--ttt", action="store_true", help="test-time training: the network, too, learns from what was scored")
@@ -48,7 +52,7 @@ def adapt_settings(flags: argparse.Namespace) -> AdaptConfig | None:
 def score(argv: list[str]) -> int:
     parser = parser_for("")
     add_adapt_flags(parser)
-    parser.add_argument("--stride", type=int, default=0, metavar="S", help="new targets a window, 0: side by side; tokens [0]")
+    add_stride_flag(parser)
     parser.add_argument("--chunk-tokens", type=int, default=0, metavar="N", help="targets between two gate updates, 0: as the artifact says; tokens [0]")
     parser.add_argument("--cache-by-chunk", action="store_true", help="the online cache learns once a chunk instead of after every token")
     parser.add_argument("--protocol", choices=evaluate.PROTOCOLS, default="full", help="challenge: drop the tail that fills no window [full]")
@@ -80,6 +84,7 @@ def run_audit(argv: list[str]) -> int:
     parser.add_argument("--positions", type=int, default=2000, metavar="N", help="distributions to sum [2000]")
     parser.add_argument("--max-tokens", type=int, default=audit_own.MAX_TOKENS, metavar="N", help="of the stream's beginning [65536]")
     parser.add_argument("--png", metavar="F", help="draw the sums there (.png or .svg)")
+    add_stride_flag(parser)
     add_adapt_flags(parser)
     flags = parser.parse_args(argv)
     if flags.positions < 1 or flags.max_tokens < 2:
@@ -100,7 +105,7 @@ def run_audit(argv: list[str]) -> int:
             parser.error("--artifact and --data are missing (or --control)")
         ranks = distributed.start(flags.device)
         art, shards, adapt = artifact.load(flags.artifact), find_shards(flags.data, "val"), adapt_settings(flags)
-        reports = audit_own.audit_artifact(art, shards, flags.positions, flags.max_tokens, ranks, adapt)
+        reports = audit_own.audit_artifact(art, shards, flags.positions, flags.max_tokens, ranks, adapt, flags.stride)
         words, result, ok = audit_own.verdict(reports)
         print(words)
         if flags.png:
@@ -114,7 +119,7 @@ def run_certify(argv: list[str]) -> int:
     parser.add_argument("--bytes", type=int, required=True, metavar="N", help="validation text to encode, from its beginning; bytes")
     parser.add_argument("--out", required=True, metavar="F", help="the coded file")
     parser.add_argument("--streams", type=int, default=0, metavar="N", help="streams side by side, 0: 64 on a CPU, 256 on CUDA [0]")
-    parser.add_argument("--stride", type=int, default=0, metavar="S", help="new targets a window, 0: windows side by side; tokens [0]")
+    add_stride_flag(parser)
     parser.add_argument("--no-online", dest="online", action="store_false", help="trained counts only: nothing learns")
     add_adapt_flags(parser)
     flags = parser.parse_args(argv)

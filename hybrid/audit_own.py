@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hybrid import evaluate
+from hybrid import evaluate, windows
 from hybrid.adapt import AdaptConfig, AdaptedNetwork
 from hybrid.audit import audit_scorer
 from hybrid.audit_report import AuditReport
@@ -28,10 +28,10 @@ KINDS = ("network", "n-gram cache", "match model", "blend")
 
 
 class Network:
-    """Whole float64 distributions of the frozen network, window by window as eval.py lays them."""
+    """Whole float64 distributions of the network, window by window as eval.py lays them; stride as there."""
 
-    def __init__(self, model: torch.nn.Module, seq_len: int, device: torch.device) -> None:
-        self.model, self.seq_len, self.device = model.eval().to(device), seq_len, device
+    def __init__(self, model: torch.nn.Module, seq_len: int, stride: int, device: torch.device) -> None:
+        self.model, self.seq_len, self.stride, self.device = model.eval().to(device), seq_len, stride, device
         self._kept: OrderedDict[bytes, F64] = OrderedDict()
 
     def use(self, model: torch.nn.Module) -> None:
@@ -42,10 +42,9 @@ class Network:
     def logp(self, tokens: Tokens, start: int, stop: int) -> F64:
         """(n, V) float64 log-probabilities for targets start … stop-1."""
         parts = []
-        for window in range((start - 1) // self.seq_len, (stop - 2) // self.seq_len + 1):
-            begin = window * self.seq_len
-            rows = self._window(tokens[begin : min(begin + self.seq_len, len(tokens) - 1)])
-            parts.append(rows[max(start - 1 - begin, 0) : stop - 1 - begin])
+        for begin, end, first in windows.windows(len(tokens), self.seq_len, self.stride):
+            if first < stop and end >= start:  # the window whole, with what comes after its targets: C1 must not see it
+                parts.append(self._window(tokens[begin:end])[max(first, start) - 1 - begin : min(end, stop - 1) - begin])
         return np.concatenate(parts)
 
     @torch.inference_mode()
@@ -62,10 +61,12 @@ class Network:
 class HybridScorer:
     """One of KINDS as an audit.Scorer: `score` takes the fast path to the target alone, `rows` whole distributions."""
 
-    def __init__(self, art: "Artifact", kind: str, device: torch.device, *, online: bool = True, adapt: AdaptConfig | None = None) -> None:
+    def __init__(
+        self, art: "Artifact", kind: str, device: torch.device, *, online: bool = True, adapt: AdaptConfig | None = None, stride: int = 0
+    ) -> None:
         self.art, self.kind, self.online, self.vocab_size = art, kind, online, art.config.model.vocab_size
         self.adapt, self.device = adapt, device
-        self.network = Network(art.model, art.config.train.seq_len, device)
+        self.network = Network(art.model, art.config.train.seq_len, stride, device)
         self.reset()
 
     def reset(self) -> None:
@@ -75,7 +76,7 @@ class HybridScorer:
         self.gate = evaluate.load_gate(self.art, learning=self.online)
         self.adapted = None
         if self.adapt is not None and self.kind in ("network", "blend"):
-            self.adapted = AdaptedNetwork(self.art.model, self.network.seq_len, 0, self.adapt, Ranks(0, 1, self.device))
+            self.adapted = AdaptedNetwork(self.art.model, self.network.seq_len, self.network.stride, self.adapt, Ranks(0, 1, self.device))
             self.network.use(self.adapted.learner.model)
 
     def score(self, tokens: Tokens, start: int, stop: int) -> F64:
@@ -142,14 +143,14 @@ def _features(logp: F64, *others: F32) -> F32:
 
 
 def audit_artifact(
-    art: "Artifact", shards: list[Path], positions: int, max_tokens: int, ranks: Ranks, adapt: AdaptConfig | None = None
+    art: "Artifact", shards: list[Path], positions: int, max_tokens: int, ranks: Ranks, adapt: AdaptConfig | None = None, stride: int = 0
 ) -> dict[str, AuditReport]:
     """Reports by name for all scorers of an artifact, over the first max_tokens of the validation stream."""
     tokens = evaluate.load_tokens(shards, art.config.model.vocab_size, art.config.train.seq_len, "full")[:max_tokens]
     reports = {}
     for kind in KINDS if art.table is not None else KINDS[:1]:
         wrap = partial(track, title=f"auditing {kind}")
-        reports[kind] = audit_scorer(HybridScorer(art, kind, ranks.device, adapt=adapt), tokens, positions=positions, name=kind, wrap=wrap)
+        reports[kind] = audit_scorer(HybridScorer(art, kind, ranks.device, adapt=adapt, stride=stride), tokens, positions=positions, name=kind, wrap=wrap)
     return reports
 
 

@@ -164,6 +164,12 @@ def test_our_own_scorers_pass_and_agree_with_the_evaluation(tmp_path):
     adapted = audit_own.audit_artifact(art, shards, 100, 600, ranks, AdaptConfig(rate=0.01))
     assert all(report.passed for report in adapted.values()), adapted["blend"].text()
     assert adapted["network"].bits != reports["network"].bits
+    strided = audit_own.audit_artifact(art, shards, 100, 600, ranks, stride=4)
+    assert all(report.passed for report in strided.values()), strided["blend"].text()
+    for stride, found in ((0, reports), (4, strided)):
+        nats = windows.neural_scores(art.model, tokens, 32, stride, ranks.device).nll_nats.sum()
+        assert found["network"].bits == pytest.approx(nats / np.log(2), rel=1e-5)
+    assert all(report.passed for report in audit_own.audit_artifact(art, shards, 100, 300, ranks, AdaptConfig(rate=0.01), stride=4).values())
     text, values, passed = audit_own.verdict(reports)
     assert passed
     assert values["passed"]
