@@ -26,6 +26,7 @@ from hybrid.data import Stream, find_shards
 from hybrid.gptq import second_moments
 from hybrid.model import HybridLM
 from ngram.errors import run_cli
+from ngram.threads import each
 
 ROWS = 16  # windows scored at once
 
@@ -82,7 +83,9 @@ def measure(flags: argparse.Namespace) -> list[dict[str, Any]]:
                 meta, sections = quantise.encode_state(exact, setting, moments if rounding == "gptq" else None)
                 model.load_state_dict(quantise.decode_state(meta, sections))
                 lost = score(model, windows, bytes_, flags.device) - base
-                tried = [{name: len(codecs.compress(data, name)[1]) for name in names} for data in sections.values()]
+                jobs = [(data, name) for data in sections.values() for name in names]
+                sizes = iter(list(each(lambda job: len(codecs.compress(*job)[1]), jobs)))
+                tried = [{name: next(sizes) for name in names} for _ in sections]
                 packed = {name: sum(sizes[name] for sizes in tried) for name in names}
                 packed["best"] = sum(min(len(data), *sizes.values()) for data, sizes in zip(sections.values(), tried, strict=True))
                 rows.append({"weight_bits": bits, "rounding": rounding, "embed_bits": embed, "bpb_lost": lost, "bytes": packed})
