@@ -14,7 +14,7 @@ import dataclasses
 import sys
 
 from hybrid import artifact, audit_own, audit_report, certify, control, distributed, evaluate, report
-from hybrid.adapt import AdaptConfig
+from hybrid.adapt import adapt_settings, add_adapt_flags
 from hybrid.config import OneLineParser
 from hybrid.data import find_shards
 from hybrid.report import write_json
@@ -30,18 +30,6 @@ def parser_for(command: str, needs_artifact: bool = True) -> argparse.ArgumentPa
     parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where the network runs [auto]")
     parser.add_argument("--json", metavar="F", help="write the result there too")
     return parser
-
-
-def add_adapt_flags(parser: argparse.ArgumentParser) -> None:
-    """Test-time training: --ttt, and one flag for every field of AdaptConfig."""
-    parser.add_argument("--ttt", action="store_true", help="test-time training: the network, too, learns from what was scored")
-    for field in dataclasses.fields(AdaptConfig):
-        name = field.name.replace("_tokens", "")
-        parser.add_argument(f"--ttt-{name}", type=type(field.default), default=field.default, metavar="X", help=f"{field.metadata['help']} [{field.default}]")
-
-
-def adapt_settings(flags: argparse.Namespace) -> AdaptConfig | None:
-    return AdaptConfig(flags.ttt_chunk, flags.ttt_rate, flags.ttt_decay) if flags.ttt else None
 
 
 def score(argv: list[str]) -> int:

@@ -8,9 +8,10 @@ Mikolov et al. 2010, Krause et al. 2018.)
 Shapes: N tokens of a stream, n targets of a chunk, B windows, L window length.
 """
 
+import argparse
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,22 @@ class AdaptConfig(Checked):
     chunk_tokens: int = setting(0, "targets scored between two updates of the network, 0: one window; tokens", low=0)
     rate: float = setting(1e-4, "step of every weight a chunk, in units of its gradient's running root mean square", low=0, high=1)
     decay: float = setting(0.0, "share of the way back to the artifact's weights after every step", low=0, high=1)
+
+
+def add_adapt_flags(parser: argparse.ArgumentParser, *, switch: bool = True) -> None:
+    """--ttt (without `switch` the network always learns), and one flag for every field of AdaptConfig."""
+    if switch:
+        parser.add_argument("--ttt", action="store_true", help="test-time training: the network, too, learns from what was scored")
+    else:
+        parser.set_defaults(ttt=True)
+    for field in fields(AdaptConfig):
+        name, words = field.name.replace("_tokens", ""), f"{field.metadata['help']} [{field.default}]"
+        parser.add_argument(f"--ttt-{name}", type=type(field.default), default=field.default, metavar="X", help=words)
+
+
+def adapt_settings(flags: argparse.Namespace) -> AdaptConfig | None:
+    """What the flags of `add_adapt_flags` say; None: the network does not learn.  Raises ConfigError on a value out of range."""
+    return AdaptConfig(flags.ttt_chunk, flags.ttt_rate, flags.ttt_decay) if flags.ttt else None
 
 
 class Learner:
