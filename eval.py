@@ -14,7 +14,7 @@ import dataclasses
 import sys
 
 from hybrid import artifact, audit_own, audit_report, certify, control, distributed, evaluate, report
-from hybrid.adapt import AdaptConfig
+from hybrid.adapt import adapt_settings, add_adapt_flags
 from hybrid.config import OneLineParser
 from hybrid.data import find_shards
 from hybrid.report import write_json
@@ -34,19 +34,6 @@ def parser_for(command: str, needs_artifact: bool = True) -> argparse.ArgumentPa
 
 def add_stride_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stride", type=int, default=0, metavar="S", help="new targets a window, 0: windows side by side; tokens [0]")
-
-
-def add_adapt_flags(parser: argparse.ArgumentParser) -> None:
-    """Test-time training: --ttt, and one flag for every field of AdaptConfig."""
-    parser.add_argument("--ttt", action="store_true", help="test-time training: the network, too, learns from what was scored")
-    for field in dataclasses.fields(AdaptConfig):
-        name, choices = field.name.replace("_tokens", ""), field.metadata["choices"]
-        shown = {"choices": choices} if choices else {"metavar": "X"}
-        parser.add_argument(f"--ttt-{name}", type=type(field.default), default=field.default, help=f"{field.metadata['help']} [{field.default}]", **shown)
-
-
-def adapt_settings(flags: argparse.Namespace) -> AdaptConfig | None:
-    return AdaptConfig(flags.ttt_chunk, flags.ttt_rate, flags.ttt_decay, flags.ttt_scope) if flags.ttt else None
 
 
 def score(argv: list[str]) -> int:

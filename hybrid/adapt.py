@@ -8,9 +8,10 @@ Mikolov et al. 2010, Krause et al. 2018.)
 Shapes: N tokens of a stream, n targets of a chunk, B windows, L window length.
 """
 
+import argparse
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,24 @@ class AdaptConfig(Checked):
     rate: float = setting(1e-4, "step of every weight a chunk, in units of its gradient's running root mean square", low=0, high=1)
     decay: float = setting(0.0, "share of the way back to the artifact's weights after every step", low=0, high=1)
     scope: str = setting("matrices", "what takes steps: block matrices; scalars: gains and gates as well; all: embeddings, too", choices=tuple(SCOPES))
+
+
+def add_adapt_flags(parser: argparse.ArgumentParser, *, switch: bool = True) -> None:
+    """--ttt (without `switch` the network always learns), and one flag for every field of AdaptConfig."""
+    if switch:
+        parser.add_argument("--ttt", action="store_true", help="test-time training: the network, too, learns from what was scored")
+    else:
+        parser.set_defaults(ttt=True)
+    for field in fields(AdaptConfig):
+        name, choices = field.name.replace("_tokens", ""), field.metadata["choices"]
+        shown = {"choices": choices} if choices else {"metavar": "X"}
+        words = f"{field.metadata['help']} [{field.default}]"
+        parser.add_argument(f"--ttt-{name}", type=type(field.default), default=field.default, help=words, **shown)
+
+
+def adapt_settings(flags: argparse.Namespace) -> AdaptConfig | None:
+    """What the flags of `add_adapt_flags` say; None: the network does not learn.  Raises ConfigError on a value out of range."""
+    return AdaptConfig(flags.ttt_chunk, flags.ttt_rate, flags.ttt_decay, flags.ttt_scope) if flags.ttt else None
 
 
 class Learner:
@@ -93,7 +112,7 @@ class AdaptedNetwork:
     def update(self, tokens: Tokens, start: int, stop: int) -> None:
         """One step on targets start … stop-1, each seen in a window that begins inside the chunk."""
         rows = [(at, min(at + self.seq_len, stop - 1)) for at in range(start - 1, stop - 1, self.seq_len)]
-        batch = max(1, windows.BATCH_TOKENS[self.ranks.device.type] // 2 // self.seq_len)
+        batch = max(1, windows.BATCH_TOKENS[self.ranks.device.type] // 2 // self.seq_len)  # half: room for gradients and saved activations
         for group in _equal_lengths(rows):
             mine = group[len(group) * self.ranks.rank // self.ranks.world : len(group) * (self.ranks.rank + 1) // self.ranks.world]
             for at in range(0, len(mine), batch):

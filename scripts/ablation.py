@@ -5,7 +5,6 @@
 Prints a Markdown table; tokens/s are of the whole row (network, cache and gate one after the other, kernels compiled before).
 """
 
-import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from hybrid import artifact, distributed, evaluate
-from hybrid.adapt import AdaptConfig
+from hybrid.adapt import AdaptConfig, adapt_settings, add_adapt_flags
 from hybrid.bpb import TokenBytes, bits_per_byte
 from hybrid.config import OneLineParser
 from hybrid.data import find_shards
@@ -27,7 +26,7 @@ from ngram.errors import SeedgramError, run_cli
 Rows = dict[str, EvalOptions | None]
 
 
-def rows_of(art: artifact.Artifact, adapt: AdaptConfig, stride: int) -> Rows:
+def rows_of(art: artifact.Artifact, adapt: AdaptConfig | None, stride: int) -> Rows:
     """The table's rows by name; None: the network alone."""
     rows: Rows = {"network": None}
     if art.table is not None:
@@ -85,14 +84,13 @@ def main() -> int:
     parser.add_argument("--stride", type=int, default=64, help="of the last row, 0: no such row; tokens [64]")
     parser.add_argument("--tokens", type=int, default=0, help="of each stream's beginning, 0: all [0]")
     parser.add_argument("--json", metavar="F")
-    for field in dataclasses.fields(AdaptConfig):
-        parser.add_argument(f"--ttt-{field.name.replace('_tokens', '')}", type=type(field.default), default=field.default, choices=field.metadata["choices"])
+    add_adapt_flags(parser, switch=False)
     flags = parser.parse_args()
     texts = dict(pair.split("=", 1) for pair in flags.data if "=" in pair)
     if len(texts) != len(flags.data):
         raise SeedgramError("--data takes NAME=PATH, each name once")
     ranks, art = distributed.start(), artifact.load(flags.artifact)
-    rows = rows_of(art, AdaptConfig(flags.ttt_chunk, flags.ttt_rate, flags.ttt_decay, flags.ttt_scope), flags.stride)
+    rows = rows_of(art, adapt_settings(flags), flags.stride)
     results: dict[str, Any] = {}
     for name, path in texts.items():
         tokens = evaluate.load_tokens(find_shards(path, "val"), art.config.model.vocab_size, art.config.train.seq_len, "full")

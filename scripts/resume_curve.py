@@ -16,6 +16,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # works from a checkout that is not installed
+
+from hybrid.batches import QUEUE_STEPS
+
 PATIENCE_S = 600  # for a run to get somewhere
 LOG_EVERY = 5  # steps
 
@@ -75,7 +79,7 @@ def main() -> int:
     apart = {step: abs(left[step] - right[step]) for step in set(left) & set(right)}
     start_step = resumed[0] if resumed else 0
     noise = max((d for step, d in apart.items() if step <= start_step), default=0.0)
-    after = [d / left[step] for step, d in apart.items() if step - LOG_EVERY >= start_step]  # windows that lie wholly behind it
+    after = [d / left[step] for step, d in apart.items() if step - LOG_EVERY - QUEUE_STEPS >= start_step]  # windows that lie wholly behind it, though losses reach the log late
     worst = max(after, default=float("inf"))
     goes_on = start_step > 0 and worst <= max(0.01, 2 * noise / left[max(left)])
     print(f"killed at step {before} or later, resumed at step {start_step}; after it at most {100 * worst:.2f} % apart, before it {noise:.4f} nats")

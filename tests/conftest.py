@@ -52,3 +52,15 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, stream in zip(("train", "val"), streams, strict=True):
         write_shards(folder, "tiny", split, stream)
     return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny's artifact.bin and a shard of 20 validation documents; a module's own, so its tests may add files."""
+    from hybrid.data import write_shard
+    from tests import tiny
+
+    folder = tmp_path_factory.mktemp("made")
+    tiny.write_artifact(folder / "artifact.bin")
+    write_shard(folder / "tiny_val_000000.bin", tiny.stream(seed=2, count=20))
+    return folder

@@ -7,22 +7,14 @@ import sys
 
 import numpy as np
 import pytest
-import tiny
 
 from hybrid import report
 from hybrid.data import write_shard
 from ngram.errors import run_cli
+from tests import tiny
 
 pytestmark = pytest.mark.skipif(bool(os.environ.get("NUMBA_DISABLE_JIT")), reason="too much for plain Python kernels")
 KEYS = "neural_bpb ngram_bpb blended_bpb tokens bytes artifact_bytes code_bytes total_bytes protocol wall_s seed preset".split()
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("eval")
-    tiny.write_artifact(folder / "a.bin")
-    write_shard(folder / "x_val_000000.bin", tiny.stream(seed=2, count=20))
-    return folder
 
 
 def call(*argv):
@@ -38,7 +30,7 @@ def call(*argv):
 
 
 def result(made, *flags):
-    assert call("--artifact", made / "a.bin", "--data", made, "--json", made / "r.json", *flags) == 0
+    assert call("--artifact", made / "artifact.bin", "--data", made, "--json", made / "r.json", *flags) == 0
     return json.loads((made / "r.json").read_text())
 
 
@@ -48,7 +40,7 @@ def test_the_result_has_every_promised_key_and_adds_up(made, capsys):
     assert found["tokens"] == len(tiny.stream(seed=2, count=20)) - 1
     assert found["bytes"] == len("".join(tiny.documents(20, 2)))
     assert found["total_bytes"] == found["artifact_bytes"] + found["code_bytes"]
-    assert found["artifact_bytes"] == (made / "a.bin").stat().st_size
+    assert found["artifact_bytes"] == (made / "artifact.bin").stat().st_size
     assert f"{found['blended_bpb']:.4f}" in capsys.readouterr().out
     assert result(made)["blended_bpb"] == found["blended_bpb"]
 
@@ -85,7 +77,7 @@ def test_an_artifact_without_a_cache_is_scored_by_its_network_alone(made):
 
 
 def test_every_kind_of_bad_input_is_one_line_and_exit_code_2(made, tmp_path, capsys):
-    artifact, shard = (made / "a.bin").read_bytes(), (made / "x_val_000000.bin").read_bytes()
+    artifact, shard = (made / "artifact.bin").read_bytes(), (made / "tiny_val_000000.bin").read_bytes()
     (tmp_path / "cut.bin").write_bytes(artifact[:-7])
     (tmp_path / "altered.bin").write_bytes(artifact[:900] + bytes([artifact[900] ^ 1]) + artifact[901:])
     (tmp_path / "short_val_0.bin").write_bytes(shard[:-2])
@@ -94,7 +86,7 @@ def test_every_kind_of_bad_input_is_one_line_and_exit_code_2(made, tmp_path, cap
     write_shard(tmp_path / "one_val_0.bin", np.array([1], dtype=np.uint16))
     write_shard(tmp_path / "none_val_0.bin", np.array([], dtype=np.uint16))
     write_shard(tmp_path / "silent_val_0.bin", np.array([1, 1, 1], dtype=np.uint16))
-    good, data = made / "a.bin", made
+    good, data = made / "artifact.bin", made
     cases = [(tmp_path / name, data, name) for name in ("cut.bin", "altered.bin", "missing.bin")]
     cases += [(good, tmp_path / f"{name}_val_0.bin", f"{name}_val_0.bin") for name in ("short", "text", "wide", "one", "none", "silent")]
     cases += [(good, tmp_path / "nowhere", "nowhere")]
@@ -112,7 +104,7 @@ def test_every_kind_of_bad_input_is_one_line_and_exit_code_2(made, tmp_path, cap
 
 def test_the_audit_command_passes_on_our_artifact(made, capsys):
     flags = ["--positions", 100, "--max-tokens", 400, "--json", made / "audit.json", "--png", made / "z.png"]
-    assert call("audit", "--artifact", made / "a.bin", "--data", made, *flags) == 0
+    assert call("audit", "--artifact", made / "artifact.bin", "--data", made, *flags) == 0
     assert json.loads((made / "audit.json").read_text())["passed"] is True
     assert (made / "z.png").exists()
     assert "blend: PASSED" in capsys.readouterr().out
@@ -124,7 +116,7 @@ def test_the_audit_command_fails_with_exit_code_1(made, monkeypatch):
     honest = audit_own.HybridScorer.rows
     monkeypatch.setattr(audit_own.HybridScorer, "rows", lambda *a: honest(*a) * 1.001)
     flags = ["--positions", 100, "--max-tokens", 200]
-    assert call("audit", "--artifact", made / "a.bin", "--data", made, *flags) == 1
+    assert call("audit", "--artifact", made / "artifact.bin", "--data", made, *flags) == 1
 
 
 def test_the_report_sets_the_result_beside_compressors(made, capsys):

@@ -13,6 +13,7 @@ from hybrid.data import DataError
 from ngram import codec, container, model_file
 from ngram.errors import FileFormatError, SeedgramError
 from tests import fuzz
+from tests.mutants import Sealed
 
 SAMPLE = 40  # inputs a parser
 NAMES = ["container", "artifact", "model", "counts", "checkpoint", "stream", "codec", "gate", "arpa", "shard", "tokenizer"]
@@ -71,14 +72,14 @@ def test_the_fuzzer_sees_a_crash_a_hang_and_greed(folder: Path) -> None:
             assert words in str(fuzz.complaint(fuzz.Parser(read, lambda draw: b"x", b"x"), b"x", folder / "x"))
 
 
-def reseal(sealed: fuzz.Sealed, path: Path) -> Path:
+def reseal(sealed: Sealed, path: Path) -> Path:
     path.write_bytes(container.pack(sealed.magic, sealed.version, sealed.header, sealed.sections))
     return path
 
 
 def test_code_words_that_no_encoder_writes_are_one_line(parsers: dict[str, fuzz.Parser], folder: Path) -> None:
     """Found by the fuzzer once in 10,000 inputs: the coder's own assertion came through."""
-    sealed, noise, refused = fuzz.Sealed.open(parsers["stream"].seed), random.Random(1), 0
+    sealed, noise, refused = Sealed.open(parsers["stream"].seed), random.Random(1), 0
     for _ in range(40):
         sealed.sections["p"] = b"\xff" * noise.choice((4, 8, 12, 16)) + noise.randbytes(8)
         try:
@@ -99,7 +100,7 @@ def test_another_version_is_refused_by_name(name: str, parsers: dict[str, fuzz.P
 
 
 def test_an_artifact_that_unpacks_to_far_more_than_its_size_is_refused(parsers: dict[str, fuzz.Parser], folder: Path) -> None:
-    sealed = fuzz.Sealed.open((folder / "artifact.bin").read_bytes())
+    sealed = Sealed.open((folder / "artifact.bin").read_bytes())
     bomb = lzma.compress(bytes(80 << 20), lzma.FORMAT_RAW, filters=fuzz.codecs._LZMA_FILTERS)
     sealed.sections["weights.matrices"], sealed.header["codecs"]["weights.matrices"] = bomb, ["lzma", 80 << 20]
     with fuzz.limited_memory(), pytest.raises(FileFormatError, match="claims to hold 83886080"):
@@ -108,7 +109,7 @@ def test_an_artifact_that_unpacks_to_far_more_than_its_size_is_refused(parsers: 
 
 def test_maps_that_no_file_pays_for_are_refused_before_they_are_made(parsers: dict[str, fuzz.Parser], folder: Path) -> None:
     """Frozen parts without adapters store nothing, so width alone decides how much memory they take."""
-    sealed = fuzz.Sealed.open((folder / "artifact.bin").read_bytes())
+    sealed = Sealed.open((folder / "artifact.bin").read_bytes())
     shape = sealed.header["config"]["model"]
     shape.update(mlp_mult=64.0, rank_attention=0, rank_mlp=0, d_model=8192, heads=2, layers=64)
     with fuzz.limited_memory(), pytest.raises(FileFormatError, match="different models"):
@@ -121,7 +122,7 @@ def test_maps_that_no_file_pays_for_are_refused_before_they_are_made(parsers: di
 
 
 def test_a_tokenizer_bomb_in_a_model_is_refused(parsers: dict[str, fuzz.Parser], folder: Path) -> None:
-    sealed = fuzz.Sealed.open(parsers["model"].seed)
+    sealed = Sealed.open(parsers["model"].seed)
     sealed.sections["tokenizer"] = lzma.compress(bytes(60 << 20), lzma.FORMAT_XZ, check=lzma.CHECK_NONE)
     sealed.header["tokenizer_bytes"] = 60 << 20
     with fuzz.limited_memory(), pytest.raises(FileFormatError, match="claim to hold a tokenizer"):

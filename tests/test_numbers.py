@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from hybrid import artifact, evaluate, tokenizer, windows
-from hybrid.data import write_shard
 from hybrid.distributed import Ranks
 from ngram import arpa_reader, codec, score_text
 from ngram.cache import NgramCache
@@ -145,54 +144,46 @@ NEURAL_BPB = 1e-5  # floats summed in another order
 ONE = Ranks(0, 1, torch.device("cpu"))
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sweep")
-    tiny.write_artifact(folder / "artifact.bin")
-    write_shard(folder / "tiny_val_000000.bin", tiny.stream(seed=7, count=6))
-    return folder
-
-
-def scores(place, **options):
-    return evaluate.score(artifact.load(place / "artifact.bin"), [place / "tiny_val_000000.bin"], ONE, evaluate.EvalOptions(**options))
+def scores(made, **options):
+    return evaluate.score(artifact.load(made / "artifact.bin"), [made / "tiny_val_000000.bin"], ONE, evaluate.EvalOptions(**options))
 
 
 BPB = ("neural_bpb", "ngram_bpb", "blended_bpb")
 
 
-def command_scores(place, *launcher, threads=1):
+def command_scores(made, *launcher, threads=1):
     """eval.py as its own processes."""
-    out = place / "eval.json"
+    out = made / "eval.json"
     names = {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads, "NUMBA_DISABLE_JIT": 1, "PYTHONPATH": ROOT}
-    flags = [ROOT / "eval.py", "--artifact", place / "artifact.bin", "--data", place, "--json", out, "--device", "cpu"]
+    flags = [ROOT / "eval.py", "--artifact", made / "artifact.bin", "--data", made, "--json", out, "--device", "cpu"]
     environment = {**os.environ, **{name: str(value) for name, value in names.items()}}
     done = subprocess.run([sys.executable, *launcher, *map(str, flags)], env=environment, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
     return json.loads(out.read_text())
 
 
-def test_scores_do_not_depend_on_threads_or_ranks(place):
-    one = scores(place)
-    found = command_scores(place, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", threads=2)
+def test_scores_do_not_depend_on_threads_or_ranks(made):
+    one = scores(made)
+    found = command_scores(made, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", threads=2)
     assert found["world"] == 2
     for key in BPB:
         assert found[key] == pytest.approx(one[key], abs=NEURAL_BPB), key
 
 
-def test_scores_of_the_network_do_not_depend_on_the_batch(place):
-    art, tokens = artifact.load(place / "artifact.bin"), tiny.stream(seed=7, count=6)
+def test_scores_of_the_network_do_not_depend_on_the_batch(made):
+    art, tokens = artifact.load(made / "artifact.bin"), tiny.stream(seed=7, count=6)
     found = [windows.neural_scores(art.model, tokens, 32, 0, torch.device("cpu"), batch_windows=size).nll_nats for size in (1, 3, 16, 1000)]
     for other in found[1:]:
         np.testing.assert_allclose(other, found[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 100_000])
-def test_chunks_change_neither_network_nor_cache_and_where_nothing_learns_not_the_blend(place, chunk):
+def test_chunks_change_neither_network_nor_cache_and_where_nothing_learns_not_the_blend(made, chunk):
     """When the gate learns is part of a blended score: the chunk is global, and said beside it."""
-    base, found = scores(place), scores(place, chunk_tokens=chunk)
+    base, found = scores(made), scores(made, chunk_tokens=chunk)
     assert found["neural_bpb"] == base["neural_bpb"] and found["ngram_bpb"] == base["ngram_bpb"]
     assert found["chunk_tokens"] == chunk
-    still = [scores(place, chunk_tokens=size, online=False) for size in (chunk, 64)]  # nothing learns: to the bit
+    still = [scores(made, chunk_tokens=size, online=False) for size in (chunk, 64)]  # nothing learns: to the bit
     assert [still[0][key] for key in BPB] == pytest.approx([still[1][key] for key in BPB], abs=1e-12)
 
 
