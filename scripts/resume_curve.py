@@ -79,7 +79,8 @@ def main() -> int:
     apart = {step: abs(left[step] - right[step]) for step in set(left) & set(right)}
     start_step = resumed[0] if resumed else 0
     noise = max((d for step, d in apart.items() if step <= start_step), default=0.0)
-    after = [d / left[step] for step, d in apart.items() if step - LOG_EVERY - QUEUE_STEPS >= start_step]  # windows that lie wholly behind it, though losses reach the log late
+    # windows that lie wholly behind it, though losses reach the log late
+    after = [d / left[step] for step, d in apart.items() if step - LOG_EVERY - QUEUE_STEPS >= start_step]
     worst = max(after, default=float("inf"))
     goes_on = start_step > 0 and worst <= max(0.01, 2 * noise / left[max(left)])
     print(f"killed at step {before} or later, resumed at step {start_step}; after it at most {100 * worst:.2f} % apart, before it {noise:.4f} nats")
