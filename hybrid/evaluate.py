@@ -21,6 +21,7 @@ from hybrid.bpb import TokenBytes, bits_per_byte
 from hybrid.config import Config, ConfigError
 from hybrid.data import DataError, Stream
 from hybrid.distributed import Ranks
+from hybrid.model import HybridLM
 from ngram import gate_fit
 from ngram.gate import F64, Gate
 from ngram.hashed_ratio import HashedRatio, HashedTables
@@ -63,7 +64,7 @@ class EvalOptions:
     published_rule: tuple[Path, ...] = ()
 
 
-def fit_gate(model: torch.nn.Module, table: NgramTable, holdout_tokens: Tokens, device: torch.device, config: Config) -> bytes:
+def fit_gate(model: HybridLM, table: NgramTable, holdout_tokens: Tokens, device: torch.device, config: Config) -> bytes:
     """The gate for `model` and `table` as a reader of the artifact gets them, as bytes.
 
     holdout_tokens (n,) uint16: training text that was neither trained on nor counted; the cache goes on learning over it exactly

@@ -105,6 +105,10 @@ class HybridLM(nn.Module):
         """tokens (B, L) int64 → softcapped logits (B, L, V) float32; position l sees tokens 0…l."""
         return self.logits(self.hidden(tokens_BL)).view(*tokens_BL.shape, -1)
 
+    def logits_at(self, tokens_BL: Tensor, places_S: Tensor) -> Tensor:
+        """Softcapped logits (S, V) float32 of some positions, row · L + column, and of no others."""
+        return self.logits(self.hidden(tokens_BL)[places_S])
+
     def token_nll(self, inputs_BL: Tensor, targets_BL: Tensor) -> Tensor:
         """Nats of every target: (B, L) float32."""
         nll = F.cross_entropy(self.logits(self.hidden(inputs_BL)), targets_BL.flatten(), reduction="none")

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from hybrid.blend import NeuralScores
 from hybrid.config import ConfigError
 from hybrid.distributed import Ranks, peers
+from hybrid.model import HybridLM
 from ngram.cli import track
 from ngram.score_first import Tokens
 
@@ -44,7 +45,7 @@ def windows_of(start: int, stop: int, tokens: int, seq_len: int, stride: int) ->
 
 
 def neural_scores(
-    model: torch.nn.Module,
+    model: HybridLM,
     tokens: Tokens,
     seq_len: int,
     stride: int,
@@ -63,7 +64,7 @@ def neural_scores(
 
 @torch.inference_mode()
 def score_windows(
-    model: torch.nn.Module,
+    model: HybridLM,
     tokens: Tokens,
     todo: Sequence[tuple[int, int, int]],
     seq_len: int,
@@ -89,18 +90,17 @@ def score_windows(
 
 
 def _score_windows(
-    model: torch.nn.Module, tokens: Tokens, part: Sequence[tuple[int, int, int]], seq_len: int, device: torch.device
+    model: HybridLM, tokens: Tokens, part: Sequence[tuple[int, int, int]], seq_len: int, device: torch.device
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     """(S, 3): nats of the target, entropy, log-probability of the likeliest token."""
     inputs_BL = np.zeros((len(part), max(end - begin for begin, end, _ in part)), dtype=np.int64)  # padding is never looked back at
     for row, (begin, end, _) in enumerate(part):
         inputs_BL[row, : end - begin] = tokens[begin:end]
-    rows = np.concatenate([np.full(end + 1 - first, row) for row, (_, end, first) in enumerate(part)])
-    columns = np.concatenate([np.arange(first - 1 - begin, end - begin) for begin, end, first in part])
+    width = inputs_BL.shape[1]
+    places = np.concatenate([np.arange(first - 1 - begin, end - begin) + row * width for row, (begin, end, first) in enumerate(part)])
     targets = np.concatenate([tokens[first : end + 1] for _, end, first in part]).astype(np.int64)
-    logits_BLV = model(torch.from_numpy(inputs_BL).to(device))
-    index_rows, index_columns, targets_S = (torch.from_numpy(a).to(device) for a in (rows, columns, targets))
-    logp_SV = torch.log_softmax(logits_BLV[index_rows, index_columns].float(), dim=-1)
+    on_device, places_S, targets_S = (torch.from_numpy(a).to(device) for a in (inputs_BL, places, targets))
+    logp_SV = torch.log_softmax(model.logits_at(on_device, places_S), dim=-1)
     nll_S = -logp_SV.gather(1, targets_S[:, None])[:, 0]
     entropy_S = -(logp_SV.exp() * logp_SV).sum(-1)
     return torch.stack([nll_S, entropy_S, logp_SV.amax(-1)], dim=1).double().cpu().numpy()

@@ -40,6 +40,9 @@ class TinyLM(torch.nn.Module):
         mean = x.cumsum(1) / torch.arange(1, x.shape[1] + 1)[None, :, None]
         return torch.tanh(x + mean) @ self.embedding.T
 
+    def logits_at(self, tokens_BL, places_S):
+        return self(tokens_BL).flatten(0, 1)[places_S]
+
 
 def stream(length, seed=0):
     random = np.random.default_rng(seed)
