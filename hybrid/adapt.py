@@ -37,7 +37,7 @@ class AdaptConfig(Checked):
     chunk_tokens: int = setting(0, "targets scored between two updates of the network, 0: one window; tokens", low=0)
     rate: float = setting(1e-4, "step of every weight a chunk, in units of its gradient's running root mean square", low=0, high=1)
     decay: float = setting(0.0, "share of the way back to the artifact's weights after every step", low=0, high=1)
-    scope: str = setting("matrices", "what takes steps: block matrices; scalars: gains and gates as well; all: embeddings, too", choices=tuple(SCOPES))
+    scope: str = setting("all", "what takes steps: block matrices; scalars: gains and gates as well; all: embeddings, too", choices=tuple(SCOPES))
 
 
 def add_adapt_flags(parser: argparse.ArgumentParser, *, switch: bool = True) -> None:

@@ -93,8 +93,8 @@ def test_the_scope_says_what_moves_and_what_does_not(scope, kinds):
     assert moved == kinds
 
 
-def test_the_default_scope_is_the_block_matrices():
-    scores = [adapted_scores(network(), text(), LENGTH, 0, adapt, ALONE).nll_nats for adapt in (AdaptConfig(32, 0.01), AdaptConfig(32, 0.01, 0.0, "matrices"))]
+def test_by_default_everything_takes_steps():
+    scores = [adapted_scores(network(), text(), LENGTH, 0, adapt, ALONE).nll_nats for adapt in (AdaptConfig(32, 0.01), AdaptConfig(32, 0.01, 0.0, "all"))]
     assert np.array_equal(*scores)
 
 
