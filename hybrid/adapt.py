@@ -10,7 +10,9 @@ Shapes: N tokens of a stream, n targets of a chunk, B windows, L window length.
 
 import argparse
 import copy
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -27,7 +29,7 @@ from hybrid.model import HybridLM, parameter_kind
 from ngram.score_first import ScoreFirst, Tokens
 
 SCOPES = {"matrices": ("matrix",), "scalars": ("matrix", "scalar"), "all": ("matrix", "scalar", "embedding")}  # kinds of parameters
-STREAMS_AT_ONCE = {"cuda": 16, "cpu": 4}  # in one backward pass: plain attention keeps their scores
+STREAMS_AT_ONCE = 4  # in one backward pass: plain attention keeps their scores (16 took 37 GB at windows of 2,048)
 
 
 @dataclass(frozen=True)
@@ -72,22 +74,11 @@ class Learner:
         self.gradients = optim.flat_gradients(self.parameters)
         on_cuda = ranks.device.type == "cuda"
         self.optimiser = torch.optim.Adam(self.parameters, lr=adapt.rate, betas=(0.0, 0.999), foreach=not on_cuda, fused=on_cuda)
-        self._recorded: dict[tuple[int, ...], RecordedBackward] = {}
 
     def backward(self, inputs_BL: torch.Tensor, targets_BL: torch.Tensor, share_BL: torch.Tensor | float) -> None:
         """Adds the gradient of Σ share · nats."""
         with torch.enable_grad():
             (self.model.token_nll(inputs_BL, targets_BL) * share_BL).sum().backward()  # type: ignore[no-untyped-call]
-
-    def backward_windows(self, inputs_BL: torch.Tensor, targets_BL: torch.Tensor, share: float) -> None:
-        """The same for whole windows; on CUDA a window's shape is recorded when it first comes."""
-        if self.ranks.device.type != "cuda":
-            self.backward(inputs_BL, targets_BL, share)
-            return
-        shape = tuple(inputs_BL.shape)
-        if shape not in self._recorded:
-            self._recorded[shape] = RecordedBackward(self, inputs_BL)
-        self._recorded[shape].replay(inputs_BL, targets_BL, share)
 
     def step(self) -> None:
         """One step along what all ranks have added; then the way home by adapt.decay."""
@@ -105,35 +96,6 @@ class Learner:
         for tensor in (*self.parameters, *moments):
             state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return state.hexdigest()
-
-
-class RecordedBackward:
-    """A learner's forward and backward pass over windows of one shape as one CUDA graph: a single window is a thousand small
-    kernels, whose launches cost many times their work."""
-
-    WARM_UPS = 3  # before a capture, as PyTorch's notes on CUDA graphs have it
-
-    def __init__(self, learner: Learner, inputs_BL: torch.Tensor) -> None:
-        self.inputs_BL, self.targets_BL = torch.zeros_like(inputs_BL), torch.zeros_like(inputs_BL)
-        self.share = torch.zeros((), device=inputs_BL.device)
-        before = learner.gradients.clone()
-        side = torch.cuda.Stream(inputs_BL.device)
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(self.WARM_UPS):
-                learner.backward(self.inputs_BL, self.targets_BL, self.share)
-        torch.cuda.current_stream().wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            learner.backward(self.inputs_BL, self.targets_BL, self.share)
-        learner.gradients.copy_(before)
-
-    def replay(self, inputs_BL: torch.Tensor, targets_BL: torch.Tensor, share: float) -> None:
-        """Adds the gradient of Σ share · nats to the learner's."""
-        self.inputs_BL.copy_(inputs_BL)
-        self.targets_BL.copy_(targets_BL)
-        self.share.fill_(share)
-        self.graph.replay()
 
 
 class AdaptedNetwork:
@@ -161,17 +123,30 @@ class AdaptedNetwork:
             for at in range(0, len(mine), batch):
                 block = np.stack([tokens[begin : end + 1] for begin, end in mine[at : at + batch]]).astype(np.int64)
                 pairs = torch.from_numpy(block).to(self.ranks.device)
-                self.learner.backward_windows(pairs[:, :-1], pairs[:, 1:], 1 / (stop - start))
+                self.learner.backward(pairs[:, :-1], pairs[:, 1:], 1 / (stop - start))
         self.learner.step()
 
     def digest(self) -> str:
         return self.learner.digest()
 
 
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Only algorithms that give the same bits in every process; on CUDA, one that cannot raises RuntimeError with its name."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # PyTorch's own size on Hopper, but cuBLAS is only trusted when asked
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 class AdaptedStreams:
     """The same for streams side by side (lockstep.py): a step after every `columns` columns, on all of their tokens.
 
-    Coder and decoder must get the same bits: attention is computed the plain way, whose gradient has one order of additions."""
+    Coder and decoder must get the same bits: attention is computed the plain way, whose gradient has one order of additions,
+    and everything else by `repeatable` algorithms."""
 
     def __init__(self, model: HybridLM, streams: int, seq_len: int, stride: int, adapt: AdaptConfig, device: torch.device) -> None:
         self.learner = Learner(model, adapt, Ranks(0, 1, device))
@@ -192,12 +167,11 @@ class AdaptedStreams:
             return
         tokens_SL = torch.from_numpy(tokens_ST[:, begin : column + 1].astype(np.int64)).to(self.device)
         share_SL = torch.from_numpy(learned / learned.sum(dtype=np.float64).astype(np.float32)).to(self.device)
-        with sdpa_kernel(SDPBackend.MATH):
-            several = STREAMS_AT_ONCE[self.device.type]
-            for at in range(0, len(tokens_ST), several):
-                rows = slice(at, at + several)
+        with sdpa_kernel(SDPBackend.MATH), repeatable():
+            for at in range(0, len(tokens_ST), STREAMS_AT_ONCE):
+                rows = slice(at, at + STREAMS_AT_ONCE)
                 self.learner.backward(tokens_SL[rows, :-1], tokens_SL[rows, 1:], share_SL[rows])
-        self.learner.step()
+            self.learner.step()
 
 
 def adapted_scores(model: HybridLM, tokens: Tokens, seq_len: int, stride: int, adapt: AdaptConfig, ranks: Ranks) -> NeuralScores:

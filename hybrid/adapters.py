@@ -18,16 +18,20 @@ from torch import Tensor, nn
 
 from hybrid import random_maps
 
+ALIGN = 8  # entries: 16 bytes of bf16, which attention and other kernels read at once
+
 
 class _MergedProduct(torch.autograd.Function):
     """x Wᵀ with W = scale·M + A B given; no gradient of W is ever formed, only those of x, A and B.
 
     The thin products ride along with the large ones, which read the same rows anyway: [y, x Bᵀ] = x [W; B]ᵀ forward,
-    [dx, dy A] = dy [W, A] backward."""
+    [dx, dy A] = dy [W, A] backward.  Zeros fill those rows up to a multiple of ALIGN."""
 
     @staticmethod
     def forward(ctx: Any, x_TI: Tensor, w_OI: Tensor, a_OR: Tensor, b_RI: Tensor) -> Tensor:
-        y_TO, low_TR = (x_TI @ torch.cat([w_OI, b_RI]).t()).split([len(w_OI), len(b_RI)], dim=1)
+        fill = -(len(w_OI) + len(b_RI)) % ALIGN
+        joint = torch.cat([w_OI, F.pad(b_RI, (0, 0, 0, fill)) if fill else b_RI])
+        y_TO, low_TR, _ = (x_TI @ joint.t()).split([len(w_OI), len(b_RI), fill], dim=1)
         ctx.save_for_backward(x_TI, w_OI, a_OR, low_TR)
         return y_TO
 
@@ -35,7 +39,10 @@ class _MergedProduct(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_TI, w_OI, a_OR, low_TR = ctx.saved_tensors
         dy_TO = grads[0]
-        dx_TI, dlow_TR = (dy_TO @ torch.cat([w_OI, a_OR], dim=1)).split([w_OI.shape[1], a_OR.shape[1]], dim=1)
+        fan_in, rank = w_OI.shape[1], a_OR.shape[1]
+        fill = -(fan_in + rank) % ALIGN
+        joint = torch.cat([w_OI, F.pad(a_OR, (0, fill)) if fill else a_OR], dim=1)
+        dx_TI, dlow_TR, _ = (dy_TO @ joint).split([fan_in, rank, fill], dim=1)
         return dx_TI, None, dy_TO.t() @ low_TR, dlow_TR.t() @ x_TI
 
 

@@ -137,3 +137,14 @@ def test_fake_bits_change_the_forward_pass_only_while_they_are_set():
     assert not torch.allclose(projection(x), exact)
     projection.fake_bits = 0
     assert torch.equal(projection(x), exact)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8])
+def test_parts_of_joint_rows_begin_where_kernels_can_read_them(rank):
+    """Attention reads queries, keys and values out of the product's rows, 16 bytes at a time on CUDA."""
+    x, weight = torch.randn(6, 16, requires_grad=True), torch.randn(24, 16)
+    y = adapted_linear(x, weight, 1.0, [torch.randn(24, rank, requires_grad=True)], [torch.randn(rank, 16, requires_grad=True)])
+    assert y.stride(0) % 8 == 0
+    gradient = torch.autograd.grad(y.sum(), x)[0]
+    torch.testing.assert_close(gradient.shape, x.shape)
+    assert gradient.stride(0) % 8 == 0
