@@ -20,7 +20,7 @@ from hybrid import artifact, checkpoint, codecs, config, distributed, environmen
 from hybrid.data import Loader, find_shards, load_stream
 from hybrid.log import RunLog
 from hybrid.model import HybridLM
-from hybrid.train import Trainer, memory_errors
+from hybrid.train import Trainer
 from ngram.container import atomic_write
 from ngram.errors import run_cli
 from ngram.table import U16
@@ -88,7 +88,7 @@ def main() -> int:
         print(json.dumps(presets.describe(settings), indent=1))
         return 0
     ranks = distributed.start(flags.device, flags.rank_timeout)
-    with distributed.together(ranks), memory_errors():
+    with distributed.together(ranks), distributed.memory_errors():
         run(flags, settings, ranks)
     ranks.close()
     return 0

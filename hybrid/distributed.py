@@ -210,3 +210,25 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S) -> Ranks:
     except (dist.DistError, RuntimeError, ValueError) as error:
         raise RankError(f"the {world} ranks do not find each other ({str(error).splitlines()[0]}); start them with torchrun") from None
     return Ranks(rank, world, chosen, host, patient, timeout_s, dist.PrefixStore("seedgram", store))  # type: ignore[attr-defined]
+
+
+@contextmanager
+def terminated() -> Iterator[list[int]]:
+    """Collects SIGTERMs instead of dying of them; the loop looks once a step."""
+    seen: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turns running out of memory, on the device or the host, into one line that names the setting to change."""
+    try:
+        yield
+    except MemoryError as error:
+        raise DeviceError(f"this machine ran out of memory ({error or 'Python gave up'}); lower --batch-tokens or use a larger machine") from None
+    except torch.cuda.OutOfMemoryError as error:
+        raise DeviceError(f"the GPU ran out of memory ({str(error).split('.')[0]}); lower --microbatch-tokens") from None

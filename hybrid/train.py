@@ -6,7 +6,6 @@ ahead of the device, so the wall clock it reads is the device's to within that m
 """
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from hybrid.averaging import WeightAverage
 from hybrid.batches import Batches, LossReader, TrainError
 from hybrid.config import Config, training_differences
 from hybrid.data import Loader
-from hybrid.distributed import DeviceError, Ranks
+from hybrid.distributed import Ranks, terminated
 from hybrid.log import RunLog
 from hybrid.model import HybridLM
 from ngram.cache import NgramCache
@@ -38,7 +37,7 @@ class TrainResult:
     steps: int
     wall_s: float  # inside the clock, over all resumes
     tokens: int  # targets trained on, over all ranks and resumes
-    loss_nats: float  # mean of the last log window
+    loss_nats: float | None  # mean of the last log window; None where a resumed run had no step left
     warmup_s: float
     interrupted: bool
 
@@ -293,7 +292,8 @@ class Trainer:
                 torch._foreach_copy_(self.parameters, self.average.tensors)
         if not interrupted:
             self.model.set_fake_bits(0)  # packing measures and fits with what it stores, after a --resume as after training
-        loss = losses.mean()
+        last = losses.mean()
+        loss = last if math.isfinite(last) else None
         result = TrainResult(self.step, self.wall_s, self.step * self.config.train.batch_tokens, loss, warmup_s, interrupted)
         memory = {}
         if self.ranks.device.type == "cuda":
@@ -330,25 +330,3 @@ def _fitting() -> Iterator[None]:
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-@contextmanager
-def terminated() -> Iterator[list[int]]:
-    """Collects SIGTERMs instead of dying of them; the loop looks once a step."""
-    seen: list[int] = []
-    previous = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
-    try:
-        yield seen
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-@contextmanager
-def memory_errors() -> Iterator[None]:
-    """Turns running out of memory, on the device or the host, into one line that names the setting to change."""
-    try:
-        yield
-    except MemoryError as error:
-        raise DeviceError(f"this machine ran out of memory ({error or 'Python gave up'}); lower --batch-tokens or use a larger machine") from None
-    except torch.cuda.OutOfMemoryError as error:
-        raise DeviceError(f"the GPU ran out of memory ({str(error).split('.')[0]}); lower --microbatch-tokens") from None

@@ -313,6 +313,8 @@ def test_fewer_bits_packed_again_are_those_of_a_run_with_fewer_bits(tiny_data: P
         assert done.returncode == 0, done.stderr
     assert (out / "artifact.bin").read_bytes() == (tmp_path / "fewer" / "artifact.bin").read_bytes()
     assert (out / "artifact.bin").read_bytes() != (reference / "artifact.bin").read_bytes()
+    summary = json.loads((out / "summary.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert summary["loss_nats"] is None  # no step was left
 
 
 @pytest.mark.parametrize(
