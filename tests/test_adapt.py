@@ -2,13 +2,14 @@
 
 import os
 import socket
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from hybrid import windows
-from hybrid.adapt import SCOPES, AdaptConfig, AdaptedNetwork, adapted_scores
+from hybrid import presets, windows
+from hybrid.adapt import SCOPES, AdaptConfig, AdaptedNetwork, AdaptedStreams, adapted_scores
 from hybrid.config import ConfigError
 from hybrid.distributed import Ranks
 from hybrid.model import HybridLM, parameter_kind
@@ -149,3 +150,27 @@ def test_two_ranks_give_the_scores_of_one(tmp_path):
     first, second = (np.load(tmp_path / f"r{rank}.npy") for rank in range(2))
     assert np.array_equal(first, second)
     np.testing.assert_allclose(first, alone, atol=2e-4)
+
+
+def learned_in_streams(model, scope, window, device):
+    """Digests of a coder's learner after each of its steps over four streams side by side, longer than a window."""
+    tokens_ST = np.resize(text(), (4, 2 * window)).astype(np.uint16)
+    streams = AdaptedStreams(model, 4, window, window // 4, AdaptConfig(0, 0.01, 0.0, scope), device)
+    digests = [streams.learner.digest()]
+    for column in range(tokens_ST.shape[1]):
+        if streams.due(column):
+            streams.update(tokens_ST, column, np.ones(tokens_ST.shape, bool))
+            digests.append(streams.learner.digest())
+    return digests
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_coders_learner_takes_the_same_steps_every_time_to_the_bit(scope, device):
+    """A decoder has nothing but this: another process, the same tokens."""
+    model, window = network(), LENGTH
+    if device == "cuda":  # shapes whose products and sums a library may split
+        model, window = HybridLM(replace(presets.get("dense9").model, vocab_size=tiny.VOCAB, layers=2)), 1024
+    first, second = (learned_in_streams(model, scope, window, torch.device(device)) for _ in range(2))
+    assert first == second
+    assert len(set(first)) == len(first) > 4

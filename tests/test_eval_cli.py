@@ -3,14 +3,12 @@
 import importlib
 import json
 import os
-import sys
 
 import numpy as np
 import pytest
 
 from hybrid import report
 from hybrid.data import write_shard
-from ngram.errors import run_cli
 from tests import tiny
 
 pytestmark = pytest.mark.skipif(bool(os.environ.get("NUMBA_DISABLE_JIT")), reason="too much for plain Python kernels")
@@ -18,15 +16,8 @@ KEYS = "neural_bpb ngram_bpb blended_bpb tokens bytes artifact_bytes code_bytes 
 
 
 def call(*argv):
-    """Exit code of eval.py with these arguments, run in this process."""
-    module, old = importlib.import_module("eval"), sys.argv
-    sys.argv = ["eval.py", *map(str, argv)]
-    try:
-        with pytest.raises(SystemExit) as ended:
-            run_cli(module.main)
-    finally:
-        sys.argv = old
-    return ended.value.code
+    """Exit code of eval.py with these arguments."""
+    return tiny.exit_code(importlib.import_module("eval"), *argv)
 
 
 def result(made, *flags):

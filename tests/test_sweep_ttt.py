@@ -11,7 +11,6 @@ import tiny
 
 from hybrid.adapt import AdaptConfig
 from hybrid.data import write_shard
-from ngram.errors import run_cli
 
 pytestmark = pytest.mark.skipif(bool(os.environ.get("NUMBA_DISABLE_JIT")), reason="no kernel of ours in it")
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,14 +27,8 @@ def made(tmp_path_factory):
 
 
 def call(module, made, *flags):
-    """Exit code of a script with these flags, run in this process."""
-    old, sys.argv = sys.argv, ["script", "--artifact", str(made / "a.bin"), "--data", str(made), "--device", "cpu", *flags]
-    try:
-        with pytest.raises(SystemExit) as ended:
-            run_cli(module.main)
-    finally:
-        sys.argv = old
-    return ended.value.code
+    """Exit code of a script on the artifact made here."""
+    return tiny.exit_code(module, "--artifact", made / "a.bin", "--data", made, "--device", "cpu", *flags)
 
 
 def test_rows_and_the_best_flags_are_what_eval_says(made, capsys):

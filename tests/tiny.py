@@ -1,9 +1,11 @@
 """A whole artifact small enough for tests: 320 pieces, two layers of random weights, a cache of a few thousand tokens, a gate."""
 
 import functools
+import sys
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from hybrid import artifact, evaluate, quantise, tokenizer
@@ -11,6 +13,7 @@ from hybrid.config import Config, ModelConfig
 from hybrid.model import HybridLM
 from ngram import codec
 from ngram.cache import NgramCache
+from ngram.errors import run_cli
 
 WORDS = "the of a cache and every token scores before counts after model stream chunk gate is was not an honest order byte".split()
 VOCAB = 320
@@ -57,3 +60,14 @@ def write_artifact(path, *, cache=True, gate=None, documents=30):
         packer.add("gate", gate or evaluate.load_fallback().to_bytes())
     packer.write(path)
     return settings
+
+
+def exit_code(module, *argv):
+    """That of a command's `main` with these arguments, run in this process."""
+    old, sys.argv = sys.argv, [module.__name__, *map(str, argv)]
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run_cli(module.main)
+    finally:
+        sys.argv = old
+    return ended.value.code
