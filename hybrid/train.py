@@ -26,6 +26,7 @@ from hybrid.distributed import Ranks, terminated
 from hybrid.log import RunLog
 from hybrid.model import HybridLM
 from ngram.cache import NgramCache
+from ngram.warm_up import WarmUp
 
 VAL_TOKENS = 1 << 18  # what --val-every looks at: enough for three digits, a second on a GPU
 
@@ -102,18 +103,17 @@ class Trainer:
         before = [p.detach().clone() for p in self.parameters]
         fresh = [optimiser.state_dict() for optimiser in self.optimisers]
         rows = self.batches.host(0)
-        for _ in range(self.config.train.warmup_steps):
-            self.forward_backward(rows)
-            self.update(0.5)
-        if self.config.train.warmup_steps:
-            self._warm_later_phases(rows)
+        with WarmUp([self.cache.warm_up] if self.cache is not None else []):  # beside the compiler, which waits for others much of its time
+            for _ in range(self.config.train.warmup_steps):
+                self.forward_backward(rows)
+                self.update(0.5)
+            if self.config.train.warmup_steps:
+                self._warm_later_phases(rows)
         with torch.no_grad():
             torch._foreach_copy_(self.parameters, before)
         for optimiser, state in zip(self.optimisers, fresh, strict=True):
             optimiser.load_state_dict(state)
         self.gradients.zero_()
-        if self.cache is not None:
-            self.cache.warm_up()
         synchronize(self.ranks.device)
         self.ranks.barrier()
         return time.monotonic() - begin
