@@ -99,8 +99,8 @@ def _score_windows(
     width = inputs_BL.shape[1]
     places = np.concatenate([np.arange(first - 1 - begin, end - begin) + row * width for row, (begin, end, first) in enumerate(part)])
     targets = np.concatenate([tokens[first : end + 1] for _, end, first in part]).astype(np.int64)
-    on_device, places_S, targets_S = (torch.from_numpy(a).to(device) for a in (inputs_BL, places, targets))
-    logp_SV = torch.log_softmax(model.logits_at(on_device, places_S), dim=-1)
+    tokens_BL, places_S, targets_S = (torch.from_numpy(a).to(device) for a in (inputs_BL, places, targets))
+    logp_SV = torch.log_softmax(model.logits_at(tokens_BL, places_S), dim=-1)
     nll_S = -logp_SV.gather(1, targets_S[:, None])[:, 0]
     entropy_S = -(logp_SV.exp() * logp_SV).sum(-1)
     return torch.stack([nll_S, entropy_S, logp_SV.amax(-1)], dim=1).double().cpu().numpy()
