@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from hybrid import checkpoint
-from tests.test_train import ROOT, command, environment
+from tests.test_train_cli import ROOT, command, environment
 
 STEP = 12  # at which faults strike: checkpoints are written from the first step on
 # no cache: what may be lost is weights and files, and compiling its kernels would take most of the time
