@@ -84,7 +84,7 @@ def measure(flags: argparse.Namespace) -> list[dict[str, Any]]:
                 model.load_state_dict(quantise.decode_state(meta, sections))
                 lost = score(model, windows, bytes_, flags.device) - base
                 jobs = [(data, name) for data in sections.values() for name in names]
-                sizes = iter(list(each(lambda job: len(codecs.compress(*job)[1]), jobs)))
+                sizes = iter(each(lambda job: len(codecs.compress(*job)[1]), jobs))
                 tried = [{name: next(sizes) for name in names} for _ in sections]
                 packed = {name: sum(sizes[name] for sizes in tried) for name in names}
                 packed["best"] = sum(min(len(data), *sizes.values()) for data, sizes in zip(sections.values(), tried, strict=True))
