@@ -13,7 +13,7 @@ import argparse
 import dataclasses
 import sys
 
-from hybrid import artifact, audit_own, audit_report, certify, control, distributed, evaluate, report
+from hybrid import artifact, audit_own, audit_report, certify, control, distributed, evaluate, product_scores, report
 from hybrid.adapt import adapt_settings, add_adapt_flags
 from hybrid.config import OneLineParser
 from hybrid.data import find_shards
@@ -45,6 +45,9 @@ def score(argv: list[str]) -> int:
     parser.add_argument("--protocol", choices=evaluate.PROTOCOLS, default="full", help="challenge: drop the tail that fills no window [full]")
     parser.add_argument("--no-online", dest="online", action="store_false", help="trained counts only: nothing learns at evaluation")
     parser.add_argument("--no-match", dest="match", action="store_false", help="leave the match model out")
+    parser.add_argument("--no-product", dest="product", action="store_false", help="leave the product of network and cache out")
+    read = product_scores.READ_TOKENS
+    parser.add_argument("--read-tokens", type=int, default=read, metavar="N", help=f"targets whose whole cache distributions are read at once [{read}]")
     parser.add_argument("--fixed-gate", dest="gate_learns", action="store_false", help="the gate stays as it was fitted")
     parser.add_argument("--published-rule", metavar="DIR", help="training shards: show what the published hashed rule would claim over this network")
     parser.add_argument("--paranoid", action="store_true", help="compare digests of all state around every score (implies --cache-by-chunk)")

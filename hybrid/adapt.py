@@ -110,9 +110,9 @@ class AdaptedNetwork:
         self.learner = Learner(model, adapt, ranks)
 
     def score(self, tokens: Tokens, start: int, stop: int) -> NeuralScores:
-        """The network's scores of targets start … stop-1."""
+        """The network's scores of targets start … stop-1, with rows."""
         todo = windows.windows_of(start, stop, len(tokens), self.seq_len, self.stride)
-        return windows.score_windows(self.learner.model, tokens, todo, self.seq_len, self.ranks, first_target=start, targets=stop - start)
+        return windows.score_windows(self.learner.model, tokens, todo, self.seq_len, self.ranks)
 
     def update(self, tokens: Tokens, start: int, stop: int) -> None:
         """One step on targets start … stop-1, each seen in a window that begins inside the chunk."""
@@ -174,16 +174,16 @@ class AdaptedStreams:
             self.learner.step()
 
 
-def adapted_scores(model: HybridLM, tokens: Tokens, seq_len: int, stride: int, adapt: AdaptConfig, ranks: Ranks) -> NeuralScores:
-    """The scores of every target of `tokens` (N,) by a network that learns as it goes; `model` is left as it is."""
+def adapted_blocks(model: HybridLM, tokens: Tokens, seq_len: int, stride: int, adapt: AdaptConfig, ranks: Ranks) -> Iterator[NeuralScores]:
+    """The scores of every target of `tokens` (N,), chunk by chunk, by a network that learns as it goes; `model` is left as it is.
+
+    A chunk is learned when the next is asked for."""
     part = AdaptedNetwork(model, seq_len, stride, adapt, ranks)
     order = ScoreFirst(tokens, {"network": part})
-    pieces: list[NeuralScores] = []
     for start, stop in order.chunks(part.chunk_tokens):
-        pieces.append(order.score(start, stop)["network"])
+        yield order.score(start, stop)["network"]
         if stop < len(tokens):
             order.update(start, stop)
-    return NeuralScores(*(np.concatenate([getattr(p, name) for p in pieces]) for name in ("nll_nats", "entropy", "max_logp")))
 
 
 def _equal_lengths(rows: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:

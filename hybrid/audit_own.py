@@ -12,19 +12,24 @@ from hybrid import evaluate, windows
 from hybrid.adapt import AdaptConfig, AdaptedNetwork
 from hybrid.audit import audit_scorer
 from hybrid.audit_report import AuditReport
+from hybrid.blend import MATCH, NEURAL, NGRAM, PRODUCT
 from hybrid.distributed import Ranks
+from hybrid.product_scores import ProductScorer
 from ngram.cli import track
 from ngram.contexts import histories
 from ngram.gate import F32, F64, mix
 from ngram.match import MatchModel
 from ngram.online import OnlineCache
+from ngram.product import fill_product_rows
 from ngram.score_first import Tokens
 
 if TYPE_CHECKING:
     from hybrid.artifact import Artifact
 
 MAX_TOKENS = 65536  # of the validation stream, from its beginning: what an audit drives its scorers over by default
-KINDS = ("network", "n-gram cache", "match model", "blend")
+KINDS = ("network", "product", "n-gram cache", "match model", "blend")
+MIXTURES = ("product", "blend")  # made of the others
+CPU = torch.device("cpu")
 
 
 class Network:
@@ -71,11 +76,12 @@ class HybridScorer:
 
     def reset(self) -> None:
         table = self.art.table
-        self.cache = OnlineCache(table) if table is not None and self.kind in ("n-gram cache", "blend") else None
-        self.match = MatchModel(self.vocab_size, table.bos) if table is not None and self.kind in ("match model", "blend") else None
+        self.cache = OnlineCache(table) if table is not None and self.kind in ("n-gram cache", *MIXTURES) else None
+        self.match = MatchModel(self.vocab_size, table.bos) if table is not None and self.kind in ("match model", *MIXTURES) else None
+        self._product = ProductScorer(self.cache) if self.cache is not None else None
         self.gate = evaluate.load_gate(self.art, learning=self.online)
         self.adapted = None
-        if self.adapt is not None and self.kind in ("network", "blend"):
+        if self.adapt is not None and self.kind in ("network", *MIXTURES):
             self.adapted = AdaptedNetwork(self.art.model, self.network.seq_len, self.network.stride, self.adapt, Ranks(0, 1, self.device))
             self.network.use(self.adapted.learner.model)
 
@@ -87,28 +93,35 @@ class HybridScorer:
         if self.kind == "network":
             return np.exp(self.network.logp(tokens, start, stop)[np.arange(stop - start), tokens[start:stop]])
         features, probs = self._experts(tokens, start, stop)
-        return mix(self.gate.weights(features), probs)
+        return probs[:, PRODUCT] if self.kind == "product" else mix(self.gate.weights(features), probs)
 
     def rows(self, tokens: Tokens, start: int, stop: int) -> F64:
+        where = np.arange(start, stop)
         if self.kind == "network":
             return np.exp(self.network.logp(tokens, start, stop))
-        where = np.arange(start, stop)
-        copied = self.match.rows(tokens, where) if self.match is not None else None
-        if self.kind == "match model" and copied is not None:
-            return copied
+        if self.kind == "match model":
+            return self._the_match.rows(tokens, where)
         past = histories(tokens, where, self._the_cache.order, self._the_cache.bos)
         ngram = self._the_cache.rows(past)
-        if self.kind == "n-gram cache" or copied is None:
+        if self.kind == "n-gram cache":
             return ngram
         logp = self.network.logp(tokens, start, stop)
         told = self._the_match.score(tokens, start, stop).features  # of the context alone, which C1 and C2 put to the test
-        weights = self.gate.weights(_features(logp, self._the_cache.row_features(past), told))
-        return weights[:, :1] * np.exp(logp) + weights[:, 1:2] * ngram + weights[:, 2:] * copied
+        features = _features(logp, self._the_cache.row_features(past), told)
+        neural, product = np.exp(logp), np.empty_like(logp)
+        fill_product_rows(0, len(where), neural, ngram, self.gate.exponents(features), product)
+        if self.kind == "product":
+            return product
+        weights = self.gate.weights(features)
+        mixed = np.zeros_like(logp)
+        for k, rows in ((NEURAL, neural), (PRODUCT, product), (NGRAM, ngram), (MATCH, self._the_match.rows(tokens, where))):
+            mixed += weights[:, k : k + 1] * rows
+        return mixed
 
     def update(self, tokens: Tokens, start: int, stop: int) -> None:
         if not self.online:
             return
-        if self.kind == "blend":  # looked up again: an audit may have scored another stream in between
+        if self.kind in MIXTURES:  # looked up again: an audit may have scored another stream in between
             self.gate.update(*self._experts(tokens, start, stop))
         for part in (self.cache, self.match, self.adapted):
             if part is not None:
@@ -133,8 +146,12 @@ class HybridScorer:
         """Features (n, F) and the experts' probabilities (n, K) of the targets."""
         ngram, copied = self._the_cache.score(tokens, start, stop), self._the_match.score(tokens, start, stop)
         logp = self.network.logp(tokens, start, stop)
-        targets = np.exp(logp[np.arange(stop - start), tokens[start:stop]])
-        return _features(logp, ngram.features, copied.features), np.stack([targets, ngram.prob, copied.prob], axis=1)
+        features = _features(logp, ngram.features, copied.features)
+        assert self._product is not None
+        self._product.read(tokens, np.arange(start, stop), CPU)
+        product = self._product.score(torch.from_numpy(logp), self.gate.exponents(features), tokens[start:stop])
+        neural = np.exp(logp[np.arange(stop - start), tokens[start:stop]])
+        return features, np.stack([neural, product, ngram.prob, copied.prob], axis=1)
 
 
 def _features(logp: F64, *others: F32) -> F32:

@@ -1,56 +1,109 @@
-"""Blend: network, n-gram cache, match model and gate as one part of ScoreFirst.
+"""Blend: network, n-gram cache, their product, match model and gate as one part of ScoreFirst.
 
-The network's scores are computed ahead (evaluate.py, adapt.py); cache, match model and gate learn from what has been scored.
+The network's scores come block by block (windows.py, adapt.py); cache, match model and gate learn from what has been scored.
 The gate learns once a chunk; the others by whole chunks too, or after every token (`cache_by_chunk=False`), which is the same
-as one-token chunks and goes through ScoreFirst.score_then_update.
+as one-token chunks and goes through ScoreFirst.score_then_update.  For the product the cache's whole distributions are read
+every `read_tokens` targets, before the cache learns any of them.
 
-Shapes: n targets of a chunk, N tokens of the stream, K experts (EXPERTS).
+Shapes: n targets of a chunk, N tokens of the stream, K experts (EXPERTS), V vocabulary.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor
 
+from hybrid.distributed import Ranks, peers
+from hybrid.product_scores import READ_TOKENS, Kept, ProductScorer
 from ngram import match, online
 from ngram.gate import F32, F64, Gate, mix
-from ngram.match import MatchModel, MatchScores
-from ngram.online import ChunkScores
+from ngram.match import MatchModel
+from ngram.online import OnlineCache
 from ngram.score_first import ScoreFirst, Tokens
 
 NEURAL_FEATURES = ("neural_entropy", "neural_max_logp")
-EXPERTS = ("neural", "ngram", "match")
+EXPERTS = ("neural", "product", "ngram", "match")
+NEURAL, PRODUCT, NGRAM, MATCH = range(len(EXPERTS))
 GATE_FEATURES: tuple[str, ...] = (*NEURAL_FEATURES, *online.FEATURES, *match.FEATURES)
 
 
 @dataclass(frozen=True)
 class NeuralScores:
-    """The network's view of targets 1 … N-1; entry i belongs to target i + 1.
+    """The network's view of a run of targets; entry i belongs to target first + i.
 
-    nll_nats (N-1,) float64; entropy (N-1,) float32, nats; max_logp (N-1,) float32, nats, the likeliest token's."""
+    nll_nats (n,) float64; entropy (n,) float32, nats; max_logp (n,) float32, nats, the likeliest token's.
+    rows (S, V): whole log-probabilities, on the network's device, of the targets rows_first … that this rank has computed."""
 
     nll_nats: F64
     entropy: F32
     max_logp: F32
+    first: int = 1
+    rows: Tensor | None = None
+    rows_first: int = 1
 
-    def features(self, start: int, stop: int) -> F32:
-        """(n, 2) float32, the NEURAL_FEATURES of targets start … stop-1."""
-        return np.stack([self.entropy[start - 1 : stop - 1], self.max_logp[start - 1 : stop - 1]], axis=1)
+    @property
+    def stop(self) -> int:
+        """The target behind the last."""
+        return self.first + len(self.nll_nats)
+
+    def part(self, start: int, stop: int) -> "NeuralScores":
+        """Targets start … stop-1 of it, views."""
+        inside = slice(start - self.first, stop - self.first)
+        rows, at = self.rows, max(start, self.rows_first)
+        if rows is not None:
+            rows = rows[at - self.rows_first : max(0, stop - self.rows_first)]
+        return NeuralScores(self.nll_nats[inside], self.entropy[inside], self.max_logp[inside], start, rows, at)
+
+    def features(self) -> F32:
+        """(n, 2) float32, the NEURAL_FEATURES."""
+        return np.stack([self.entropy, self.max_logp], axis=1)
 
 
-class Cache(Protocol):
-    """What Blend needs of ngram.online.OnlineCache."""
+def joined(blocks: Iterable[NeuralScores]) -> NeuralScores:
+    """Consecutive blocks as one, without rows."""
+    all_of = list(blocks)
+    nats, entropy, max_logp = (np.concatenate([getattr(block, name) for block in all_of]) for name in ("nll_nats", "entropy", "max_logp"))
+    return NeuralScores(nats, entropy, max_logp, all_of[0].first)
 
-    def score(self, tokens: Tokens, start: int, stop: int) -> ChunkScores: ...
 
-    def update(self, tokens: Tokens, start: int, stop: int) -> None: ...
+class NeuralStream:
+    """The network's scores of a whole stream, computed as they are asked for, in order.  seconds: of work."""
 
-    def score_then_update(self, tokens: Tokens, start: int, stop: int) -> ChunkScores: ...
+    def __init__(self, blocks: Iterable[NeuralScores]) -> None:
+        self._blocks, self._held, self._nats, self.seconds = iter(blocks), list[NeuralScores](), list[F64](), 0.0
 
-    def digest(self) -> str: ...
+    def take(self, start: int, stop: int) -> Sequence[NeuralScores]:
+        """Targets start … stop-1 in consecutive pieces; what lies before `start` is let go."""
+        while not self._held or self._held[-1].stop < stop:
+            self._pull()
+        self._held = [block for block in self._held if block.stop > start]
+        return [block.part(max(start, block.first), min(stop, block.stop)) for block in self._held if block.first < stop]
+
+    def begin(self) -> None:
+        """Computes the first block now."""
+        if not self._held:
+            self._pull()
+
+    def nll_nats(self) -> F64:
+        """(N-1,) float64 nats of every target of the stream; computes what is left."""
+        with suppress(StopIteration):
+            while True:
+                self._held = []
+                self._pull()
+        return np.concatenate(self._nats)
+
+    def _pull(self) -> None:
+        began = time.perf_counter()
+        block = next(self._blocks)
+        self.seconds += time.perf_counter() - began
+        self._held.append(block)
+        self._nats.append(block.nll_nats)
 
 
 @dataclass(frozen=True)
@@ -65,20 +118,32 @@ class BlendScores:
 class Blend:
     """A Part: p = Σ w_k p_k over EXPERTS, with w from the gate.
 
-    match None: the match model has no say, the others share its weight.  collect: keep every chunk's features and expert
-    probabilities (for fitting a gate)."""
+    match None, product False: those have no say, the others share their weight.  ranks: that have the network's rows among
+    them.  collect: keep every chunk's features and expert probabilities; keep_rows: and what a fit of the product needs."""
 
-    def __init__(self, neural: NeuralScores, cache: Cache, match: MatchModel | None, gate: Gate, *, collect: bool = False) -> None:
-        self.neural, self.cache, self.match, self.gate, self.collect = neural, cache, match, gate, collect
+    def __init__(
+        self,
+        neural: NeuralStream,
+        cache: OnlineCache,
+        match: MatchModel | None,
+        gate: Gate,
+        *,
+        product: bool = True,
+        read_tokens: int = READ_TOKENS,
+        ranks: Ranks | None = None,
+        collect: bool = False,
+        keep_rows: bool = False,
+    ) -> None:
+        self.neural, self.cache, self.match, self.gate, self.collect, self.ranks = neural, cache, match, gate, collect, ranks
+        self.product = ProductScorer(cache, keep=keep_rows) if product else None
+        self.read_tokens = read_tokens
         self.collected: list[tuple[F32, F64]] = []
-        self.seconds = {"cache": 0.0, "gate": 0.0}  # of work
+        self.seconds = {"cache": 0.0, "gate": 0.0, "product": 0.0}  # of work
+        self._absent = [k for k, part in ((PRODUCT, self.product), (MATCH, match)) if part is None]
         self._scored: tuple[F32, F64] | None = None  # of the pending chunk; no score depends on it, so no digest sees it
 
     def score(self, tokens: Tokens, start: int, stop: int) -> BlendScores:
-        with self._timed("cache"):
-            ngram = self.cache.score(tokens, start, stop)
-            copied = self.match.score(tokens, start, stop) if self.match is not None else None
-        return self._combine(ngram, copied, start, stop)
+        return self._score(tokens, start, stop, learn=False)
 
     def update(self, tokens: Tokens, start: int, stop: int) -> None:
         with self._timed("cache"):
@@ -89,28 +154,72 @@ class Blend:
 
     def score_then_update(self, tokens: Tokens, start: int, stop: int) -> BlendScores:
         """One-token chunks for cache and match model, one chunk start … stop-1 for the gate."""
-        with self._timed("cache"):
-            ngram = self.cache.score_then_update(tokens, start, stop)
-            copied = self.match.score_then_update(tokens, start, stop) if self.match is not None else None
-        scores = self._combine(ngram, copied, start, stop)
+        scores = self._score(tokens, start, stop, learn=True)
         self._teach_gate()
         return scores
+
+    @property
+    def kept(self) -> list[Kept]:
+        """What a fit of the product needs of everything scored."""
+        return self.product.kept if self.product is not None else []
 
     def digest(self) -> str:
         return self.cache.digest() + (self.match.digest() if self.match is not None else "") + self.gate.digest()
 
-    def _combine(self, ngram: ChunkScores, copied: MatchScores | None, start: int, stop: int) -> BlendScores:
-        told = copied.features if copied is not None else np.zeros((stop - start, len(match.FEATURES)), np.float32)
-        features_NF = np.concatenate([self.neural.features(start, stop), ngram.features, told], axis=1)
+    def _score(self, tokens: Tokens, start: int, stop: int, *, learn: bool) -> BlendScores:
+        pieces = self.neural.take(start, stop)
         probs_NK = np.empty((stop - start, len(EXPERTS)))
-        probs_NK[:, 0], probs_NK[:, 1] = np.exp(-self.neural.nll_nats[start - 1 : stop - 1]), ngram.prob
+        probs_NK[:, NEURAL] = np.exp(-np.concatenate([piece.nll_nats for piece in pieces]))
+        features = [np.concatenate([piece.features() for piece in pieces])]
+        told = np.zeros((stop - start, len(match.FEATURES)), np.float32)
+        if self.match is not None:
+            with self._timed("cache"):
+                copied = (self.match.score_then_update if learn else self.match.score)(tokens, start, stop)
+            told, probs_NK[:, MATCH] = copied.features, copied.prob
+        step = self.read_tokens if self.product is not None else stop - start
+        for begin in range(start, stop, step):
+            end = min(begin + step, stop)
+            here = slice(begin - start, end - start)
+            where, rows = self._read(tokens, begin, end, pieces)
+            with self._timed("cache"):
+                ngram = (self.cache.score_then_update if learn else self.cache.score)(tokens, begin, end)
+            probs_NK[here, NGRAM] = ngram.prob
+            features.append(np.concatenate([features[0][here], ngram.features, told[here]], axis=1))
+            probs_NK[here, PRODUCT] = self._multiply(tokens, begin, end, where, rows, features[-1])
+        return self._combine(np.concatenate(features[1:]), probs_NK)
+
+    def _read(self, tokens: Tokens, begin: int, end: int, pieces: Sequence[NeuralScores]) -> tuple[npt.NDArray[np.int64], list[Tensor]]:
+        """Which of the targets begin … end-1 this rank has the network's rows of, and these; the cache's are read for the same, before it learns."""
+        if self.product is None:
+            return np.zeros(0, np.int64), []
+        cut = [piece.part(max(begin, piece.first), min(end, piece.stop)) for piece in pieces if piece.first < end and piece.stop > begin]
+        mine = [(piece.rows_first, piece.rows) for piece in cut if piece.rows is not None and len(piece.rows)]
+        where = np.concatenate([np.zeros(0, np.int64), *(np.arange(first, first + len(rows)) for first, rows in mine)])
+        if mine:
+            with self._timed("product"):
+                self.product.read(tokens, where, mine[0][1].device)
+        return where, [rows for _, rows in mine]
+
+    def _multiply(self, tokens: Tokens, begin: int, end: int, where: npt.NDArray[np.int64], rows: Sequence[Tensor], features_NF: F32) -> F64:
+        """(n,) the product's probabilities of targets begin … end-1: this rank's, the others' zero."""
+        out = np.zeros(end - begin)
+        if rows and self.product is not None:
+            with self._timed("product"):
+                exponents = self.gate.exponents(features_NF[where - begin])
+                out[where - begin] = self.product.score(torch.cat(list(rows)), exponents, tokens[where])
+        return out
+
+    def _combine(self, features_NF: F32, probs_NK: F64) -> BlendScores:
+        if self.product is not None and self.ranks is not None and self.ranks.world > 1:
+            product_N = torch.from_numpy(np.ascontiguousarray(probs_NK[:, PRODUCT]))
+            with peers():
+                dist.all_reduce(product_N, group=self.ranks.patient_group)  # zero elsewhere: the sum is an exact gather
+            probs_NK[:, PRODUCT] = product_N.numpy()
         with self._timed("gate"):
-            weights_NK = self.gate.weights(features_NF)
-        if copied is not None:
-            probs_NK[:, 2] = copied.prob
-        else:
-            weights_NK = share_out(weights_NK)
-            probs_NK[:, 2] = mix(weights_NK[:, :2], probs_NK[:, :2])  # as the others say: the gate learns nothing from it
+            weights_NK = share_out(self.gate.weights(features_NF), self._absent)
+        if self._absent:
+            there = [k for k in range(len(EXPERTS)) if k not in self._absent]
+            probs_NK[:, self._absent] = mix(weights_NK[:, there], probs_NK[:, there])[:, None]  # as the others say: the gate learns nothing from it
         self._scored = features_NF, probs_NK
         if self.collect:
             self.collected.append(self._scored)
@@ -129,10 +238,12 @@ class Blend:
         self.seconds[part] += time.perf_counter() - began
 
 
-def share_out(weights_NK: F64) -> F64:
-    """The weights without the last expert, which has none, to the sum 1 again."""
+def share_out(weights_NK: F64, absent: Sequence[int]) -> F64:
+    """The weights without those of absent experts, to the sum 1 again."""
+    if not absent:
+        return weights_NK
     kept = weights_NK.copy()
-    kept[:, -1] = 0.0
+    kept[:, absent] = 0.0
     return kept / kept.sum(axis=1, keepdims=True)
 
 

@@ -4,38 +4,17 @@ Shapes: S streams, T tokens a stream, V vocabulary, F features of both, n-grams'
 """
 
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import numpy as np
 import numpy.typing as npt
 
+from hybrid.host import Threads
 from ngram import match, online
 from ngram.gate import F32, F64
 from ngram.match import MatchColumns
 from ngram.online import OnlineCache
 from ngram.table import PAD, U16
-
-PART = 32  # rows that are worth handing to another thread
-
-
-class Threads:
-    """A few threads that share rows out; every row is one thread's whole work, so no bit depends on how many there are."""
-
-    def __init__(self, count: int) -> None:
-        self.count, self.pool = count, ThreadPoolExecutor(count + 1)  # one more, for the thread that hands out
-
-    def over(self, rows: int, work: Callable[[int, int], None]) -> None:
-        """work(begin, end) for parts of range(rows), the first of them in this thread; returns when all are done."""
-        parts = max(1, min(self.count, rows // PART))
-        edges = [rows * i // parts for i in range(parts + 1)]
-        others = [self.pool.submit(work, edges[i], edges[i + 1]) for i in range(1, parts)]
-        work(edges[0], edges[1])
-        for other in others:
-            other.result()
-
-    def close(self) -> None:
-        self.pool.shutdown()
 
 
 class CacheRows:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hybrid import artifact, bpb, evaluate, stream_coder, tokenizer
+from hybrid.blend import NGRAM
 from hybrid.distributed import Ranks
 from ngram import container
 from ngram.errors import FileFormatError
@@ -71,9 +72,9 @@ def per_token(source: Path, artifact_path: Path, ranks: Ranks) -> list[tuple[str
         return []
     options = evaluate.EvalOptions()
     neural = evaluate.network_scores(art, tokens, options, ranks)
-    parts, alone = evaluate.blend_scores(art, tokens, neural, options), neural.nll_nats / np.log(2)
+    parts, alone = evaluate.blend_scores(art, tokens, neural, options, ranks), neural.nll_nats() / np.log(2)
     nothing = np.full(len(alone), np.nan)
-    columns = [alone, alone, nothing] if parts is None else [-np.log2(parts.mixed), alone, -np.log2(parts.probs[:, 1])]
+    columns = [alone, alone, nothing] if parts is None else [-np.log2(parts.mixed), alone, -np.log2(parts.probs[:, NGRAM])]
     pieces = [codec.piece_bytes[t].decode("utf-8", "backslashreplace") for t in tokens[1:].tolist()]
     return list(zip(pieces, *(column.tolist() for column in columns), strict=True))
 

@@ -21,12 +21,14 @@ import torch
 from numba import njit
 
 from hybrid.adapt import AdaptConfig, AdaptedStreams
-from hybrid.blend import EXPERTS, share_out
-from hybrid.cache_rows import CacheRows, Threads
+from hybrid.blend import EXPERTS, MATCH, NEURAL, NGRAM, PRODUCT, share_out
+from hybrid.cache_rows import CacheRows
+from hybrid.host import Threads, host_buffer
 from hybrid.model import HybridLM
-from hybrid.network_rows import NetworkRows, host_buffer
+from hybrid.network_rows import NetworkRows
 from ngram.gate import F32, F64, Gate
 from ngram.online import OnlineCache
+from ngram.product import fill_product_rows
 from ngram.table import U16
 
 Array = Any  # kernels are typed by numba
@@ -123,17 +125,17 @@ class Lockstep:
         self._threads = Threads(threads or max(1, min(MOST_THREADS, (os.cpu_count() or 1) // 2)))
         window = min(seq_len, layout.length)
         learner = AdaptedStreams(model, layout.streams, window, stride, adapt, device) if adapt is not None else None
-        self._network = NetworkRows(model, layout.streams, window, stride, device, rows[0], learner)
+        self._network = NetworkRows(model, layout.streams, window, stride, device, rows[NEURAL], learner)
         self._known = np.arange(layout.streams * layout.length).reshape(layout.streams, -1) < layout.tokens
         self._ngrams = None
         if cache is not None:
-            self._ngrams = CacheRows(cache, self.tokens, self._threads, self._rows_KSV[1:], copying=online)
+            self._ngrams = CacheRows(cache, self.tokens, self._threads, self._rows_KSV[NGRAM : MATCH + 1], copying=online)
         self._mixed = np.empty((layout.streams, self.vocab_size))
         self._mass = np.empty((layout.streams, -(-self.vocab_size // BUCKET)))
         self._features: F32 = np.empty((0, 0), np.float32)
         self._chunk: list[tuple[F32, F64]] = []  # features and experts' probabilities that the gate has yet to learn
         self._chunk_tokens, self._chunk_fill = chunk_tokens, 0
-        self._spent = {"gate": 0.0, "mix": 0.0}
+        self._spent = {"gate": 0.0, "product": 0.0, "mix": 0.0}
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -149,7 +151,10 @@ class Lockstep:
             self._ngrams.finish()
             with self._timed("gate"):
                 self._features = np.concatenate([levels_2S.T.astype(np.float32), self._ngrams.features], axis=1)
-                weights = self._weights()
+                weights, exponents_S2 = self._weights(), self.gate.exponents(self._features)
+            with self._timed("product"):
+                first, second, product = (self._rows_KSV[k] for k in (NEURAL, NGRAM, PRODUCT))
+                self._threads.over(len(weights), lambda a, b: fill_product_rows(a, b, first, second, exponents_S2, product))
         with self._timed("mix"):
             self._threads.over(len(weights), lambda a, b: _mix_rows(a, b, self._rows_KSV, weights, self._mixed, self._mass))
         return Step(self._mixed, self._mass)
@@ -176,9 +181,8 @@ class Lockstep:
         """(S, K); before a stream's first token only the cache knows anything."""
         assert self.gate is not None
         if not self.column:
-            return np.tile([0.0, 1.0, 0.0], (self.layout.streams, 1))
-        weights = self.gate.weights(self._features)
-        return weights if self.online else share_out(weights)
+            return np.tile(np.eye(len(EXPERTS))[NGRAM], (self.layout.streams, 1))
+        return share_out(self.gate.weights(self._features), [] if self.online else [MATCH])
 
     def _teach_gate(self, active: npt.NDArray[np.int64], column_S: U16) -> None:
         assert self.gate is not None

@@ -13,15 +13,11 @@ import torch
 from torch import Tensor
 
 from hybrid.adapt import AdaptedStreams
+from hybrid.host import host_buffer
 from hybrid.model import HybridLM
 from hybrid.step_model import StepModel
 from ngram.gate import F64
 from ngram.table import U16
-
-
-def host_buffer(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Float64 memory of the host, not initialised, that the device can write to by itself."""
-    return torch.empty(shape, dtype=torch.float64, pin_memory=device.type == "cuda")
 
 
 class NetworkRows:

@@ -4,7 +4,8 @@ A small softmax network: weights(x) = (1 - FLOOR) · softmax([0, W2 · tanh(W1 x
 standardised, clipped features x.  The mixture Σ_k weight_k · p_k of distributions is a distribution, whatever the weights, as
 long as they do not look at the token that comes.  Fitted by maximum likelihood on text that was neither trained on nor
 counted; then adapted score-first, one gradient step a chunk.  Everything is float64 in plain loops: a row's weights do not
-depend on the batch it is in, and every rank computes the same bits.
+depend on the batch it is in, and every rank computes the same bits.  The same features give the exponents of the expert that
+multiplies two others (product.py); those stay as fitted.
 
 Shapes: N positions, F features, K experts, H hidden units.
 Mixture of experts with a learned gate: Jacobs, Jordan, Nowlan & Hinton (1991); linear mixing: Jelinek & Mercer (1980).
@@ -30,7 +31,8 @@ F64 = npt.NDArray[np.float64]
 MAX_BYTES = 20_000  # the gate's share of an artifact
 FLOOR = 1e-3  # an expert never counts for less than FLOOR / K: an unexpected text costs at most ln(K / FLOOR) once
 CLIP = 4.0  # standardised features end here: out of domain is not extrapolated to infinity
-_MAGIC = b"SGGATE\0\1"
+FALLBACK_EXPONENTS = (0.75, 0.25)  # of a product's two experts, where nothing was fitted
+_MAGIC = b"SGGATE\0\2"  # 2: with exponents
 _HEAD = struct.Struct("<8sHHHHd")  # magic, K, F, H, length of the names, learning rate
 
 
@@ -132,12 +134,19 @@ class Gate:
     """Weights of K experts from F named features; see the module for the formula.
 
     mean, scale (F,): standardisation.  parameters: W1 (H,F), b1 (H,), W2 (K-1,H), W3 (K-1,F), b2 (K-1,), float64.
-    rate: step of `update` per 1,024 positions; 0 keeps the gate as it was fitted."""
+    rate: step of `update` per 1,024 positions; 0 keeps the gate as it was fitted.  coefficients (2, F+1): of a product's
+    exponents, the last ones constant; None: FALLBACK_EXPONENTS."""
 
-    def __init__(self, names: Sequence[str], mean: F64, scale: F64, parameters: Sequence[F64], rate: float) -> None:
+    def __init__(
+        self, names: Sequence[str], mean: F64, scale: F64, parameters: Sequence[F64], rate: float, coefficients: F64 | None = None
+    ) -> None:
         self.names = tuple(names)
         self.mean, self.scale, self.rate = mean, scale, rate
         self.parameters = [np.array(p, dtype=np.float64) for p in parameters]
+        if coefficients is None:
+            coefficients = np.zeros((2, len(self.names) + 1))
+            coefficients[:, -1] = FALLBACK_EXPONENTS
+        self.coefficients = coefficients
         self._gradients = [np.zeros_like(p) for p in self.parameters]
 
     @property
@@ -162,6 +171,14 @@ class Gate:
         _weights(self.standardise(features_NF), tuple(self.parameters), FLOOR, out_NK)
         return out_NK
 
+    def exponents(self, features_NF: F32 | F64) -> F64:
+        """(N, 2) float64: a product's exponents, each linear in the standardised features."""
+        x_NF = self.standardise(features_NF)
+        out_N2 = np.tile(self.coefficients[:, -1], (len(x_NF), 1))
+        for f in range(x_NF.shape[1]):  # one order of additions, whatever the batch
+            out_N2 += x_NF[:, f : f + 1] * self.coefficients[:, f]
+        return out_N2
+
     def gradient(self, x_NF: F64, probs_NK: F64) -> tuple[float, list[F64]]:
         """Mean nats a row of the mixture and its gradient; x_NF standardised, probs_NK (N, K) the experts' probabilities."""
         loss = _gradient(x_NF, np.ascontiguousarray(probs_NK), tuple(self.parameters), FLOOR, tuple(self._gradients))
@@ -177,7 +194,7 @@ class Gate:
     def digest(self) -> str:
         """xxh3_128 of every parameter."""
         state = xxhash.xxh3_128()
-        for array in (self.mean, self.scale, *self.parameters):
+        for array in (self.mean, self.scale, *self.parameters, self.coefficients):
             state.update(array.tobytes())
         return state.hexdigest()
 
@@ -185,7 +202,7 @@ class Gate:
         """float32 parameters behind a small header; same gate, same bytes."""
         names = json.dumps(self.names).encode()
         hidden = len(self.parameters[1])
-        arrays = [self.mean, self.scale, *self.parameters]
+        arrays = [self.mean, self.scale, *self.parameters, self.coefficients]
         data = _HEAD.pack(_MAGIC, self.experts, len(self.names), hidden, len(names), self.rate) + names
         data += b"".join(array.astype("<f4").tobytes() for array in arrays)
         if len(data) > MAX_BYTES:
@@ -202,6 +219,7 @@ class Gate:
                 flat = np.frombuffer(data, dtype="<f4", offset=_HEAD.size + length).astype(np.float64)
             outputs = experts - 1
             shapes = [(features,), (features,), (hidden, features), (hidden,), (outputs, hidden), (outputs, features), (outputs,)]
+            shapes.append((2, features + 1))
             sizes = [math.prod(shape) for shape in shapes]
             if magic != _MAGIC or outputs < 1 or len(flat) != sum(sizes) or not np.isfinite(flat).all() or not math.isfinite(rate):
                 raise ValueError("wrong magic, size or values")
@@ -212,7 +230,7 @@ class Gate:
         arrays = [part.reshape(shape) for part, shape in zip(np.split(flat, np.cumsum(sizes)[:-1]), shapes, strict=True)]
         if not (arrays[1] > 0).all():
             raise FileFormatError(f"{where}: malformed gate (scale must be positive); pack the artifact again")
-        return cls(stored, arrays[0], arrays[1], arrays[2:], rate)
+        return cls(stored, arrays[0], arrays[1], arrays[2:7], rate, arrays[7])
 
 
 def mix(weights_NK: F64, probs_NK: F64) -> F64:

@@ -7,6 +7,7 @@ import numpy as np
 from ngram.gate import F32, F64, Gate
 
 BLOCK = 2048  # every fifth block of so many positions only decides when to stop
+HIDDEN = 16  # tanh units
 SMALLEST = 4 * BLOCK  # less text than this cannot teach a gate: the fallback is used
 FALLBACK = 0.05  # share of each expert after the first when there is no text to fit on
 PATIENCE = 3  # epochs without improvement before stopping
@@ -23,7 +24,8 @@ def fit(
     probs_NK: F64,
     names: Sequence[str],
     *,
-    hidden: int = 16,
+    base: Gate | None = None,
+    hidden: int = HIDDEN,
     rate: float = 0.0,
     epochs: int = 30,
     step: float = 0.02,
@@ -33,11 +35,12 @@ def fit(
     """The gate that predicts held-out text best.
 
     features_NF (N, F): of the context only.  probs_NK (N, K): each expert's probability of the token that came.
+    base: a gate of `unfitted` to begin with, whose standardisation and exponents stay; None: one made here.
     hidden: tanh units.  rate: stored for `Gate.update`.  step: first Adam step size; it falls to a tenth.
     Below `smallest` positions: `fallback`.  Adam: Kingma & Ba (2015)."""
     if len(features_NF) < smallest:
         return fallback(names, probs_NK.shape[1], rate)
-    gate = _initial(features_NF, names, probs_NK.shape[1], hidden, rate)
+    gate = base or unfitted(features_NF, names, probs_NK.shape[1], hidden=hidden, rate=rate)
     x_NF = gate.standardise(features_NF)
     stopping = (np.arange(len(x_NF)) // batch) % 5 == 4
     train, check = np.flatnonzero(~stopping), np.flatnonzero(stopping)
@@ -62,7 +65,8 @@ def fit(
     return Gate.from_bytes(gate.to_bytes(), names)  # what a reader of the artifact gets: float32 values
 
 
-def _initial(features_NF: F32, names: Sequence[str], experts: int, hidden: int, rate: float) -> Gate:
+def unfitted(features_NF: F32, names: Sequence[str], experts: int, *, hidden: int = HIDDEN, rate: float = 0.0) -> Gate:
+    """The gate that a fit begins with: the fallback's weights everywhere, standardised for these features, random hidden units."""
     others = [FALLBACK] * (experts - 1)
     gate = Gate.constant(names, [1 - sum(others), *others], hidden=hidden, rate=rate)
     wide = features_NF.astype(np.float64)

@@ -14,6 +14,7 @@ from numba.core import event
 from ngram.gate import Gate
 from ngram.match import MatchColumns, MatchModel
 from ngram.online import FEATURES, OnlineCache
+from ngram.product import fill_product_rows
 from ngram.table import NgramTable
 
 
@@ -52,10 +53,16 @@ def _score() -> None:
     _cache().score_then_update(np.zeros(4, np.uint16), 1, 4)
 
 
+def _rows() -> None:
+    _cache().fill(np.zeros((1, 1), np.uint16), np.empty((1, 2)), np.empty((1, len(FEATURES)), np.float32))
+
+
 def _columns() -> None:
-    cache = _cache()
-    cache.update_column(np.zeros((2, 3), np.uint16), np.arange(2), 1)
-    cache.fill(np.zeros((1, 1), np.uint16), np.empty((1, 2)), np.empty((1, len(FEATURES)), np.float32))
+    _cache().update_column(np.zeros((2, 3), np.uint16), np.arange(2), 1)
+
+
+def _product() -> None:
+    fill_product_rows(0, 1, np.ones((1, 2)), np.ones((1, 2)), np.ones((1, 2)), np.empty((1, 2)))
 
 
 def _match() -> None:
@@ -74,8 +81,8 @@ def _gate() -> None:
     gate.update(np.zeros((2, 1), np.float32), np.full((2, 2), 0.5))
 
 
-SCORING: tuple[Callable[[], object], ...] = (_cache, _score, _match, _gate)  # what eval.py runs through
-CODING: tuple[Callable[[], object], ...] = (_cache, _columns, _match_columns, _gate)  # what a coder and a decoder run through
+SCORING: tuple[Callable[[], object], ...] = (_cache, _score, _rows, _match, _gate)  # what eval.py runs through
+CODING: tuple[Callable[[], object], ...] = (_cache, _columns, _rows, _match_columns, _product, _gate)  # what a coder and a decoder run through
 
 
 class WarmUp:

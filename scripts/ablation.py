@@ -22,6 +22,7 @@ from hybrid.data import find_shards
 from hybrid.evaluate import EvalOptions
 from hybrid.report import write_json
 from ngram.errors import SeedgramError, run_cli
+from ngram.score_first import Tokens
 
 Rows = dict[str, EvalOptions | None]
 
@@ -30,31 +31,29 @@ def rows_of(art: artifact.Artifact, adapt: AdaptConfig | None, stride: int) -> R
     """The table's rows by name; None: the network alone."""
     rows: Rows = {"network": None}
     if art.table is not None:
-        cache = EvalOptions(online=False)
-        online = EvalOptions(match=False, gate_learns=False)
-        rows |= {"+ trained cache": cache, "+ online": online, "+ match": EvalOptions(gate_learns=False), "+ gate adaptation": EvalOptions()}
+        rows |= {
+            "+ trained cache": EvalOptions(online=False, product=False),
+            "+ online": EvalOptions(match=False, product=False, gate_learns=False),
+            "+ match": EvalOptions(product=False, gate_learns=False),
+            "+ product": EvalOptions(gate_learns=False),
+            "+ gate adaptation": EvalOptions(),
+        }
     rows["+ test-time training"] = EvalOptions(adapt=adapt)
     if stride:
         rows[f"+ stride {stride}"] = EvalOptions(adapt=adapt, stride=stride)
     return rows
 
 
-def measure(art: artifact.Artifact, tokens: evaluate.Tokens, rows: Rows, ranks: distributed.Ranks) -> dict[str, dict[str, float]]:
-    """{row: {"bpb", "tokens_per_s"}}; the network runs once for every way it is used."""
+def measure(art: artifact.Artifact, tokens: Tokens, rows: Rows, ranks: distributed.Ranks) -> dict[str, dict[str, float]]:
+    """{row: {"bpb", "tokens_per_s"}}."""
     size = int(TokenBytes.from_model(art.tokenizer).count(tokens).sum())
-    known: dict[EvalOptions, tuple[evaluate.NeuralScores, float]] = {}
     out = {}
     for name, options in rows.items():
-        wanted = options or EvalOptions()
-        used = EvalOptions(stride=wanted.stride, adapt=wanted.adapt)
-        if used not in known:
-            began = time.monotonic()
-            known[used] = evaluate.network_scores(art, tokens, used, ranks), time.monotonic() - began
-        neural, network_s = known[used]
         began = time.monotonic()
-        parts = evaluate.blend_scores(art, tokens, neural, wanted) if options is not None else None
-        nats = float(neural.nll_nats.sum()) if parts is None else -float(np.log(parts.mixed).sum())
-        seconds = network_s + (time.monotonic() - began if parts is not None else 0.0)
+        neural = evaluate.network_scores(art, tokens, options or EvalOptions(product=False), ranks)
+        parts = evaluate.blend_scores(art, tokens, neural, options, ranks) if options is not None else None
+        nats = float(neural.nll_nats().sum()) if parts is None else -float(np.log(parts.mixed).sum())
+        seconds = time.monotonic() - began
         out[name] = {"bpb": bits_per_byte(nats, size), "tokens_per_s": (len(tokens) - 1) / seconds}
         if ranks.is_first:
             print(f"{name:24} {out[name]['bpb']:.4f} BPB  {out[name]['tokens_per_s']:>10,.0f} tokens/s", file=sys.stderr, flush=True)

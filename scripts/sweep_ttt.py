@@ -26,6 +26,7 @@ from hybrid.data import find_shards
 from hybrid.evaluate import EvalOptions
 from hybrid.report import write_json
 from ngram.errors import SeedgramError, run_cli
+from ngram.score_first import Tokens
 
 Row = dict[str, Any]
 
@@ -36,14 +37,14 @@ def grid(rates: Sequence[float], scopes: Sequence[str], chunks: Sequence[int]) -
 
 
 def measure(
-    art: artifact.Artifact, tokens: evaluate.Tokens, stride: int, settings: Sequence[AdaptConfig | None], ranks: distributed.Ranks
+    art: artifact.Artifact, tokens: Tokens, stride: int, settings: Sequence[AdaptConfig | None], ranks: distributed.Ranks
 ) -> list[Row]:
     """One row a setting, None: frozen.  {"ttt", "bpb" (None: it diverged), "tokens_per_s"}."""
     size, rows = int(TokenBytes.from_model(art.tokenizer).count(tokens).sum()), list[Row]()
     for adapt in settings:
         began = time.monotonic()
-        neural = evaluate.network_scores(art, tokens, EvalOptions(stride=stride, adapt=adapt), ranks)
-        bpb, speed = bits_per_byte(float(neural.nll_nats.sum()), size), (len(tokens) - 1) / (time.monotonic() - began)
+        neural = evaluate.network_scores(art, tokens, EvalOptions(stride=stride, adapt=adapt, product=False), ranks)
+        bpb, speed = bits_per_byte(float(neural.nll_nats().sum()), size), (len(tokens) - 1) / (time.monotonic() - began)
         rows.append({"ttt": dataclasses.asdict(adapt) if adapt else None, "bpb": bpb if math.isfinite(bpb) else None, "tokens_per_s": speed})
         if ranks.is_first:
             print(f"{flags_of(adapt, stride):70} {bpb:.4f} BPB  {speed:>10,.0f} tokens/s", file=sys.stderr, flush=True)
@@ -75,7 +76,7 @@ def flags_of(adapt: AdaptConfig | None, stride: int) -> str:
     return " ".join(words)
 
 
-def load(path: str, data: str, limit: int) -> tuple[artifact.Artifact, evaluate.Tokens]:
+def load(path: str, data: str, limit: int) -> tuple[artifact.Artifact, Tokens]:
     """The artifact, and the first `limit` tokens of the shards (0: all)."""
     art = artifact.load(path)
     tokens = evaluate.load_tokens(find_shards(data, "val"), art.config.model.vocab_size, art.config.train.seq_len, "full")[: limit or None]
@@ -105,7 +106,7 @@ def main() -> int:
             AdaptedNetwork(art.model, art.config.train.seq_len, flags.stride, adapt, ranks)
         some = tokens[: 2 * art.config.train.seq_len]
         for warm in (None, settings[-1]):
-            evaluate.network_scores(art, some, EvalOptions(stride=flags.stride, adapt=warm), ranks)  # loads kernels: not timed
+            evaluate.network_scores(art, some, EvalOptions(stride=flags.stride, adapt=warm, product=False), ranks).nll_nats()  # loads kernels: not timed
         rows = measure(art, tokens, flags.stride, [None, *settings], ranks)
         if ranks.is_first:
             write_json(flags.json, {"stride": flags.stride, "tokens": len(tokens), "rows": rows})

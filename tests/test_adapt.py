@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from hybrid import presets, windows
-from hybrid.adapt import SCOPES, AdaptConfig, AdaptedNetwork, AdaptedStreams, adapted_scores
+from hybrid.adapt import SCOPES, AdaptConfig, AdaptedNetwork, AdaptedStreams, adapted_blocks
+from hybrid.blend import joined
 from hybrid.config import ConfigError
 from hybrid.distributed import Ranks
 from hybrid.model import HybridLM, parameter_kind
@@ -33,6 +34,10 @@ def network():
 
 def text(size=200):
     return tiny.stream(seed=3, count=20)[:size]
+
+
+def adapted_scores(*given):
+    return joined(adapted_blocks(*given))
 
 
 def frozen(model, tokens, stride=0):

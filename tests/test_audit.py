@@ -153,13 +153,13 @@ def test_our_own_scorers_pass_and_agree_with_the_evaluation(tmp_path):
     art, ranks = artifact.load(tmp_path / "a.bin"), Ranks(0, 1, torch.device("cpu"))
     shards = [tmp_path / "x_val_000000.bin"]
     reports = audit_own.audit_artifact(art, shards, 300, 600, ranks)
-    assert set(reports) == {"network", "n-gram cache", "match model", "blend"}
+    assert set(reports) == {"network", "product", "n-gram cache", "match model", "blend"}
     for report in reports.values():
         assert report.passed, report.text()
     tokens = evaluate.load_tokens(shards, tiny.VOCAB, 32, "full")[:600]
     options = evaluate.EvalOptions(chunk_tokens=audit.CHUNK_TOKENS, cache_by_chunk=True)
-    scores = evaluate.blend_scores(art, tokens, windows.neural_scores(art.model, tokens, 32, 0, ranks.device), options)
-    for name, probs in (*zip(("network", "n-gram cache", "match model"), scores.probs.T, strict=True), ("blend", scores.mixed)):
+    scores = evaluate.blend_scores(art, tokens, evaluate.network_scores(art, tokens, options, ranks), options, ranks)
+    for name, probs in (*zip(("network", "product", "n-gram cache", "match model"), scores.probs.T, strict=True), ("blend", scores.mixed)):
         assert reports[name].bits == pytest.approx(-np.log2(probs).sum(), rel=1e-5)
     adapted = audit_own.audit_artifact(art, shards, 100, 600, ranks, AdaptConfig(rate=0.01))
     assert all(report.passed for report in adapted.values()), adapted["blend"].text()

@@ -195,13 +195,13 @@ def test_an_artifact_without_a_cache_codes_too(tmp_path):
 
 @pytest.mark.parametrize("online", [False, True])
 def test_the_coder_uses_the_same_probabilities_as_the_evaluation(coded, online):
-    """With one stream the order is eval.py's, so the bits must be too: cache after every token, gate every 64 (the first token is extra)."""
+    """With one stream the order is eval.py's, so the bits must be too: cache and its rows after every token, gate every 64 (the first token is extra)."""
     art, sha, tokens, _, _ = coded
     bits = []
     for n in (200, 1):
         _, made = stream_coder.encode(art, sha, tokens[:n], stream_coder.Settings(n, 1, 0, online, 64, "text"), CPU)
         bits.append(made.bits)
-    mixed = evaluate.mixed_scores(art, tokens[:200], evaluate.EvalOptions(chunk_tokens=64, online=online), Ranks(0, 1, CPU))
+    mixed = evaluate.mixed_scores(art, tokens[:200], evaluate.EvalOptions(chunk_tokens=64, read_tokens=1, online=online), Ranks(0, 1, CPU))
     assert bits[0] - bits[1] == pytest.approx(-np.log2(mixed).sum(), rel=1e-6)
 
 
@@ -321,7 +321,7 @@ def test_one_adapted_stream_is_scored_as_the_evaluation_scores_it(tiny_file, sco
     for n in (161, 1):
         settings = stream_coder.Settings(n, 1, 0, True, 64, "text", (32, 0.01, 0.1, scope))
         bits.append(stream_coder.encode(art, "0" * 64, tokens[:n], settings, CPU)[1].bits)
-    mixed = evaluate.mixed_scores(art, tokens, evaluate.EvalOptions(chunk_tokens=64, adapt=adapt), Ranks(0, 1, CPU))
-    frozen = evaluate.mixed_scores(art, tokens, evaluate.EvalOptions(chunk_tokens=64), Ranks(0, 1, CPU))
+    mixed = evaluate.mixed_scores(art, tokens, evaluate.EvalOptions(chunk_tokens=64, read_tokens=1, adapt=adapt), Ranks(0, 1, CPU))
+    frozen = evaluate.mixed_scores(art, tokens, evaluate.EvalOptions(chunk_tokens=64, read_tokens=1), Ranks(0, 1, CPU))
     assert np.abs(np.log2(mixed) - np.log2(frozen)).sum() > 1  # the steps matter
     assert bits[0] - bits[1] == pytest.approx(-np.log2(mixed).sum(), rel=1e-5)

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid import blend, evaluate, windows
-from hybrid.blend import GATE_FEATURES, Blend
+from hybrid.blend import GATE_FEATURES, MATCH, NEURAL, NGRAM, PRODUCT, Blend, NeuralStream
 from hybrid.config import Config, ConfigError
+from hybrid.distributed import Ranks
 from ngram import gate_fit
 from ngram.cache import NgramCache
 from ngram.contexts import histories
@@ -24,6 +25,7 @@ from ngram.score_first import ScoreFirst
 SLOW = bool(os.environ.get("NUMBA_DISABLE_JIT"))
 FIELDS = ("probs", "mixed", "weights")
 CPU = torch.device("cpu")
+ALONE = Ranks(0, 1, CPU)
 V = 11
 
 
@@ -105,10 +107,13 @@ def test_neural_features_are_entropy_and_greatest_log_probability():
     assert np.allclose(scores.max_logp, logp.amax(-1).detach(), atol=1e-5)
 
 
-def whole_run(tokens, *, fused, chunk, gate=None, paranoid=False):
-    neural = windows.neural_scores(TinyLM(), tokens, 16, 0, CPU)
+def network(tokens, batch=2):
+    return NeuralStream(windows.neural_blocks(TinyLM(), tokens, 16, 0, ALONE, batch_windows=batch))
+
+
+def whole_run(tokens, *, fused, chunk, gate=None, paranoid=False, read=1):
     gate = gate or evaluate.load_fallback()
-    order = ScoreFirst(tokens, {"blend": Blend(neural, OnlineCache(table()), MatchModel(V, 1), gate)}, paranoid=paranoid)
+    order = ScoreFirst(tokens, {"blend": Blend(network(tokens), OnlineCache(table()), MatchModel(V, 1), gate, read_tokens=read)}, paranoid=paranoid)
     return blend.run(order, "blend", chunk, cache_by_chunk=not fused), order
 
 
@@ -134,7 +139,7 @@ def test_a_token_is_never_scored_with_its_own_count():
         if start > 1:
             cache.update(tokens, 1, start)
         stop = min(start + chunk, len(tokens))
-        assert np.array_equal(scores.probs[start - 1 : stop - 1, 1], cache.score(tokens, start, stop).prob)
+        assert np.array_equal(scores.probs[start - 1 : stop - 1, NGRAM], cache.score(tokens, start, stop).prob)
 
 
 def test_counting_a_chunk_before_scoring_it_would_change_its_scores():
@@ -142,15 +147,15 @@ def test_counting_a_chunk_before_scoring_it_would_change_its_scores():
     scores, _ = whole_run(tokens, fused=False, chunk=47)
     cache = OnlineCache(table())
     cache.update(tokens, 1, 48)
-    assert not np.allclose(scores.probs[:, 1], cache.score(tokens, 1, 48).prob)
+    assert not np.allclose(scores.probs[:, NGRAM], cache.score(tokens, 1, 48).prob)
 
 
 def test_chunk_size_changes_no_score_of_frozen_parts():
     tokens = stream(80)
-    neural = windows.neural_scores(TinyLM(), tokens, 16, 0, CPU)
     results = []
     for chunk in (1, 7, 200):
-        order = ScoreFirst(tokens, {"blend": Blend(neural, OnlineCache(table()), MatchModel(V, 1), evaluate.load_fallback(learning=False))}, frozen=True)
+        gate = evaluate.load_fallback(learning=False)
+        order = ScoreFirst(tokens, {"blend": Blend(network(tokens), OnlineCache(table()), MatchModel(V, 1), gate, read_tokens=chunk)}, frozen=True)
         results.append(blend.run(order, "blend", chunk, cache_by_chunk=True))
     for other in results[1:]:
         for field in FIELDS:
@@ -164,23 +169,55 @@ def test_the_blend_is_the_weighted_sum_of_its_experts():
     assert all(len(set(weight)) > 1 for weight in scores.weights.T)  # the gate has learned
 
 
-def test_without_a_match_model_the_others_share_its_weight_and_the_gate_learns_nothing_of_it():
-    tokens = stream(200)
-    neural, gate = windows.neural_scores(TinyLM(), tokens, 16, 0, CPU), evaluate.load_fallback()
-    before = gate.weights(np.zeros((1, len(GATE_FEATURES)), np.float32))
-    order = ScoreFirst(tokens, {"blend": Blend(neural, OnlineCache(table()), None, gate)})
-    scores = blend.run(order, "blend", 16, cache_by_chunk=True)
-    assert (scores.weights[:, 2] == 0).all()
+@pytest.mark.parametrize(("match", "product", "absent"), [(False, True, [MATCH]), (True, False, [PRODUCT]), (False, False, [PRODUCT, MATCH])])
+def test_the_others_share_the_weight_of_an_absent_expert_and_the_gate_learns_nothing_of_it(match, product, absent):
+    tokens, gate = stream(200), evaluate.load_fallback()
+    before = gate.weights(np.zeros((1, len(GATE_FEATURES)), np.float32))[0]
+    part = Blend(network(tokens), OnlineCache(table()), MatchModel(V, 1) if match else None, gate, product=product)
+    scores = blend.run(ScoreFirst(tokens, {"blend": part}), "blend", 16, cache_by_chunk=True)
+    there = [k for k in range(4) if k not in absent]
+    assert (scores.weights[:, absent] == 0).all()
     assert np.allclose(scores.weights.sum(1), 1, rtol=1e-12)
-    assert np.allclose(scores.mixed, scores.weights[:, 0] * scores.probs[:, 0] + scores.weights[:, 1] * scores.probs[:, 1], rtol=1e-12)
-    after = gate.weights(np.zeros((1, len(GATE_FEATURES)), np.float32))
-    assert after[0, 1] / after[0, 0] != before[0, 1] / before[0, 0]  # it learned between the two
+    assert np.allclose(scores.mixed, (scores.weights[:, there] * scores.probs[:, there]).sum(1), rtol=1e-12)
+    after = gate.weights(np.zeros((1, len(GATE_FEATURES)), np.float32))[0]
+    assert after[NGRAM] / after[NEURAL] != before[NGRAM] / before[NEURAL]  # it learned between the two
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_product_reads_the_cache_before_it_learns_and_as_often_as_it_is_told(fused):
+    """Every probability is that of the rows of a cache that has learned what lay before the read, and nothing since."""
+    tokens, chunk, read = stream(80), 20, 5
+    scores, _ = whole_run(tokens, fused=fused, chunk=chunk, gate=evaluate.load_fallback(learning=False), read=read)
+    step = read if fused else chunk  # without fusing the cache stands still for a chunk
+    with torch.no_grad():
+        logits = np.concatenate([TinyLM()(torch.from_numpy(tokens[None, at : at + 16].astype(np.int64)))[0].double().numpy() for at in range(0, 80, 16)])
+    for start in range(1, len(tokens), step):
+        cache, stop = OnlineCache(table()), min(start + step, len(tokens))
+        if start > 1:
+            cache.update(tokens, 1, start)
+        ngram = cache.rows(histories(tokens, np.arange(start, stop), 4, 1))
+        mixed = np.exp(0.75 * logits[start - 1 : stop - 1] + 0.25 * np.log(ngram))
+        expected = (mixed / mixed.sum(1, keepdims=True))[np.arange(stop - start), tokens[start:stop]]
+        np.testing.assert_allclose(scores.probs[start - 1 : stop - 1, PRODUCT], expected, rtol=1e-5)
+
+
+def test_blocks_of_the_network_are_let_go_and_may_be_any_size():
+    tokens = stream(100)
+    whole = windows.neural_scores(TinyLM(), tokens, 16, 4, CPU)
+    parts = NeuralStream(windows.neural_blocks(TinyLM(), tokens, 16, 4, ALONE, batch_windows=3))
+    for start, stop in ((1, 8), (8, 60), (60, 61)):
+        pieces = parts.take(start, stop)
+        assert np.array_equal(np.concatenate([piece.nll_nats for piece in pieces]), whole.nll_nats[start - 1 : stop - 1])
+        rows = torch.cat([piece.rows for piece in pieces])
+        assert np.allclose(rows[np.arange(stop - start), tokens[start:stop].astype(np.int64)], -whole.nll_nats[start - 1 : stop - 1], atol=1e-6)
+    assert parts._held[0].stop >= 61 and parts._held[0].first > 40
+    assert np.array_equal(parts.nll_nats(), whole.nll_nats)
 
 
 def test_what_the_match_model_copies_is_worth_something_where_text_repeats():
     tokens = np.concatenate([stream(60), stream(60)[1:]])
     scores, _ = whole_run(tokens, fused=True, chunk=16)
-    assert np.log(scores.probs[70:, 2]).mean() > np.log(scores.probs[:50, 2]).mean() + 0.3
+    assert np.log(scores.probs[70:, MATCH]).mean() > np.log(scores.probs[:50, MATCH]).mean() + 0.3
 
 
 def test_the_gate_is_fitted_on_what_it_is_given_and_nothing_else():
@@ -220,12 +257,18 @@ def test_an_empty_validation_set_is_one_error_that_names_the_file(tmp_path, leng
 def _one_rank(rank, world, port, path, results):
     import torch.distributed as dist
 
-    from hybrid.distributed import Ranks
-
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    scores = windows.neural_scores(TinyLM(), np.load(path), 16, 4, CPU, 2, Ranks(rank, world, CPU))
-    np.save(f"{results}{rank}.npy", scores.nll_nats)
+    tokens, ranks = np.load(path), Ranks(rank, world, CPU)
+    np.save(f"{results}{rank}.npy", windows.neural_scores(TinyLM(), tokens, 16, 4, CPU, 2, ranks).nll_nats)
+    np.save(f"{results}{rank}_mixed.npy", blended(tokens, ranks))
     dist.destroy_process_group()
+
+
+def blended(tokens, ranks):
+    """Chunks across several blocks, each rank with rows of its own windows alone."""
+    neural = NeuralStream(windows.neural_blocks(TinyLM(), tokens, 16, 4, ranks, batch_windows=2))
+    part = Blend(neural, OnlineCache(table()), MatchModel(V, 1), evaluate.load_fallback(), read_tokens=10, ranks=ranks)
+    return blend.run(ScoreFirst(tokens, {"blend": part}), "blend", 45, cache_by_chunk=False).mixed
 
 
 @pytest.mark.skipif(SLOW, reason="process start only")
@@ -243,3 +286,6 @@ def test_two_ranks_give_the_scores_of_one(tmp_path):
         found = np.load(tmp_path / f"r{rank}.npy")
         assert abs(found.sum() - alone.sum()) / math.log(2) < 1e-6
         assert np.allclose(found, alone, atol=1e-6)
+    first, second = (np.load(tmp_path / f"r{rank}_mixed.npy") for rank in range(2))
+    assert np.array_equal(first, second)
+    np.testing.assert_allclose(first, blended(tokens, ALONE), rtol=1e-5)

@@ -1,15 +1,16 @@
-"""Whatever vocabulary, order, documents and chunks: a blended score is the mixture of two oracles' whole distributions, chunk by chunk."""
+"""Whatever vocabulary, order, documents and chunks: a blended score is the mixture of the oracles' whole distributions, chunk by chunk."""
 
 import math
 import os
 
 import numpy as np
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid.blend import GATE_FEATURES, Blend, NeuralScores
+from hybrid.blend import GATE_FEATURES, Blend, NeuralScores, NeuralStream
 from ngram.contexts import histories
-from ngram.gate import Gate
+from ngram.gate import CLIP, Gate
 from ngram.match import MatchModel
 from ngram.online import OnlineCache
 from ngram.score_first import ScoreFirst
@@ -31,13 +32,23 @@ def network(vocab, seed):
 def neural_scores(table, tokens):
     rows = table[tokens[:-1]]
     entropy = -(rows * np.log(rows)).sum(1)
-    return NeuralScores(-np.log(rows[np.arange(len(rows)), tokens[1:]]), entropy.astype(np.float32), np.log(rows.max(1)).astype(np.float32))
+    nats, top = -np.log(rows[np.arange(len(rows)), tokens[1:]]), np.log(rows.max(1)).astype(np.float32)
+    return NeuralScores(nats, entropy.astype(np.float32), top, rows=torch.from_numpy(np.log(rows)))
 
 
 def random_gate(seed, rate):
     random, f = np.random.default_rng(seed), len(GATE_FEATURES)
-    shapes = [(3, f), (3,), (2, 3), (2, f), (2,)]
-    return Gate(GATE_FEATURES, np.zeros(f), np.full(f, 2.0), [random.normal(size=s) for s in shapes], rate)
+    shapes = [(3, f), (3,), (3, 3), (3, f), (3,)]
+    parameters = [random.normal(size=s) for s in shapes]
+    return Gate(GATE_FEATURES, np.zeros(f), np.full(f, 2.0), parameters, rate, random.normal(size=(2, f + 1)) / 4)
+
+
+def oracle_product(gate, features, first, second):
+    """Powers and a division, nothing else."""
+    x = [*np.clip((features - gate.mean) / gate.scale, -CLIP, CLIP), 1.0]
+    a, b = (sum(c * v for c, v in zip(row, x, strict=True)) for row in gate.coefficients)
+    powers = [math.exp(a * math.log(p) + b * math.log(q)) for p, q in zip(first, second, strict=True)]
+    return np.array(powers) / sum(powers)
 
 
 def pruned_of(table, order):
@@ -57,7 +68,7 @@ def test_blended_scores_are_the_mixture_of_the_oracles_distributions(trained, te
     table, net, gate = count(vocab, trained[1], order).table(), network(vocab, seed), random_gate(seed, 0.3)
     oracle = OnlineOracle(adjusted_of(table), pruned_of(table, order), table.discounts.tolist(), vocab, order, BOS)
     shadow, copier, twin = OnlineCache(table), MatchModel(vocab, BOS), random_gate(seed, 0.3)  # match: by its own oracle elsewhere
-    scorer = ScoreFirst(tokens, {"blend": Blend(neural_scores(net, tokens), OnlineCache(table), MatchModel(vocab, BOS), gate)}, paranoid=True)
+    scorer = ScoreFirst(tokens, {"blend": Blend(NeuralStream([neural_scores(net, tokens)]), OnlineCache(table), MatchModel(vocab, BOS), gate)}, paranoid=True)
     for start, stop in scorer.chunks(chunk):
         found = scorer.score(start, stop)["blend"]
         seen, probs = [], []
@@ -67,10 +78,12 @@ def test_blended_scores_are_the_mixture_of_the_oracles_distributions(trained, te
             told, row_match = copier.score(tokens, start + i, start + i + 1).features[0], copier.rows(tokens, [start + i])[0]
             seen.append([-(row_net * np.log(row_net)).sum(), math.log(row_net.max()), *features, *told])
             weights = oracle_weights(twin, np.array(seen[-1], np.float32))
-            row = weights[0] * row_net + weights[1] * row_ngram + weights[2] * row_match
+            row_product = oracle_product(twin, np.array(seen[-1], np.float32), row_net, row_ngram)
+            experts = (row_net, row_product, row_ngram, row_match)
+            row = sum(weight * expert for weight, expert in zip(weights, experts, strict=True))
             assert abs(row.sum() - 1) <= 1e-12
             np.testing.assert_allclose(found.mixed[i], row[tokens[start + i]], rtol=1e-6)  # entropies are float32
-            probs.append([row_net[tokens[start + i]], row_ngram[tokens[start + i]], row_match[tokens[start + i]]])
+            probs.append([expert[tokens[start + i]] for expert in experts])
         if stop < len(tokens):
             scorer.update(start, stop)
             shadow.update(tokens, start, stop)
