@@ -47,7 +47,7 @@ KINDS = ("text", "file")  # validation tokens by the challenge's byte accounting
 class Coded:
     """What a coder or a decoder has done: tokens (n,); bits the probabilities promise; payload and header sizes in bytes;
     seconds in all, and tokens a second once everything is compiled (after the first two columns); seconds of work of the
-    parts "network", "cache", "gate", "mix" and "coder", of which the first two go on side by side."""
+    parts "network", "cache", "gate", "product", "mix" and "coder", of which the first two go on side by side."""
 
     tokens: U16
     bits: float

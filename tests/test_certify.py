@@ -119,7 +119,7 @@ def test_rows_are_distributions_and_threads_change_no_bit(coded, stride):
         assert np.array_equal(mass, other_mass)
         assert np.abs(mixed.sum(axis=1) - 1).max() <= 1e-12
         assert np.allclose(mass, mixed.reshape(len(mixed), -1, 32).sum(axis=2), rtol=1e-12)
-    assert set(lockstep.seconds) == {"network", "cache", "gate", "mix"}
+    assert set(lockstep.seconds) == {"network", "cache", "gate", "product", "mix"}
     assert min(lockstep.seconds.values()) > 0
 
 

@@ -18,7 +18,6 @@ from ngram.online import OnlineCache
 from ngram.product import LEAST, fill_product_rows
 
 SLOW = bool(os.environ.get("NUMBA_DISABLE_JIT"))
-CPU = torch.device("cpu")
 
 
 def rows_of(random, count, size, spread=3.0):
@@ -66,7 +65,8 @@ def test_a_row_does_not_depend_on_the_rows_beside_it():
     assert all(np.array_equal(product_of(first[i : i + 1], second[i : i + 1], exponents[i : i + 1])[0], whole[i]) for i in range(7))
 
 
-def test_the_path_to_the_targets_alone_says_the_same_in_double_and_nearly_so_in_float():
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))])
+def test_the_path_to_the_targets_alone_says_the_same_in_double_and_nearly_so_in_float(device):
     random, size = np.random.default_rng(2), 11
     tokens = random.integers(2, size, 60).astype(np.uint16)
     tokens[0] = 1
@@ -75,11 +75,12 @@ def test_the_path_to_the_targets_alone_says_the_same_in_double_and_nearly_so_in_
     cache, where = OnlineCache(counts.table()), np.arange(1, 60)
     first, exponents = rows_of(random, 59, size), random.normal(size=(59, 2))
     expected = product_of(first, cache.rows(histories(tokens, where, 4, 1)), exponents)[where - 1, tokens[1:]]
-    scorer = ProductScorer(cache)
+    scorer, logp = ProductScorer(cache), torch.from_numpy(np.log(first)).to(device)
     for kind, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
-        scorer.read(tokens, where, CPU)
-        found = scorer.score(torch.from_numpy(np.log(first)).to(kind), exponents, tokens[where])
-        np.testing.assert_allclose(found, expected, rtol=tolerance)
+        for part in (slice(0, 59), slice(0, 20), slice(20, 59)):  # memory of the first read serves the others
+            scorer.read(tokens, where[part], torch.device(device))
+            found = scorer.score(logp[part].to(kind), exponents[part], tokens[where[part]])
+            np.testing.assert_allclose(found, expected[part], rtol=tolerance)
 
 
 def test_exponents_are_linear_in_clipped_standardised_features_whatever_the_batch():
