@@ -78,7 +78,6 @@ class HybridScorer:
         table = self.art.table
         self.cache = OnlineCache(table) if table is not None and self.kind in ("n-gram cache", *MIXTURES) else None
         self.match = MatchModel(self.vocab_size, table.bos) if table is not None and self.kind in ("match model", *MIXTURES) else None
-        self._product = ProductScorer(self.cache) if self.cache is not None else None
         self.gate = evaluate.load_gate(self.art, learning=self.online)
         self.adapted = None
         if self.adapt is not None and self.kind in ("network", *MIXTURES):
@@ -147,9 +146,9 @@ class HybridScorer:
         ngram, copied = self._the_cache.score(tokens, start, stop), self._the_match.score(tokens, start, stop)
         logp = self.network.logp(tokens, start, stop)
         features = _features(logp, ngram.features, copied.features)
-        assert self._product is not None
-        self._product.read(tokens, np.arange(start, stop), CPU)
-        product = self._product.score(torch.from_numpy(logp), self.gate.exponents(features), tokens[start:stop])
+        scorer = ProductScorer(self._the_cache, stop - start)
+        scorer.read(tokens, np.arange(start, stop), CPU)
+        product = scorer.score(torch.from_numpy(logp), self.gate.exponents(features), tokens[start:stop])
         neural = np.exp(logp[np.arange(stop - start), tokens[start:stop]])
         return features, np.stack([neural, product, ngram.prob, copied.prob], axis=1)
 

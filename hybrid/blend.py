@@ -24,12 +24,13 @@ from hybrid.product_scores import READ_TOKENS, Kept, ProductScorer
 from ngram import match, online
 from ngram.gate import F32, F64, Gate, mix
 from ngram.match import MatchModel
-from ngram.online import OnlineCache
+from ngram.online import ChunkScores, OnlineCache
 from ngram.score_first import ScoreFirst, Tokens
 
 NEURAL_FEATURES = ("neural_entropy", "neural_max_logp")
 EXPERTS = ("neural", "product", "ngram", "match")
 NEURAL, PRODUCT, NGRAM, MATCH = range(len(EXPERTS))
+SPAN = 1024  # targets whose products are made at once: room for their rows is kept
 GATE_FEATURES: tuple[str, ...] = (*NEURAL_FEATURES, *online.FEATURES, *match.FEATURES)
 
 
@@ -135,8 +136,8 @@ class Blend:
         keep_rows: bool = False,
     ) -> None:
         self.neural, self.cache, self.match, self.gate, self.collect, self.ranks = neural, cache, match, gate, collect, ranks
-        self.product = ProductScorer(cache, keep=keep_rows) if product else None
-        self.read_tokens = read_tokens
+        self.read_tokens, self._span = read_tokens, max(read_tokens, SPAN // read_tokens * read_tokens)
+        self.product = ProductScorer(cache, self._span, keep=keep_rows) if product else None
         self.collected: list[tuple[F32, F64]] = []
         self.seconds = {"cache": 0.0, "gate": 0.0, "product": 0.0}  # of work
         self._absent = [k for k, part in ((PRODUCT, self.product), (MATCH, match)) if part is None]
@@ -176,29 +177,35 @@ class Blend:
             with self._timed("cache"):
                 copied = (self.match.score_then_update if learn else self.match.score)(tokens, start, stop)
             told, probs_NK[:, MATCH] = copied.features, copied.prob
-        step = self.read_tokens if self.product is not None else stop - start
-        for begin in range(start, stop, step):
-            end = min(begin + step, stop)
+        span = self._span if self.product is not None else stop - start
+        for begin in range(start, stop, span):
+            end = min(begin + span, stop)
             here = slice(begin - start, end - start)
-            where, rows = self._read(tokens, begin, end, pieces)
-            with self._timed("cache"):
-                ngram = (self.cache.score_then_update if learn else self.cache.score)(tokens, begin, end)
-            probs_NK[here, NGRAM] = ngram.prob
-            features.append(np.concatenate([features[0][here], ngram.features, told[here]], axis=1))
+            where, rows, ngram = self._count(tokens, begin, end, pieces, learn)
+            probs_NK[here, NGRAM] = np.concatenate([scores.prob for scores in ngram])
+            features.append(np.concatenate([features[0][here], np.concatenate([scores.features for scores in ngram]), told[here]], axis=1))
             probs_NK[here, PRODUCT] = self._multiply(tokens, begin, end, where, rows, features[-1])
         return self._combine(np.concatenate(features[1:]), probs_NK)
 
-    def _read(self, tokens: Tokens, begin: int, end: int, pieces: Sequence[NeuralScores]) -> tuple[npt.NDArray[np.int64], list[Tensor]]:
-        """Which of the targets begin … end-1 this rank has the network's rows of, and these; the cache's are read for the same, before it learns."""
-        if self.product is None:
-            return np.zeros(0, np.int64), []
-        cut = [piece.part(max(begin, piece.first), min(end, piece.stop)) for piece in pieces if piece.first < end and piece.stop > begin]
-        mine = [(piece.rows_first, piece.rows) for piece in cut if piece.rows is not None and len(piece.rows)]
-        where = np.concatenate([np.zeros(0, np.int64), *(np.arange(first, first + len(rows)) for first, rows in mine)])
-        if mine:
-            with self._timed("product"):
-                self.product.read(tokens, where, mine[0][1].device)
-        return where, [rows for _, rows in mine]
+    def _count(
+        self, tokens: Tokens, start: int, stop: int, pieces: Sequence[NeuralScores], learn: bool
+    ) -> tuple[npt.NDArray[np.int64], list[Tensor], list[ChunkScores]]:
+        """The cache's scores of start … stop-1, and for the product its rows, each read before it learns the targets whose rows these are.
+
+        First come the targets of which this rank has the network's rows, and these."""
+        places, rows, scores = [np.zeros(0, np.int64)], list[Tensor](), list[ChunkScores]()
+        step = self.read_tokens if self.product is not None else stop - start
+        for begin in range(start, stop, step):
+            end = min(begin + step, stop)
+            if self.product is not None:
+                with self._timed("product"):
+                    where, mine = _rows_of(pieces, begin, end)
+                    if mine:
+                        self.product.read(tokens, where, mine[0].device)
+                    places, rows = [*places, where], [*rows, *mine]
+            with self._timed("cache"):
+                scores.append((self.cache.score_then_update if learn else self.cache.score)(tokens, begin, end))
+        return np.concatenate(places), rows, scores
 
     def _multiply(self, tokens: Tokens, begin: int, end: int, where: npt.NDArray[np.int64], rows: Sequence[Tensor], features_NF: F32) -> F64:
         """(n,) the product's probabilities of targets begin … end-1: this rank's, the others' zero."""
@@ -236,6 +243,14 @@ class Blend:
         began = time.perf_counter()
         yield
         self.seconds[part] += time.perf_counter() - began
+
+
+def _rows_of(pieces: Sequence[NeuralScores], begin: int, end: int) -> tuple[npt.NDArray[np.int64], list[Tensor]]:
+    """The targets in begin … end-1 of which this rank has the network's rows, and these."""
+    cut = [piece.part(max(begin, piece.first), min(end, piece.stop)) for piece in pieces if piece.first < end and piece.stop > begin]
+    mine = [(piece.rows_first, piece.rows) for piece in cut if piece.rows is not None and len(piece.rows)]
+    where = np.concatenate([np.zeros(0, np.int64), *(np.arange(first, first + len(rows)) for first, rows in mine)])
+    return where, [rows for _, rows in mine]
 
 
 def share_out(weights_NK: F64, absent: Sequence[int]) -> F64:

@@ -41,30 +41,35 @@ class Kept:
 class ProductScorer:
     """Probabilities of targets from the network's rows and those of `cache`.
 
-    kept: what was scored, once `keep` is set.  Call `read` for some targets, then `score` for the same."""
+    Call `read` for some targets, once or several times, then `score` for all that were read since; at most `room` of them.
+    kept: what was scored, where `keep` is set."""
 
-    def __init__(self, cache: OnlineCache, *, keep: bool = False) -> None:
-        self.cache, self.keep, self.kept = cache, keep, list[Kept]()
+    def __init__(self, cache: OnlineCache, room: int, *, keep: bool = False) -> None:
+        self.cache, self.room, self.keep, self.kept = cache, room, keep, list[Kept]()
         self._threads = Threads(max(1, min(MOST_THREADS, os.cpu_count() or 1)))
         self._host = torch.empty(0, 0, dtype=torch.float64)
-        self._second_SV = self._host
+        self._read, self._second = 0, list[Tensor]()
 
     def read(self, tokens: Tokens, where: npt.NDArray[np.int64], device: torch.device) -> None:
         """Distributions of the targets at `where` (S,) by the cache as it is now; their way to the device goes on beside other work."""
         past = histories(tokens, where, self.cache.order, self.cache.bos)
-        if len(self._host) < len(past):
-            self._host = host_buffer((len(past), self.cache.vocab_size), device)
-        rows, nothing = self._host.numpy(), np.empty((0, len(FEATURES)), np.float32)
-        self._threads.over(len(past), lambda a, b: self.cache.fill(past[a:b], rows[a:b], nothing))
-        self._second_SV = self._host[: len(past)].to(device, non_blocking=True).clamp_min(LEAST).log()
+        if not len(self._host):
+            self._host = host_buffer((self.room, self.cache.vocab_size), device)
+        here = self._host[self._read : self._read + len(past)]  # a place of its own: what was read before may still be on its way
+        self.cache.fill(past, here.numpy(), np.empty((0, len(FEATURES)), np.float32), self._threads.over)
+        self._read += len(past)
+        self._second.append(here.to(device, non_blocking=True))
 
     def score(self, logp_SV: Tensor, exponents_S2: F64, targets_S: Tokens) -> F64:
         """(S,) float64.  logp_SV: the network's log-probabilities of the targets that were read, on the same device."""
-        device, second_SV = logp_SV.device, self._second_SV.to(logp_SV.dtype)
+        device = logp_SV.device
+        second_SV = torch.cat(self._second).clamp_min(LEAST).log().to(logp_SV.dtype)
         targets = torch.from_numpy(targets_S.astype(np.int64)).to(device)
         if self.keep:
             self.kept.append(Kept(logp_SV, second_SV, targets))
-        return torch.exp(-nats(logp_SV, second_SV, torch.from_numpy(exponents_S2).to(device), targets)).cpu().numpy()
+        found = torch.exp(-nats(logp_SV, second_SV, torch.from_numpy(exponents_S2).to(device), targets)).cpu().numpy()
+        self._read, self._second = 0, []
+        return found
 
 
 @torch.inference_mode()

@@ -5,6 +5,7 @@ from the longest order down, stopping at the first n-gram already seen, which ke
 distinct left neighbours without a set of neighbours.  (Kneser & Ney 1995; update exclusion after Moffat 1990.)
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,7 @@ FEATURES: tuple[str, ...] = (
     "sure_contexts",  # how many matched contexts had a single successor
     "log_escape",  # -log of the product of λ over contexts of 2 tokens and more: how little is left to bigrams
 )
+Work = Callable[[int, int], None]
 SLACK = 1 << 20  # room for growth from the start: pages that are never written take no memory
 
 
@@ -109,9 +111,17 @@ class OnlineCache:
             self._make_room(self.order * self.order + self.order)
             at = kernels.count_column(self.state, _read_only(streams_ST), rows, at, column, cursor, place)
 
-    def fill(self, histories: npt.NDArray[np.uint16], rows_PV: F64, features_PF: npt.NDArray[np.float32]) -> None:
-        """`rows` and `row_features` in one walk, into arrays at hand; threads may fill parts of the rows side by side."""
-        kernels.fill_rows(self.state, self._histories(histories), rows_PV, features_PF)
+    def fill(
+        self, histories: npt.NDArray[np.uint16], rows_PV: F64, features_PF: npt.NDArray[np.float32], over: Callable[[int, Work], None] | None = None
+    ) -> None:
+        """`rows` and `row_features` in one walk, into arrays at hand; over(P, work): calls work(begin, end) for parts of range(P), in
+        threads if it likes."""
+        past = self._histories(histories)
+
+        def work(begin: int, end: int) -> None:
+            kernels.fill_rows(self.state, past[begin:end], rows_PV[begin:end], features_PF[begin:end])
+
+        work(0, len(past)) if over is None else over(len(past), work)
 
     def rows(self, histories: npt.ArrayLike) -> F64:
         """(P, V) float64 distributions, each summing to 1.  histories: (P, order-1) uint16, PAD on the left."""

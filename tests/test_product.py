@@ -75,10 +75,11 @@ def test_the_path_to_the_targets_alone_says_the_same_in_double_and_nearly_so_in_
     cache, where = OnlineCache(counts.table()), np.arange(1, 60)
     first, exponents = rows_of(random, 59, size), random.normal(size=(59, 2))
     expected = product_of(first, cache.rows(histories(tokens, where, 4, 1)), exponents)[where - 1, tokens[1:]]
-    scorer, logp = ProductScorer(cache), torch.from_numpy(np.log(first)).to(device)
+    scorer, logp = ProductScorer(cache, 59), torch.from_numpy(np.log(first)).to(device)
     for kind, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
-        for part in (slice(0, 59), slice(0, 20), slice(20, 59)):  # memory of the first read serves the others
-            scorer.read(tokens, where[part], torch.device(device))
+        for part, cut in ((slice(0, 59), 59), (slice(0, 50), 20), (slice(20, 59), 1)):  # read in two goes, scored in one; memory is used again
+            scorer.read(tokens, where[part][:cut], torch.device(device))
+            scorer.read(tokens, where[part][cut:], torch.device(device))
             found = scorer.score(logp[part].to(kind), exponents[part], tokens[where[part]])
             np.testing.assert_allclose(found, expected[part], rtol=tolerance)
 
