@@ -62,5 +62,5 @@ class CacheRows:
         began = time.perf_counter()
         if self.match is not None:
             self.match.fill(column, self.out_2SV[1], self._copied)
-        self.cache.fill(self._past, self.out_2SV[0], self._counted, self.threads.over)
+        self.threads.over(len(self._past), lambda a, b: self.cache.fill(self._past[a:b], self.out_2SV[0, a:b], self._counted[a:b]))
         self.seconds += time.perf_counter() - began

@@ -18,12 +18,13 @@ from torch import Tensor
 from hybrid.host import Threads, host_buffer
 from ngram.contexts import histories
 from ngram.gate import F64, FALLBACK_EXPONENTS
-from ngram.online import FEATURES, OnlineCache
+from ngram.online import FEATURES, OnlineCache, whole_rows
 from ngram.product import LEAST
 from ngram.score_first import Tokens
 
 READ_TOKENS = 256  # targets whose rows are read before the cache learns them; on dev 64 instead of 1,024 were worth 0.0004 BPB
-MOST_THREADS = 8  # that read rows
+MOST_THREADS = 2  # that read rows: waking more costs what they save
+WHOLE_VOCABULARY = 4096  # up to which contexts of one token are kept as whole rows: 134 MB a thread there
 FIT_ENTRIES = 1 << 25  # of each expert's rows that the fit keeps: 128 MB of float32
 RIDGE = 1.0  # nats that a coefficient √2 away from its start costs, beside the sum over all positions
 ITERATIONS = 20
@@ -47,6 +48,8 @@ class ProductScorer:
     def __init__(self, cache: OnlineCache, room: int, *, keep: bool = False) -> None:
         self.cache, self.room, self.keep, self.kept = cache, room, keep, list[Kept]()
         self._threads = Threads(max(1, min(MOST_THREADS, os.cpu_count() or 1)))
+        small = cache.vocab_size <= WHOLE_VOCABULARY
+        self._whole = [whole_rows(cache.vocab_size) if small else None for _ in range(self._threads.count)]  # each thread's own
         self._host = torch.empty(0, 0, dtype=torch.float64)
         self._read, self._second = 0, list[Tensor]()
 
@@ -56,7 +59,12 @@ class ProductScorer:
         if not len(self._host):
             self._host = host_buffer((self.room, self.cache.vocab_size), device)
         here = self._host[self._read : self._read + len(past)]  # a place of its own: what was read before may still be on its way
-        self.cache.fill(past, here.numpy(), np.empty((0, len(FEATURES)), np.float32), self._threads.over)
+        rows, nothing = here.numpy(), np.empty((0, len(FEATURES)), np.float32)
+
+        def work(begin: int, end: int) -> None:
+            self.cache.fill(past[begin:end], rows[begin:end], nothing, self._whole[begin * self._threads.count // len(past)])
+
+        self._threads.over(len(past), work)
         self._read += len(past)
         self._second.append(here.to(device, non_blocking=True))
 
