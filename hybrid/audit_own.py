@@ -147,7 +147,7 @@ class HybridScorer:
         logp = self.network.logp(tokens, start, stop)
         features = _features(logp, ngram.features, copied.features)
         scorer = ProductScorer(self._the_cache, stop - start)
-        scorer.read(tokens, np.arange(start, stop), CPU)
+        scorer.read(tokens, start, stop, CPU)
         product = scorer.score(torch.from_numpy(logp), self.gate.exponents(features), tokens[start:stop])
         neural = np.exp(logp[np.arange(stop - start), tokens[start:stop]])
         return features, np.stack([neural, product, ngram.prob, copied.prob], axis=1)

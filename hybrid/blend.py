@@ -10,11 +10,11 @@ Shapes: n targets of a chunk, N tokens of the stream, K experts (EXPERTS), V voc
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -30,7 +30,6 @@ from ngram.score_first import ScoreFirst, Tokens
 NEURAL_FEATURES = ("neural_entropy", "neural_max_logp")
 EXPERTS = ("neural", "product", "ngram", "match")
 NEURAL, PRODUCT, NGRAM, MATCH = range(len(EXPERTS))
-SPAN = 1024  # targets whose products are made at once: room for their rows is kept
 GATE_FEATURES: tuple[str, ...] = (*NEURAL_FEATURES, *online.FEATURES, *match.FEATURES)
 
 
@@ -136,8 +135,9 @@ class Blend:
         keep_rows: bool = False,
     ) -> None:
         self.neural, self.cache, self.match, self.gate, self.collect, self.ranks = neural, cache, match, gate, collect, ranks
-        self.read_tokens, self._span = read_tokens, max(read_tokens, SPAN // read_tokens * read_tokens)
-        self.product = ProductScorer(cache, self._span, keep=keep_rows) if product else None
+        self.product = ProductScorer(cache, read_tokens, keep=keep_rows) if product else None
+        self.read_tokens = read_tokens
+        self._beside = ThreadPoolExecutor(1)  # where the match model works while the cache does
         self.collected: list[tuple[F32, F64]] = []
         self.seconds = {"cache": 0.0, "gate": 0.0, "product": 0.0}  # of work
         self._absent = [k for k, part in ((PRODUCT, self.product), (MATCH, match)) if part is None]
@@ -168,52 +168,45 @@ class Blend:
         return self.cache.digest() + (self.match.digest() if self.match is not None else "") + self.gate.digest()
 
     def _score(self, tokens: Tokens, start: int, stop: int, *, learn: bool) -> BlendScores:
+        copying = self._beside.submit(self.match.score_then_update if learn else self.match.score, tokens, start, stop) if self.match is not None else None
         pieces = self.neural.take(start, stop)
         probs_NK = np.empty((stop - start, len(EXPERTS)))
         probs_NK[:, NEURAL] = np.exp(-np.concatenate([piece.nll_nats for piece in pieces]))
-        features = [np.concatenate([piece.features() for piece in pieces])]
-        told = np.zeros((stop - start, len(match.FEATURES)), np.float32)
-        if self.match is not None:
-            with self._timed("cache"):
-                copied = (self.match.score_then_update if learn else self.match.score)(tokens, start, stop)
-            told, probs_NK[:, MATCH] = copied.features, copied.prob
-        span = self._span if self.product is not None else stop - start
-        for begin in range(start, stop, span):
-            end = min(begin + span, stop)
-            here = slice(begin - start, end - start)
-            where, rows, ngram = self._count(tokens, begin, end, pieces, learn)
-            probs_NK[here, NGRAM] = np.concatenate([scores.prob for scores in ngram])
-            features.append(np.concatenate([features[0][here], np.concatenate([scores.features for scores in ngram]), told[here]], axis=1))
-            probs_NK[here, PRODUCT] = self._multiply(tokens, begin, end, where, rows, features[-1])
-        return self._combine(np.concatenate(features[1:]), probs_NK)
-
-    def _count(
-        self, tokens: Tokens, start: int, stop: int, pieces: Sequence[NeuralScores], learn: bool
-    ) -> tuple[npt.NDArray[np.int64], list[Tensor], list[ChunkScores]]:
-        """The cache's scores of start … stop-1, and for the product its rows, each read before it learns the targets whose rows these are.
-
-        First come the targets of which this rank has the network's rows, and these."""
-        places, rows, scores = [np.zeros(0, np.int64)], list[Tensor](), list[ChunkScores]()
+        features_NF = np.zeros((stop - start, len(GATE_FEATURES)), np.float32)
+        neural_F, ngram_F, match_F = np.split(features_NF, np.cumsum([len(NEURAL_FEATURES), len(online.FEATURES)]), axis=1)  # views
+        neural_F[:] = np.concatenate([piece.features() for piece in pieces])
         step = self.read_tokens if self.product is not None else stop - start
         for begin in range(start, stop, step):
             end = min(begin + step, stop)
+            here = slice(begin - start, end - start)
+            mine = [piece.part(max(begin, piece.first), min(end, piece.stop)) for piece in pieces if piece.first < end and piece.stop > begin]
+            ngram = self._count(tokens, begin, end, mine, learn)
+            ngram_F[here], probs_NK[here, NGRAM] = ngram.features, ngram.prob
+            if copying is not None and begin == start:
+                match_F[:], probs_NK[:, MATCH] = copying.result().features, copying.result().prob
             if self.product is not None:
-                with self._timed("product"):
-                    where, mine = _rows_of(pieces, begin, end)
-                    if mine:
-                        self.product.read(tokens, where, mine[0].device)
-                    places, rows = [*places, where], [*rows, *mine]
-            with self._timed("cache"):
-                scores.append((self.cache.score_then_update if learn else self.cache.score)(tokens, begin, end))
-        return np.concatenate(places), rows, scores
+                probs_NK[here, PRODUCT] = self._multiply(tokens, begin, mine, features_NF[here])
+        return self._combine(features_NF, probs_NK)
 
-    def _multiply(self, tokens: Tokens, begin: int, end: int, where: npt.NDArray[np.int64], rows: Sequence[Tensor], features_NF: F32) -> F64:
-        """(n,) the product's probabilities of targets begin … end-1: this rank's, the others' zero."""
-        out = np.zeros(end - begin)
+    def _count(self, tokens: Tokens, start: int, stop: int, mine: Sequence[NeuralScores], learn: bool) -> ChunkScores:
+        """The cache's scores of start … stop-1.  First, before it learns any of them, its rows for the product."""
+        if self.product is not None:
+            with self._timed("product"):
+                for piece in mine:
+                    if piece.rows is not None and len(piece.rows):
+                        self.product.read(tokens, piece.rows_first, piece.rows_first + len(piece.rows), piece.rows.device)
+        with self._timed("cache"):
+            return (self.cache.score_then_update if learn else self.cache.score)(tokens, start, stop)
+
+    def _multiply(self, tokens: Tokens, start: int, mine: Sequence[NeuralScores], features_NF: F32) -> F64:
+        """(n,) the product's probabilities of the targets from `start` on: zero where another rank has the network's rows."""
+        out = np.zeros(len(features_NF))
+        rows = [(piece.rows_first, piece.rows) for piece in mine if piece.rows is not None and len(piece.rows)]
         if rows and self.product is not None:
             with self._timed("product"):
-                exponents = self.gate.exponents(features_NF[where - begin])
-                out[where - begin] = self.product.score(torch.cat(list(rows)), exponents, tokens[where])
+                where = np.concatenate([np.arange(first, first + len(rows_SV)) for first, rows_SV in rows])
+                exponents = self.gate.exponents(features_NF[where - start])
+                out[where - start] = self.product.score(torch.cat([rows_SV for _, rows_SV in rows]), exponents, tokens[where])
         return out
 
     def _combine(self, features_NF: F32, probs_NK: F64) -> BlendScores:
@@ -243,14 +236,6 @@ class Blend:
         began = time.perf_counter()
         yield
         self.seconds[part] += time.perf_counter() - began
-
-
-def _rows_of(pieces: Sequence[NeuralScores], begin: int, end: int) -> tuple[npt.NDArray[np.int64], list[Tensor]]:
-    """The targets in begin … end-1 of which this rank has the network's rows, and these."""
-    cut = [piece.part(max(begin, piece.first), min(end, piece.stop)) for piece in pieces if piece.first < end and piece.stop > begin]
-    mine = [(piece.rows_first, piece.rows) for piece in cut if piece.rows is not None and len(piece.rows)]
-    where = np.concatenate([np.zeros(0, np.int64), *(np.arange(first, first + len(rows)) for first, rows in mine)])
-    return where, [rows for _, rows in mine]
 
 
 def share_out(weights_NK: F64, absent: Sequence[int]) -> F64:

@@ -11,21 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from hybrid.host import Threads, host_buffer
-from ngram.contexts import histories
 from ngram.gate import F64, FALLBACK_EXPONENTS
-from ngram.online import FEATURES, OnlineCache, whole_rows
+from ngram.online import OnlineCache
 from ngram.product import LEAST
 from ngram.score_first import Tokens
 
-READ_TOKENS = 256  # targets whose rows are read before the cache learns them; on dev 64 instead of 1,024 were worth 0.0004 BPB
-MOST_THREADS = 2  # that read rows: waking more costs what they save
-WHOLE_VOCABULARY = 4096  # up to which contexts of one token are kept as whole rows: 134 MB a thread there
-FIT_ENTRIES = 1 << 25  # of each expert's rows that the fit keeps: 128 MB of float32
+READ_TOKENS = 1024  # targets whose rows are read before the cache learns them; on dev 64 would be worth 0.0004 BPB, and too slow
+MOST_THREADS = 8  # that read rows
+FIT_ENTRIES = 1 << 26  # of each expert's rows that the fit keeps: 256 MB of float32; half of it lost 0.0003 BPB on dev
 RIDGE = 1.0  # nats that a coefficient √2 away from its start costs, beside the sum over all positions
 ITERATIONS = 20
 
@@ -48,24 +45,17 @@ class ProductScorer:
     def __init__(self, cache: OnlineCache, room: int, *, keep: bool = False) -> None:
         self.cache, self.room, self.keep, self.kept = cache, room, keep, list[Kept]()
         self._threads = Threads(max(1, min(MOST_THREADS, os.cpu_count() or 1)))
-        small = cache.vocab_size <= WHOLE_VOCABULARY
-        self._whole = [whole_rows(cache.vocab_size) if small else None for _ in range(self._threads.count)]  # each thread's own
         self._host = torch.empty(0, 0, dtype=torch.float64)
         self._read, self._second = 0, list[Tensor]()
 
-    def read(self, tokens: Tokens, where: npt.NDArray[np.int64], device: torch.device) -> None:
-        """Distributions of the targets at `where` (S,) by the cache as it is now; their way to the device goes on beside other work."""
-        past = histories(tokens, where, self.cache.order, self.cache.bos)
+    def read(self, tokens: Tokens, start: int, stop: int, device: torch.device) -> None:
+        """Distributions of targets start … stop-1 by the cache as it is now; their way to the device goes on beside other work."""
         if not len(self._host):
             self._host = host_buffer((self.room, self.cache.vocab_size), device)
-        here = self._host[self._read : self._read + len(past)]  # a place of its own: what was read before may still be on its way
-        rows, nothing = here.numpy(), np.empty((0, len(FEATURES)), np.float32)
-
-        def work(begin: int, end: int) -> None:
-            self.cache.fill(past[begin:end], rows[begin:end], nothing, self._whole[begin * self._threads.count // len(past)])
-
-        self._threads.over(len(past), work)
-        self._read += len(past)
+        here = self._host[self._read : self._read + stop - start]  # a place of its own: what was read before may still be on its way
+        rows = here.numpy()
+        self._threads.over(stop - start, lambda a, b: self.cache.fill_range(tokens, start + a, start + b, rows[a:b]))
+        self._read += stop - start
         self._second.append(here.to(device, non_blocking=True))
 
     def score(self, logp_SV: Tensor, exponents_S2: F64, targets_S: Tokens) -> F64:

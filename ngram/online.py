@@ -29,8 +29,6 @@ FEATURES: tuple[str, ...] = (
     "sure_contexts",  # how many matched contexts had a single successor
     "log_escape",  # -log of the product of λ over contexts of 2 tokens and more: how little is left to bigrams
 )
-WholeRows = tuple[F64, npt.NDArray[np.int64]]  # what contexts of one token keep, as rows (V, V + 1), and the total (V,) each was made at
-NO_ROWS: WholeRows = (np.empty((0, 0)), np.empty(0, np.int64))
 SLACK = 1 << 20  # room for growth from the start: pages that are never written take no memory
 
 
@@ -42,13 +40,6 @@ class ChunkScores:
     prob: F64
     features: npt.NDArray[np.float32]
     by_order: F64 | None = None
-
-
-def whole_rows(vocab_size: int) -> WholeRows:
-    """Room for rows of contexts of one token, none of them made; for `OnlineCache.fill` of one cache by one thread.
-
-    These contexts have most successors: as whole rows they cost a multiplication, not a walk.  No bit depends on it."""
-    return np.empty((vocab_size, vocab_size + 1)), np.full(vocab_size, -1, np.int64)
 
 
 class OnlineCache:
@@ -118,26 +109,26 @@ class OnlineCache:
             self._make_room(self.order * self.order + self.order)
             at = kernels.count_column(self.state, _read_only(streams_ST), rows, at, column, cursor, place)
 
-    def fill(
-        self, histories: npt.NDArray[np.uint16], rows_PV: F64, features_PF: npt.NDArray[np.float32], whole: WholeRows | None = None
-    ) -> None:
-        """`rows` and `row_features` in one walk, into arrays at hand; threads may fill parts of the rows side by side.
+    def fill(self, histories: npt.NDArray[np.uint16], rows_PV: F64, features_PF: npt.NDArray[np.float32]) -> None:
+        """`rows` and `row_features` in one walk, into arrays at hand; threads may fill parts of the rows side by side."""
+        kernels.fill_rows(self.state, self._histories(histories), rows_PV, features_PF)
 
-        whole: for a thread that fills again and again."""
-        kernels.fill_rows(self.state, self._histories(histories), rows_PV, features_PF, whole or NO_ROWS)
+    def fill_range(self, tokens: npt.ArrayLike, start: int, stop: int, rows_NV: F64) -> None:
+        """The distributions of targets start … stop-1 of a stream, into (n, V) at hand; as `fill`, but for the walk."""
+        kernels.row_range(self.state, self._stream(tokens, start, stop), start, stop, rows_NV)
 
     def rows(self, histories: npt.ArrayLike) -> F64:
         """(P, V) float64 distributions, each summing to 1.  histories: (P, order-1) uint16, PAD on the left."""
         past = self._histories(histories)
         rows = np.empty((len(past), self.vocab_size))
-        kernels.fill_rows(self.state, past, rows, np.empty((0, len(FEATURES)), np.float32), NO_ROWS)
+        kernels.fill_rows(self.state, past, rows, np.empty((0, len(FEATURES)), np.float32))
         return rows
 
     def row_features(self, histories: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """(P, len(FEATURES)) float32, as in ChunkScores."""
         past = self._histories(histories)
         features = np.empty((len(past), len(FEATURES)), np.float32)
-        kernels.fill_rows(self.state, past, np.empty((0, self.vocab_size)), features, NO_ROWS)
+        kernels.fill_rows(self.state, past, np.empty((0, self.vocab_size)), features)
         return features
 
     def digest(self) -> str:

@@ -237,27 +237,12 @@ def count_column(state: State, streams_ST: Array, rows: Array, at: int, column: 
 
 
 @njit(nogil=True, error_model="numpy", forceinline=True)
-def add_kept(state: State, n: int, context: int, scale: float, row: Array) -> None:
-    """Adds scale · (what each successor's count keeps after its discount) of a context → row (V + 1,); n: order of its children.
+def fill_row(state: State, cursor: Array, g: int, unigram_row: Array, row: Array) -> None:
+    """The whole distribution after lane g's context → row (V + 1,) float64; see target_probability.
 
     Unused entries of a block add their 0 to the last place: a branch that nobody can predict costs more."""
     nodes, pool, d = state.nodes, state.pool, state.discounts
-    one, two, more = d[n - 1, 1], d[n - 1, 2], d[n - 1, 3]
-    first = np.int64(nodes[context, FIRST])
-    for at in range(first, first + (1 << np.int64(nodes[context, SIZE] >> 16))):
-        count = np.int64(pool[at, COUNT])
-        discount = more if count > 2 else two if count == 2 else one  # of a count of 0: nothing is kept either way
-        row[min(np.int64(pool[at, TOKEN]), len(row) - 1)] += max(count - discount, 0.0) * scale
-
-
-@njit(nogil=True, error_model="numpy", forceinline=True)
-def fill_row(state: State, cursor: Array, g: int, last: int, unigram_row: Array, whole: tuple[Array, Array], row: Array) -> None:
-    """The whole distribution after lane g's context, whose last token is `last` → row (V + 1,) float64; see target_probability.
-
-    whole: rows (V, V + 1) of what contexts of one token keep, and the totals (V,) they were made at; or none of either."""
-    nodes = state.nodes
     size = len(unigram_row)
-    rows_VW, made_at = whole
     for w in range(size):
         row[w] = unigram_row[w]
     for k in range(1, cursor[g, DEPTH] + 1):
@@ -267,17 +252,14 @@ def fill_row(state: State, cursor: Array, g: int, last: int, unigram_row: Array,
             continue
         scale = 1.0 / total
         share = backoff(state, k + 1, context) * scale
-        if k == 1 and len(made_at):
-            if made_at[last] != total:  # its total grows with every count
-                rows_VW[last, :] = 0.0
-                add_kept(state, 2, context, 1.0, rows_VW[last])
-                made_at[last] = total
-            for w in range(size):
-                row[w] = row[w] * share + rows_VW[last, w] * scale
-        else:
-            for w in range(size):
-                row[w] *= share
-            add_kept(state, k + 1, context, scale, row)
+        for w in range(size):
+            row[w] *= share
+        one, two, more = d[k, 1], d[k, 2], d[k, 3]
+        first = np.int64(nodes[context, FIRST])
+        for at in range(first, first + (1 << np.int64(nodes[context, SIZE] >> 16))):
+            count = np.int64(pool[at, COUNT])
+            discount = more if count > 2 else two if count == 2 else one  # of a count of 0: nothing is kept either way
+            row[min(np.int64(pool[at, TOKEN]), size)] += max(count - discount, 0.0) * scale
 
 
 @njit(nogil=True, error_model="numpy")
@@ -292,8 +274,37 @@ def fill_unigram_row(state: State, row: Array) -> None:
 
 
 @njit(nogil=True, error_model="numpy")
-def fill_rows(state: State, histories: Array, rows: Array, features: Array, whole: tuple[Array, Array]) -> None:
-    """Distributions after histories (P, H) uint16, PAD on the left → rows (P, V) or (0, V), features (P, F) or (0, F).  whole: of `fill_row`.
+def row_range(state: State, tokens: Array, start: int, stop: int, rows: Array) -> None:
+    """The distributions that tokens[start:stop] are drawn from → rows (n, V), with nothing changed.
+
+    Lanes walk equal parts side by side, as in `score_range`: a step of the walk a row instead of a whole history."""
+    lanes = max(1, min(LANES, (stop - start) // 8))
+    part = (stop - start + lanes - 1) // lanes
+    cursor = np.zeros((lanes, DEPTH + 1), np.int64)
+    place = np.empty((lanes, 2 * DEPTH), np.int64)
+    unigram_row = np.empty(state.settings[1], np.float64)
+    row = np.zeros(len(unigram_row) + 1)
+    fill_unigram_row(state, unigram_row)
+    for i in range(1 - state.settings[0], part):
+        for g in range(lanes):
+            t = start + g * part + i
+            if 0 <= t < stop:
+                touch(state, cursor, place, g, np.int64(tokens[t]))
+        for g in range(lanes):
+            t = start + g * part + i
+            if 0 <= t < stop:
+                token = np.int64(tokens[t])
+                resolve(state, cursor, place, g, token)
+                if 0 <= i:
+                    fill_row(state, cursor, g, unigram_row, row)
+                    for w in range(len(unigram_row)):
+                        rows[t - start, w] = row[w]
+                advance(state, cursor, place, g, token)
+
+
+@njit(nogil=True, error_model="numpy")
+def fill_rows(state: State, histories: Array, rows: Array, features: Array) -> None:
+    """Distributions after histories (P, H) uint16, PAD on the left → rows (P, V) or (0, V), features (P, F) or (0, F).
 
     A row depends on its own history alone; lanes only wait for memory side by side, as in `score_range`."""
     cursor = np.zeros((LANES, DEPTH + 1), np.int64)
@@ -315,8 +326,7 @@ def fill_rows(state: State, histories: Array, rows: Array, features: Array, whol
                     advance(state, cursor, place, g, np.int64(histories[begin + g, j]))
         for g in range(lanes):
             if len(rows):
-                last = np.int64(histories[begin + g, -1]) if cursor[g, DEPTH] > 0 else 0
-                fill_row(state, cursor, g, last, unigram_row, whole, row)
+                fill_row(state, cursor, g, unigram_row, row)
                 for w in range(len(unigram_row)):
                     rows[begin + g, w] = row[w]
             if len(features):

@@ -54,6 +54,10 @@ def _score() -> None:
 
 
 def _rows() -> None:
+    _cache().fill_range(np.zeros(4, np.uint16), 1, 4, np.empty((3, 2)))
+
+
+def _column_rows() -> None:
     _cache().fill(np.zeros((1, 1), np.uint16), np.empty((1, 2)), np.empty((1, len(FEATURES)), np.float32))
 
 
@@ -82,7 +86,7 @@ def _gate() -> None:
 
 
 SCORING: tuple[Callable[[], object], ...] = (_cache, _score, _rows, _match, _gate)  # what eval.py runs through
-CODING: tuple[Callable[[], object], ...] = (_cache, _columns, _rows, _match_columns, _product, _gate)  # what a coder and a decoder run through
+CODING: tuple[Callable[[], object], ...] = (_cache, _columns, _column_rows, _match_columns, _product, _gate)  # what a coder and a decoder run through
 
 
 class WarmUp:

@@ -122,6 +122,23 @@ def test_rows_and_features_in_one_walk_are_those_of_single_histories(order):
         assert np.array_equal(features[i], cache.row_features(past[i : i + 1])[0])
 
 
+@given(st.integers(1, 7), st.integers(0, 20), st.data())
+@EXAMPLES
+def test_rows_along_a_stream_are_those_after_its_histories(order, seed, data):
+    """To the bit, whatever parts threads take, with BOS in the way."""
+    vocab, size = 9, 90
+    cache, tokens = seeded(vocab, sample(vocab, 60, 1), order), sample(vocab, size, seed + 2)
+    cache.update(tokens, 1, 30)
+    start = data.draw(st.integers(1, size - 1))
+    stop = data.draw(st.integers(start + 1, size))
+    cut = data.draw(st.integers(start, stop))
+    rows, before = np.full((stop - start, vocab), np.nan), cache.digest()
+    for begin, end in ((start, cut), (cut, stop)):
+        cache.fill_range(tokens, begin, end, rows[begin - start : end - start])
+    assert np.array_equal(rows, cache.rows(histories(tokens, np.arange(start, stop), order, BOS)))
+    assert cache.digest() == before
+
+
 @pytest.mark.parametrize("changed", [0, 1, 5])
 def test_no_score_sees_its_own_token_or_a_later_one(changed):
     """Changing the token at t, or any after it, leaves the distribution before it as it was."""
