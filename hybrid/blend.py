@@ -22,6 +22,7 @@ from torch import Tensor
 from hybrid.distributed import Ranks, peers
 from hybrid.product_scores import READ_TOKENS, Kept, ProductScorer
 from ngram import match, online
+from ngram.errors import SeedgramError
 from ngram.gate import F32, F64, Gate, mix
 from ngram.match import MatchModel
 from ngram.online import ChunkScores, OnlineCache
@@ -30,6 +31,7 @@ from ngram.score_first import ScoreFirst, Tokens
 NEURAL_FEATURES = ("neural_entropy", "neural_max_logp")
 EXPERTS = ("neural", "product", "ngram", "match")
 NEURAL, PRODUCT, NGRAM, MATCH = range(len(EXPERTS))
+Rows = tuple[int, Tensor]  # first target, (S, V) log-probabilities
 GATE_FEATURES: tuple[str, ...] = (*NEURAL_FEATURES, *online.FEATURES, *match.FEATURES)
 
 
@@ -179,7 +181,7 @@ class Blend:
         for begin in range(start, stop, step):
             end = min(begin + step, stop)
             here = slice(begin - start, end - start)
-            mine = [piece.part(max(begin, piece.first), min(end, piece.stop)) for piece in pieces if piece.first < end and piece.stop > begin]
+            mine = _rows_of(pieces, begin, end)
             ngram = self._count(tokens, begin, end, mine, learn)
             ngram_F[here], probs_NK[here, NGRAM] = ngram.features, ngram.prob
             if copying is not None and begin == start:
@@ -188,25 +190,23 @@ class Blend:
                 probs_NK[here, PRODUCT] = self._multiply(tokens, begin, mine, features_NF[here])
         return self._combine(features_NF, probs_NK)
 
-    def _count(self, tokens: Tokens, start: int, stop: int, mine: Sequence[NeuralScores], learn: bool) -> ChunkScores:
+    def _count(self, tokens: Tokens, start: int, stop: int, mine: Sequence[Rows], learn: bool) -> ChunkScores:
         """The cache's scores of start … stop-1.  First, before it learns any of them, its rows for the product."""
         if self.product is not None:
             with self._timed("product"):
-                for piece in mine:
-                    if piece.rows is not None and len(piece.rows):
-                        self.product.read(tokens, piece.rows_first, piece.rows_first + len(piece.rows), piece.rows.device)
+                for first, rows_SV in mine:
+                    self.product.read(tokens, first, first + len(rows_SV), rows_SV.device)
         with self._timed("cache"):
             return (self.cache.score_then_update if learn else self.cache.score)(tokens, start, stop)
 
-    def _multiply(self, tokens: Tokens, start: int, mine: Sequence[NeuralScores], features_NF: F32) -> F64:
+    def _multiply(self, tokens: Tokens, start: int, mine: Sequence[Rows], features_NF: F32) -> F64:
         """(n,) the product's probabilities of the targets from `start` on: zero where another rank has the network's rows."""
         out = np.zeros(len(features_NF))
-        rows = [(piece.rows_first, piece.rows) for piece in mine if piece.rows is not None and len(piece.rows)]
-        if rows and self.product is not None:
+        if mine and self.product is not None:
             with self._timed("product"):
-                where = np.concatenate([np.arange(first, first + len(rows_SV)) for first, rows_SV in rows])
+                where = np.concatenate([np.arange(first, first + len(rows_SV)) for first, rows_SV in mine])
                 exponents = self.gate.exponents(features_NF[where - start])
-                out[where - start] = self.product.score(torch.cat([rows_SV for _, rows_SV in rows]), exponents, tokens[where])
+                out[where - start] = self.product.score(torch.cat([rows_SV for _, rows_SV in mine]), exponents, tokens[where])
         return out
 
     def _combine(self, features_NF: F32, probs_NK: F64) -> BlendScores:
@@ -215,6 +215,8 @@ class Blend:
             with peers():
                 dist.all_reduce(product_N, group=self.ranks.patient_group)  # zero elsewhere: the sum is an exact gather
             probs_NK[:, PRODUCT] = product_N.numpy()
+        if self.product is not None and not (probs_NK[:, PRODUCT] > 0).all():
+            raise SeedgramError("the network's rows are missing or hold no numbers; lower --ttt-rate if it learns, or give --no-product")
         with self._timed("gate"):
             weights_NK = share_out(self.gate.weights(features_NF), self._absent)
         if self._absent:
@@ -236,6 +238,12 @@ class Blend:
         began = time.perf_counter()
         yield
         self.seconds[part] += time.perf_counter() - began
+
+
+def _rows_of(pieces: Sequence[NeuralScores], begin: int, end: int) -> list[Rows]:
+    """This rank's rows of targets begin … end-1."""
+    inside = [piece.part(max(begin, piece.first), min(end, piece.stop)) for piece in pieces if piece.first < end and piece.stop > begin]
+    return [(piece.rows_first, piece.rows) for piece in inside if piece.rows is not None and len(piece.rows)]
 
 
 def share_out(weights_NK: F64, absent: Sequence[int]) -> F64:

@@ -32,6 +32,7 @@ MAX_BYTES = 20_000  # the gate's share of an artifact
 FLOOR = 1e-3  # an expert never counts for less than FLOOR / K: an unexpected text costs at most ln(K / FLOOR) once
 CLIP = 4.0  # standardised features end here: out of domain is not extrapolated to infinity
 FALLBACK_EXPONENTS = (0.75, 0.25)  # of a product's two experts, where nothing was fitted
+STEEPEST = 8.0  # bound of such an exponent: whatever an artifact says, powers stay numbers
 _MAGIC = b"SGGATE\0\2"  # 2: with exponents
 _HEAD = struct.Struct("<8sHHHHd")  # magic, K, F, H, length of the names, learning rate
 
@@ -172,12 +173,12 @@ class Gate:
         return out_NK
 
     def exponents(self, features_NF: F32 | F64) -> F64:
-        """(N, 2) float64: a product's exponents, each linear in the standardised features."""
+        """(N, 2) float64: a product's exponents, each linear in the standardised features and within ±STEEPEST."""
         x_NF = self.standardise(features_NF)
         out_N2 = np.tile(self.coefficients[:, -1], (len(x_NF), 1))
         for f in range(x_NF.shape[1]):  # one order of additions, whatever the batch
             out_N2 += x_NF[:, f : f + 1] * self.coefficients[:, f]
-        return out_N2
+        return np.clip(out_N2, -STEEPEST, STEEPEST)
 
     def gradient(self, x_NF: F64, probs_NK: F64) -> tuple[float, list[F64]]:
         """Mean nats a row of the mixture and its gradient; x_NF standardised, probs_NK (N, K) the experts' probabilities."""

@@ -17,6 +17,7 @@ from hybrid.distributed import Ranks
 from ngram import gate_fit
 from ngram.cache import NgramCache
 from ngram.contexts import histories
+from ngram.errors import SeedgramError
 from ngram.gate import Gate
 from ngram.match import MatchModel
 from ngram.online import OnlineCache
@@ -199,6 +200,13 @@ def test_the_product_reads_the_cache_before_it_learns_and_as_often_as_it_is_told
         mixed = np.exp(0.75 * logits[start - 1 : stop - 1] + 0.25 * np.log(ngram))
         expected = (mixed / mixed.sum(1, keepdims=True))[np.arange(stop - start), tokens[start:stop]]
         np.testing.assert_allclose(scores.probs[start - 1 : stop - 1, PRODUCT], expected, rtol=1e-5)
+
+
+def test_a_network_without_rows_is_refused_where_a_product_is_wanted():
+    bare = NeuralStream([windows.neural_scores(TinyLM(), stream(40), 16, 0, CPU)])
+    order = ScoreFirst(stream(40), {"blend": Blend(bare, OnlineCache(table()), None, evaluate.load_fallback())})
+    with pytest.raises(SeedgramError, match="rows are missing"):
+        order.score(1, 20)
 
 
 def test_blocks_of_the_network_are_let_go_and_may_be_any_size():

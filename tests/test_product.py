@@ -13,7 +13,7 @@ from hybrid import product_scores
 from hybrid.product_scores import Kept, ProductScorer
 from ngram.cache import NgramCache
 from ngram.contexts import histories
-from ngram.gate import FALLBACK_EXPONENTS, Gate
+from ngram.gate import FALLBACK_EXPONENTS, STEEPEST, Gate
 from ngram.online import OnlineCache
 from ngram.product import LEAST, fill_product_rows
 
@@ -87,13 +87,15 @@ def test_the_path_to_the_targets_alone_says_the_same_in_double_and_nearly_so_in_
 def test_exponents_are_linear_in_clipped_standardised_features_whatever_the_batch():
     random = np.random.default_rng(3)
     nothing = [np.zeros(shape) for shape in ((0, 2), (0,), (1, 0), (1, 2), (1,))]
-    gate = Gate(("a", "b"), np.array([1.0, -1.0]), np.array([2.0, 0.5]), nothing, 0.0, random.normal(size=(2, 3)))
+    gate = Gate(("a", "b"), np.array([1.0, -1.0]), np.array([2.0, 0.5]), nothing, 0.0, random.normal(size=(2, 3)) / 4)
     features = random.normal(size=(6, 2)).astype(np.float32) * 9
     found = gate.exponents(features)
     for x, pair in zip(features, found, strict=True):
         z = [max(-4.0, min(4.0, (x[0] - 1) / 2)), max(-4.0, min(4.0, (x[1] + 1) / 0.5)), 1.0]
         assert np.allclose(pair, [sum(c * v for c, v in zip(row, z, strict=True)) for row in gate.coefficients], rtol=1e-12)
     assert all(np.array_equal(gate.exponents(features[i : i + 1])[0], found[i]) for i in range(6))
+    steep = Gate(gate.names, gate.mean, gate.scale, nothing, 0.0, gate.coefficients * 1e30)
+    assert np.abs(steep.exponents(features)).max() == STEEPEST
     stored = Gate.from_bytes(gate.to_bytes(), ("a", "b"))
     assert np.array_equal(stored.coefficients, gate.coefficients.astype(np.float32))
     assert np.array_equal(Gate.constant(("a", "b"), [0.5, 0.5]).exponents(features), np.tile(FALLBACK_EXPONENTS, (6, 1)))
