@@ -1,6 +1,7 @@
 """Audit of this project's own scorers: network, n-gram cache and their blend, as eval.py uses them."""
 
 from collections import OrderedDict
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,9 +147,9 @@ class HybridScorer:
         ngram, copied = self._the_cache.score(tokens, start, stop), self._the_match.score(tokens, start, stop)
         logp = self.network.logp(tokens, start, stop)
         features = _features(logp, ngram.features, copied.features)
-        scorer = ProductScorer(self._the_cache, stop - start)
-        scorer.read(tokens, start, stop, CPU)
-        product = scorer.score(torch.from_numpy(logp), self.gate.exponents(features), tokens[start:stop])
+        with closing(ProductScorer(self._the_cache, stop - start)) as scorer:
+            scorer.read(tokens, start, stop, CPU)
+            product = scorer.score(torch.from_numpy(logp), self.gate.exponents(features), tokens[start:stop])
         neural = np.exp(logp[np.arange(stop - start), tokens[start:stop]])
         return features, np.stack([neural, product, ngram.prob, copied.prob], axis=1)
 

@@ -161,6 +161,12 @@ class Blend:
         self._teach_gate()
         return scores
 
+    def close(self) -> None:
+        """Ends the helper threads."""
+        self._beside.shutdown()
+        if self.product is not None:
+            self.product.close()
+
     @property
     def kept(self) -> list[Kept]:
         """What a fit of the product needs of everything scored."""

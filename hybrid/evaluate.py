@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,8 +80,8 @@ def fit_gate(model: HybridLM, table: NgramTable, holdout_tokens: Tokens, device:
     def over(tokens: Tokens, gate: Gate, *, keep_rows: bool) -> tuple[F32, F64, list[product_scores.Kept]]:
         neural = NeuralStream(windows.neural_blocks(model, tokens, config.train.seq_len, 0, Ranks(0, 1, device)))
         cache = OnlineCache(table)
-        part = Blend(neural, cache, MatchModel(cache.vocab_size, cache.bos), gate, collect=True, keep_rows=keep_rows)
-        blend.run(ScoreFirst(tokens, {"blend": part}, frozen=not config.cache.online), "blend", config.cache.chunk_tokens, cache_by_chunk=False)
+        with closing(Blend(neural, cache, MatchModel(cache.vocab_size, cache.bos), gate, collect=True, keep_rows=keep_rows)) as part:
+            blend.run(ScoreFirst(tokens, {"blend": part}, frozen=not config.cache.online), "blend", config.cache.chunk_tokens, cache_by_chunk=False)
         features, probs = zip(*part.collected, strict=True)
         return np.concatenate(features), np.concatenate(probs), part.kept
 
@@ -227,10 +228,10 @@ def blend_scores(
     neural.begin()  # beside the seeding
     match = MatchModel(art.table.vocab_size, art.table.bos) if options.match and options.online else None
     gate = load_gate(art, learning=options.online and options.gate_learns)
-    part = Blend(neural, seeding.cache(), match, gate, product=options.product, read_tokens=options.read_tokens, ranks=ranks)
-    order = ScoreFirst(tokens, {"blend": part}, frozen=not options.online, paranoid=options.paranoid)
     chunk = options.chunk_tokens or art.config.cache.chunk_tokens
-    scores = blend.run(order, "blend", chunk, cache_by_chunk=options.cache_by_chunk or options.paranoid)
+    with closing(Blend(neural, seeding.cache(), match, gate, product=options.product, read_tokens=options.read_tokens, ranks=ranks)) as part:
+        order = ScoreFirst(tokens, {"blend": part}, frozen=not options.online, paranoid=options.paranoid)
+        scores = blend.run(order, "blend", chunk, cache_by_chunk=options.cache_by_chunk or options.paranoid)
     if seconds is not None:
         seconds |= {"seed": seeding.seconds, **part.seconds}
     return scores

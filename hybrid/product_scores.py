@@ -69,6 +69,10 @@ class ProductScorer:
         self._read, self._second = 0, []
         return found
 
+    def close(self) -> None:
+        """Ends the helper threads."""
+        self._threads.close()
+
 
 @torch.inference_mode()
 def nats(first_SV: Tensor, second_SV: Tensor, exponents_S2: Tensor, targets_S: Tensor) -> Tensor:
