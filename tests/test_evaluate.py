@@ -240,6 +240,8 @@ def test_the_gate_is_fitted_on_what_it_is_given_and_nothing_else():
         fitted, _ = whole_run(tokens, fused=True, chunk=64, gate=Gate.from_bytes(data, GATE_FEATURES))
         fixed, _ = whole_run(tokens, fused=True, chunk=64, gate=evaluate.load_fallback(learning=False))
         assert np.log(fitted.mixed).sum() > np.log(fixed.mixed).sum()
+        product = np.log(fitted.probs[:, PRODUCT]).mean()  # its exponents are fitted, too: better than the fallback's and than none at all
+        assert product > max(np.log(fixed.probs[:, PRODUCT]).mean(), -math.log(V)) + 0.01
 
 
 def test_the_challenge_protocol_drops_the_tail_that_fills_no_window(tmp_path):
