@@ -110,6 +110,15 @@ def fill_features(state: State, cursor: Array, g: int, out: Array, i: int) -> No
             out[i, at + 2] = backoff(state, k + 1, context) / total
 
 
+@njit(nogil=True, error_model="numpy", forceinline=True)
+def touch_lanes(state: State, tokens: Array, cursor: Array, place: Array, start: int, part: int, i: int, stop: int) -> None:
+    """`touch` by every lane that has an i-th token: lane g walks the part that begins at start + g · part."""
+    for g in range(len(cursor)):
+        t = start + g * part + i
+        if 0 <= t < stop:
+            touch(state, cursor, place, g, np.int64(tokens[t]))
+
+
 @njit(nogil=True, error_model="numpy")
 def score_range(state: State, tokens: Array, start: int, stop: int, prob: Array, features: Array, by_order: Array) -> None:
     """Probabilities of tokens[start:stop] with nothing changed.  features and by_order have as many rows as prob or none.
@@ -122,10 +131,7 @@ def score_range(state: State, tokens: Array, start: int, stop: int, prob: Array,
     cursor = np.zeros((lanes, DEPTH + 1), np.int64)
     place = np.empty((lanes, 2 * DEPTH), np.int64)
     for i in range(1 - order, part):
-        for g in range(lanes):
-            t = start + g * part + i
-            if 0 <= t < stop:
-                touch(state, cursor, place, g, np.int64(tokens[t]))
+        touch_lanes(state, tokens, cursor, place, start, part, i, stop)
         for g in range(lanes):
             t = start + g * part + i
             if 0 <= t < stop:
@@ -145,10 +151,7 @@ def look_ahead(state: State, tokens: Array, start: int, stop: int) -> None:
     cursor = np.zeros((LANES, DEPTH + 1), np.int64)
     place = np.empty((LANES, 2 * DEPTH), np.int64)
     for i in range(1 - state.settings[0], part):
-        for g in range(LANES):
-            t = start + g * part + i
-            if 0 <= t < stop:
-                touch(state, cursor, place, g, np.int64(tokens[t]))
+        touch_lanes(state, tokens, cursor, place, start, part, i, stop)
         for g in range(LANES):
             t = start + g * part + i
             if 0 <= t < stop:
@@ -286,10 +289,7 @@ def row_range(state: State, tokens: Array, start: int, stop: int, rows: Array) -
     row = np.zeros(len(unigram_row) + 1)
     fill_unigram_row(state, unigram_row)
     for i in range(1 - state.settings[0], part):
-        for g in range(lanes):
-            t = start + g * part + i
-            if 0 <= t < stop:
-                touch(state, cursor, place, g, np.int64(tokens[t]))
+        touch_lanes(state, tokens, cursor, place, start, part, i, stop)
         for g in range(lanes):
             t = start + g * part + i
             if 0 <= t < stop:
