@@ -222,8 +222,8 @@ def blend_scores(
     anyway, and learning costs what scoring does.  seeding: the cache, where it is already being made; seconds receives those of the parts."""
     if art.table is None:
         return None
-    if options.read_tokens < 1:
-        raise ConfigError(f"--read-tokens {options.read_tokens} must be at least 1")
+    if not 1 <= options.read_tokens <= product_scores.MOST_READ_TOKENS:
+        raise ConfigError(f"--read-tokens {options.read_tokens} must lie in 1…{product_scores.MOST_READ_TOKENS}")
     seeding = seeding or Seeding(art.table)
     neural.begin()  # beside the seeding
     match = MatchModel(art.table.vocab_size, art.table.bos) if options.match and options.online else None

@@ -56,6 +56,10 @@ def test_flags_change_what_they_should_and_nothing_else(made):
     assert strided["tokens"] == base["tokens"]
     assert strided["neural_bpb"] != base["neural_bpb"]
     assert strided["ngram_bpb"] == base["ngram_bpb"]
+    for other in (result(made, "--no-product"), result(made, "--read-tokens", "8")):
+        assert (other["neural_bpb"], other["ngram_bpb"]) == (base["neural_bpb"], base["ngram_bpb"])
+        assert other["blended_bpb"] != base["blended_bpb"]
+    assert result(made, "--no-product")["weights"]["product"] == 0 < base["weights"]["product"]
     assert result(made, "--protocol", "challenge")["tokens"] % tiny.config().train.seq_len == 0
 
 
@@ -87,7 +91,7 @@ def test_every_kind_of_bad_input_is_one_line_and_exit_code_2(made, tmp_path, cap
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1, lines
         assert named in lines[0]
-    for flags in (["--stride", "99"], ["--stride", "-1"], ["--chunk-tokens", "-5"], ["--nonsense"]):
+    for flags in (["--stride", "99"], ["--stride", "-1"], ["--chunk-tokens", "-5"], ["--read-tokens", "0"], ["--read-tokens", "65537"], ["--nonsense"]):
         assert call("--artifact", good, "--data", data, *flags) == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
     assert not (tmp_path / "out.json").exists()
