@@ -117,7 +117,7 @@ class AdaptedNetwork:
     def update(self, tokens: Tokens, start: int, stop: int) -> None:
         """One step on targets start … stop-1, each seen in a window that begins inside the chunk."""
         rows = [(at, min(at + self.seq_len, stop - 1)) for at in range(start - 1, stop - 1, self.seq_len)]
-        batch = max(1, windows.BATCH_TOKENS[self.ranks.device.type] // 2 // self.seq_len)  # half: room for gradients and saved activations
+        batch = max(1, windows.batch_of(self.seq_len, self.ranks.device) // 2)  # half: room for gradients and saved activations
         for group in _equal_lengths(rows):
             mine = group[len(group) * self.ranks.rank // self.ranks.world : len(group) * (self.ranks.rank + 1) // self.ranks.world]
             for at in range(0, len(mine), batch):

@@ -111,12 +111,16 @@ def fill_features(state: State, cursor: Array, g: int, out: Array, i: int) -> No
 
 
 @njit(nogil=True, error_model="numpy", forceinline=True)
-def touch_lanes(state: State, tokens: Array, cursor: Array, place: Array, start: int, part: int, i: int, stop: int) -> None:
-    """`touch` by every lane that has an i-th token: lane g walks the part that begins at start + g · part."""
+def resolve_lanes(state: State, tokens: Array, cursor: Array, place: Array, start: int, part: int, i: int, stop: int) -> None:
+    """Touches, then resolves the i-th token of every lane that has one: lane g walks the part that begins at start + g · part."""
     for g in range(len(cursor)):
         t = start + g * part + i
         if 0 <= t < stop:
             touch(state, cursor, place, g, np.int64(tokens[t]))
+    for g in range(len(cursor)):
+        t = start + g * part + i
+        if 0 <= t < stop:
+            resolve(state, cursor, place, g, np.int64(tokens[t]))
 
 
 @njit(nogil=True, error_model="numpy")
@@ -131,12 +135,11 @@ def score_range(state: State, tokens: Array, start: int, stop: int, prob: Array,
     cursor = np.zeros((lanes, DEPTH + 1), np.int64)
     place = np.empty((lanes, 2 * DEPTH), np.int64)
     for i in range(1 - order, part):
-        touch_lanes(state, tokens, cursor, place, start, part, i, stop)
+        resolve_lanes(state, tokens, cursor, place, start, part, i, stop)
         for g in range(lanes):
             t = start + g * part + i
             if 0 <= t < stop:
                 token = np.int64(tokens[t])
-                resolve(state, cursor, place, g, token)
                 if i >= 0:
                     prob[t - start] = target_probability(state, cursor, place, g, token, by_order, t - start)
                     if len(features):
@@ -151,11 +154,10 @@ def look_ahead(state: State, tokens: Array, start: int, stop: int) -> None:
     cursor = np.zeros((LANES, DEPTH + 1), np.int64)
     place = np.empty((LANES, 2 * DEPTH), np.int64)
     for i in range(1 - state.settings[0], part):
-        touch_lanes(state, tokens, cursor, place, start, part, i, stop)
+        resolve_lanes(state, tokens, cursor, place, start, part, i, stop)
         for g in range(LANES):
             t = start + g * part + i
             if 0 <= t < stop:
-                resolve(state, cursor, place, g, np.int64(tokens[t]))
                 advance(state, cursor, place, g, np.int64(tokens[t]))
 
 
@@ -289,17 +291,15 @@ def row_range(state: State, tokens: Array, start: int, stop: int, rows: Array) -
     row = np.zeros(len(unigram_row) + 1)
     fill_unigram_row(state, unigram_row)
     for i in range(1 - state.settings[0], part):
-        touch_lanes(state, tokens, cursor, place, start, part, i, stop)
+        resolve_lanes(state, tokens, cursor, place, start, part, i, stop)
         for g in range(lanes):
             t = start + g * part + i
             if 0 <= t < stop:
-                token = np.int64(tokens[t])
-                resolve(state, cursor, place, g, token)
-                if 0 <= i:
+                if i >= 0:
                     fill_row(state, cursor, g, unigram_row, row)
                     for w in range(len(unigram_row)):
                         rows[t - start, w] = row[w]
-                advance(state, cursor, place, g, token)
+                advance(state, cursor, place, g, np.int64(tokens[t]))
 
 
 @njit(nogil=True, error_model="numpy")
