@@ -1,16 +1,21 @@
 """Exact n-gram models for language models under a byte budget: NumPy and numba, no torch.
 
-Names load on first use, so that `import ngram` costs nothing."""
+Names load on first use, so that `import ngram` costs nothing.  docs/ngram.md shows them at work; __init__.pyi tells type checkers."""
 
 import importlib
 from typing import Any
 
 _HOMES = {
-    "NgramCache": "ngram.cache",
+    "NgramModel": "ngram.library.model",
+    "State": "ngram.library.scores",
+    "Tokenizer": "ngram.tokenizer",
+    "WordVocabulary": "ngram.words",
+    "TokenIds": "ngram.vocabulary",
+    "NgramCache": "ngram.counting.counter",
     "NgramTable": "ngram.table",
-    "OnlineCache": "ngram.online",
-    "build_table": "ngram.runs",
-    "merge": "ngram.runs",
+    "OnlineCache": "ngram.online.cache",
+    "build_table": "ngram.counting.build_table",
+    "merge": "ngram.counting.run",
     "SeedgramError": "ngram.errors",
 }
 __all__ = list(_HOMES)

@@ -11,13 +11,16 @@ The same content gives the same bytes: no times, no paths, no pickle.  Sizes are
 before anything is allocated from them.
 """
 
+import errno
 import hashlib
 import json
 import os
+import secrets
+import stat
 import struct
-import tempfile
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,30 +29,130 @@ from ngram.errors import FileFormatError, SeedgramError
 _PREFIX = struct.Struct("<8sII")
 DIGEST_BYTES = 32
 MAX_HEADER_BYTES = 1 << 20  # a header is settings and checksums; a megabyte is already absurd
+MAX_NAME_BYTES = 255  # of one file name, on every file system in use
+STANDARD = "-"  # stands for standard input and output wherever a file is named
+_kept: list[Any] = []  # standard output, where it is kept for the file "-"
 
 
 @contextmanager
-def appearing(path: str | os.PathLike[str], *, text: bool = False) -> Iterator[IO[Any]]:
-    """A file that takes the name `path` when the body ends well: written under a temporary name beside it, flushed to disk, renamed.
+def appearing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """The file `path`, open for writing: every output of the project is written through this.
 
-    text: ASCII instead of bytes.  Raises SeedgramError, naming the file, when it cannot be written; the old file then stays."""
-    target = Path(path)
+    A regular file, or a new one, is written under a temporary name beside it, flushed to disk and renamed when the body ends well, so it
+    appears whole or not at all; it keeps its mode, and a symbolic link keeps pointing at it.  What is no regular file (a pipe, a
+    terminal, a device) is written to directly, and "-" is standard output.
+    Raises SeedgramError, naming the file, when it cannot be written; the old file then stays."""
+    name = os.fspath(path)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="ascii") if text else os.fdopen(handle, "wb") as file:
+        if _is_stream(name):
+            with _open_stream(name) as file:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, target)
-        except BaseException:
-            with suppress(OSError):  # a folder that became read-only keeps it; what stopped the writing is the news
-                os.unlink(temporary)
-            raise
+        else:
+            with _replacing(Path(os.path.realpath(name))) as file:
+                yield file
+    except BrokenPipeError:  # the reader went away: run_cli ends the program without a word
+        raise
     except OSError as error:
-        raise SeedgramError(f"{target}: cannot write: {error.strerror}; free space or choose another folder") from None
+        raise _unwritable(name, error) from None
+
+
+@contextmanager
+def kept_stdout() -> Iterator[None]:
+    """Keeps standard output for the file "-": what the body prints goes to standard error."""
+    _kept.append(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _kept.pop()
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raises the SeedgramError that `appearing` would end with, before any work is done for the file; leaves nothing behind.
+
+    Where the file's folder is missing, the nearest one above has to allow that it is made."""
+    name = os.fspath(path)
+    try:
+        if _is_stream(name):
+            if name != STANDARD and not os.path.exists(name):  # a descriptor that nobody has opened
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        else:
+            target = Path(os.path.realpath(name))
+            if target.parent.is_dir():
+                handle, temporary = _temporary(target)
+                os.close(handle)
+                os.unlink(temporary)
+            else:
+                _check_creatable(target)
+    except OSError as error:
+        raise _unwritable(name, error) from None
+
+
+def _check_creatable(target: Path) -> None:
+    """Raises OSError unless the missing folders above `target` could be made."""
+    place = target
+    while not os.path.lexists(place):
+        if len(os.fsencode(place.name)) > MAX_NAME_BYTES:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        code = errno.EACCES if place.is_dir() else errno.ENOTDIR
+        raise OSError(code, os.strerror(code))
+
+
+def _unwritable(name: str, error: OSError) -> SeedgramError:
+    return SeedgramError(f"{name or repr(name)}: cannot write: {error.strerror}; free space or choose another file")
+
+
+def _is_stream(name: str) -> bool:
+    """Whether a name means something that is written to as it is: standard output, an open descriptor, a pipe or a device.
+
+    Raises OSError for what can be no output: no name at all, or a folder."""
+    if name == STANDARD:
+        return True
+    if not name or os.path.isdir(name):
+        raise OSError(errno.EISDIR, "it is a folder" if name else "it is no file name")
+    if name in ("/dev/stdout", "/dev/stderr") or name.startswith(("/dev/fd/", "/proc/")):
+        return True  # even where it stands for a regular file: whoever opened that holds the file, not its name
+    return os.path.exists(name) and not os.path.isfile(name)
+
+
+@contextmanager
+def _open_stream(name: str) -> Iterator[IO[bytes]]:
+    if name == STANDARD:
+        out = _kept[-1] if _kept else sys.stdout
+        out.flush()  # what was printed before comes before
+        yield out.buffer
+        out.flush()
+        return
+    with open(name, "wb") as file:
+        yield file
+
+
+def _temporary(target: Path) -> tuple[int, Path]:
+    """(descriptor, path) of a new file beside `target`, which it is to replace; mode as the umask says."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if len(os.fsencode(target.name)) > MAX_NAME_BYTES:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    temporary = target.parent / f".{target.name[:32]}.{secrets.token_hex(4)}"
+    return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666), temporary
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[IO[bytes]]:
+    handle, temporary = _temporary(target)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
+        os.replace(temporary, target)
+    except BaseException:
+        with suppress(OSError):  # a folder that became read-only keeps it; what stopped the writing is the news
+            os.unlink(temporary)
+        raise
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
@@ -59,11 +162,11 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The whole file.  Raises SeedgramError, naming the file, when it cannot be read."""
+    """The whole file, pipe or device; "-" is standard input.  Raises SeedgramError, naming the file, when it cannot be read."""
     try:
-        return Path(path).read_bytes()
+        return sys.stdin.buffer.read() if os.fspath(path) == STANDARD else Path(path).read_bytes()
     except OSError as error:
-        raise SeedgramError(f"{path}: cannot read: {error.strerror}; check the path") from None
+        raise SeedgramError(f"{os.fspath(path) or repr('')}: cannot read: {error.strerror}; check the path") from None
 
 
 def pack(magic: bytes, version: int, header: Mapping[str, Any], sections: Mapping[str, bytes]) -> bytes:

@@ -1,5 +1,6 @@
 """Errors that a user can act on, and the one place where they become one line and exit code 2."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -13,6 +14,10 @@ class FileFormatError(SeedgramError):
     """A file is cut, altered, foreign or of another version."""
 
 
+class DataError(SeedgramError):
+    """Text or token data that is missing, too short or does not fit the settings."""
+
+
 class LeakageError(SeedgramError):
     """A score would have seen its own token, or a state update came out of order."""
 
@@ -23,7 +28,12 @@ def one_line(error: BaseException) -> str:
 
 
 def run_cli(main: Callable[[], int | None]) -> None:
-    """Runs `main` and exits with its code; a SeedgramError becomes one line on stderr and exit code 2."""
+    """Runs `main` and exits with its code; a SeedgramError becomes one line on stderr and exit code 2.
+
+    What a terminal cannot show (a text in Chinese under cp1252 or LC_ALL=C) is printed as an escape, \\u4e2d."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = main()
     except SeedgramError as error:

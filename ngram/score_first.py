@@ -1,26 +1,21 @@
 """ScoreFirst: the one place where scoring a stream and learning from it are put in order.
 
-A chunk is a range [start, stop) of target positions of the whole stream, so it does not depend on how scores are
-computed, batched or spread over ranks.  Position 0 is given; positions 1 … N-1 are each scored exactly once:
+A chunk is a range [start, stop) of target positions of the whole stream, however scores are computed, batched or spread over
+ranks.  Position 0 is given; positions 1 … N-1 are each scored exactly once:
 
     order = ScoreFirst(tokens, {"cache": cache})
     for start, stop in order.chunks(1024):
         result = order.score(start, stop)["cache"]     # every part frozen
         order.update(start, stop)                      # allowed, never required, after the last chunk
 
-Anything else raises LeakageError and names the positions.  Over ranks every rank runs the same loop over the same
-global chunks; costly frozen scores (the network's) are computed in parts beforehand and gathered.
+Anything else raises LeakageError and names the positions.  Every rank runs the same loop over the same chunks.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from ngram.arrays import Tokens as Tokens
 from ngram.errors import LeakageError
-
-Tokens = npt.NDArray[np.uint16]
 
 
 class Part(Protocol):
@@ -40,7 +35,7 @@ class Part(Protocol):
 class ScoreFirst:
     """Owns the stream, its stateful parts and the high-water mark.
 
-    tokens: (N,) uint16, token 0 given.  parts: name → Part, scored and updated in this order.
+    tokens: (N,), token 0 given.  parts: name → Part, scored and updated in this order.
     frozen: parts never learn, `update` raises.  paranoid: digests are compared around every score.
     Raises LeakageError for every call that is out of order.  Condition C3 and C4 of the challenge's issue #1017."""
 
@@ -63,6 +58,13 @@ class ScoreFirst:
             raise ValueError(f"chunk of {size} tokens")
         for start in range(self.mark, len(self.tokens), size):
             yield start, min(start + size, len(self.tokens))
+
+    def row(self, t: int) -> dict[str, Any]:
+        """Every part's whole distribution of position t, which must be the next to be scored; nothing is scored or learned.
+
+        A part must have `row(tokens, t)`, which does not look at tokens[t:]."""
+        self._check_next(t, t + 1)
+        return {name: part.row(self.tokens, t) for name, part in self.parts.items()}  # type: ignore[attr-defined]
 
     def score(self, start: int, stop: int) -> dict[str, Any]:
         """Results of every part for targets start … stop-1, state frozen."""
@@ -95,9 +97,8 @@ class ScoreFirst:
         """The same as one-token chunks over start … stop-1, in one call of every part.
 
         A part must have `score_then_update(tokens, start, stop)` whose result and final state equal those of
-        `for t in range(start, stop): score(t, t + 1); update(t, t + 1)`; a part that learns by blocks documents its own
-        block.  This object cannot look inside the call: tests hold each part to that loop.  The block moves the
-        mark as a scored and learned chunk."""
+        `for t in range(start, stop): score(t, t + 1); update(t, t + 1)`; a part that learns by blocks documents its own block.  Tests hold
+        each part to that loop, as this object cannot look inside the call."""
         if self.frozen:
             raise LeakageError(f"positions {start}…{stop - 1}: update of a frozen scorer")
         self._check_next(start, stop)

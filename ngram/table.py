@@ -1,28 +1,40 @@
-"""NgramTable: the counts of one model as a trie sorted by (context, token).  Data only; see cache.py for where it comes from.
+"""NgramTable: the counts of one model as a trie sorted by (context, token).  counting/build_table.py makes it, online/cache.py scores with it.
 
-Order n (1 ≤ n ≤ order) is a pair of columns, sorted by (parent, token): `parents[n-1]` is the index of the n-gram's
-first n-1 tokens among the n-grams of order n-1, `tokens[n-1]` its last token.  So the children of one context lie
-side by side and keys are exact: nothing is hashed.  Order 1 is dense: every token of the vocabulary, in order.
+Order n (1 ≤ n ≤ order) is a pair of columns, sorted by (parent, token): `parents[n-1]` is the index of the n-gram's first n-1 tokens
+among the n-grams of order n-1, `tokens[n-1]` its last token.  So the children of one context lie side by side, and nothing is
+hashed.  Order 1 is dense: every token of the vocabulary, in order.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-PAD = 65535  # "no token": fills a history to the left of its beginning; so vocabularies have at most 65,535 tokens
+from ngram.arrays import F64, I64, U16, U32, Tokens
+from ngram.errors import SeedgramError
+from ngram.threads import each
+
+PAD = 65535  # `pad_of` of 16-bit tokens
+MAX_VOCAB = 1 << 18  # seven such tokens fit the keys of counting
+TOKEN_BITS = 18
 MAX_ORDER = 8
+PIECE = 1 << 20  # n-grams looked up at a time
 
-U16 = npt.NDArray[np.uint16]
-U32 = npt.NDArray[np.uint32]
-F64 = npt.NDArray[np.float64]
+
+def check_order(order: int) -> int:
+    """`order` itself, or SeedgramError when it is outside 1…8."""
+    if not 1 <= order <= MAX_ORDER:
+        raise SeedgramError(f"order {order} is outside 1…{MAX_ORDER}; choose one inside")
+    return order
 
 
 @dataclass(frozen=True)
 class NgramTable:
     """Kneser–Ney counts of orders 1…order, closed under prefix and suffix.
 
-    tokens[n-1]   (M_n,) uint16   last token of each n-gram
+    tokens[n-1]   (M_n,) uint16   last token of each n-gram; uint32 above 65,535 tokens (arrays.token_type)
     parents[n-1]  (M_n,) uint32   index of its context in order n-1 (order 1: all 0)
     counts[n-1]   (M_n,) uint16   adjusted counts: distinct left neighbours below the top order, raw at the top and for
                                   n-grams that begin with BOS, which nothing can precede; min(count, 65535)
@@ -35,7 +47,7 @@ class NgramTable:
 
     vocab_size: int
     bos: int
-    tokens: list[U16]
+    tokens: list[Tokens]
     parents: list[U32]
     counts: list[U16]
     pruned: list[U32]
@@ -59,7 +71,32 @@ class NgramTable:
             counts[index] = value
         return counts
 
-    def first_child(self, n: int) -> npt.NDArray[np.int64]:
+    def first_child(self, n: int) -> I64:
         """(M_n + 1,) offsets: the children of context i of order n are rows first[i]…first[i+1]-1 of order n+1."""
         size = 1 if n == 0 else len(self.tokens[n - 1])
         return np.concatenate([[0], np.cumsum(np.bincount(self.parents[n], minlength=size))])
+
+
+def stored_counts(exact: Sequence[I64]) -> dict[str, Any]:
+    """The columns `counts` and `excess` of a table from the adjusted counts of each order."""
+    large = [np.flatnonzero(counts > 65535) for counts in exact]
+    excess = {n: (rows.astype(np.uint32), counts[rows].astype(np.uint32)) for n, (rows, counts) in enumerate(zip(large, exact, strict=True), 1) if len(rows)}
+    return {"counts": [np.minimum(counts, 65535).astype(np.uint16) for counts in exact], "excess": excess}
+
+
+def suffix_rows(table: NgramTable) -> list[I64]:
+    """For each order n (1 first) the row in order n-1 of each n-gram without its first token; order 1: zeros.
+
+    Raises SeedgramError when one is missing: the table is not closed under suffixes."""
+    rows = [np.zeros(len(table.tokens[0]), np.int64)]
+    for n in range(2, table.order + 1):
+        below = (table.parents[n - 2].astype(np.int64) << TOKEN_BITS) | table.tokens[n - 2]
+        wanted = (rows[-1][table.parents[n - 1]] << TOKEN_BITS) | table.tokens[n - 1]
+        pieces = each(partial(np.searchsorted, below), np.array_split(wanted, 1 + len(wanted) // PIECE))
+        found = np.minimum(np.concatenate(pieces), len(below) - 1)
+        if len(wanted) and not np.array_equal(below[found], wanted):
+            raise SeedgramError(
+                f"n-gram table: order {n} holds n-grams whose suffix is not in order {n - 1}; make it with ngram.build_table or ngram.storing.prune"
+            )
+        rows.append(found)
+    return rows

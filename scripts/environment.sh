@@ -1,4 +1,4 @@
-# Sourced by quickstart.sh and test.sh: sets `root`, goes there, and offers `install EXTRAS` and `stop MESSAGE`.
+# Sourced by quickstart.sh and test.sh: sets `root`, goes there, and offers `install EXTRAS`, `compile_kernels` and `stop MESSAGE`.
 
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -13,7 +13,7 @@ stop() { # the one line a person sees when something cannot go on
     exit 1
 }
 
-install() { # "" or "[dev]": .venv with the pinned dependencies; nothing to do when that was done with these very files
+install() { # "[hybrid]" or "[dev]": .venv with the pinned dependencies; nothing to do when that was done with these very files
     local base="${PYTHON:-python3}" stamp done_before
     [ -x "$python" ] && base="$python"
     command -v "$base" >/dev/null || stop "no $base here; install Python 3.11 or newer, or set PYTHON"
@@ -32,4 +32,8 @@ install() { # "" or "[dev]": .venv with the pinned dependencies; nothing to do w
     "$python" -m pip install $quiet --disable-pip-version-check -c constraints.txt -e ".$1" ||
         stop "pip could not install the project; its reason is above: network, disk space or a Python without wheels"
     echo "$stamp" >".venv/.installed$1"
+}
+
+compile_kernels() { # once for this user, these sources and this processor; later it loads them, which takes about a second
+    "$python" -m ngram warm-up >/dev/null || stop "the kernels do not compile; the reason is above"
 }

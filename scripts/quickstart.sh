@@ -26,12 +26,13 @@ score() { # eval.py's own table waits in eval.log: the one below has more
     "$python" eval.py --artifact "$run/artifact.bin" --data "$data" --json "$run/eval.json" >"$run/eval.log"
 }
 
-install ""
+install "[hybrid]"
+compile_kernels
 began=$SECONDS
 mkdir -p "$run"
 "$python" scripts/prepare_data.py --embedded --name docs --out "$data"
-fingerprint="$(cat ngram/*.py hybrid/*.py train_gpt.py eval.py "$data/manifest.json" | cksum)"
+fingerprint="$({ find ngram hybrid -name "*.py" | LC_ALL=C sort | xargs cat; cat train_gpt.py eval.py "$data/manifest.json"; } | cksum)"
 step training "$run/artifact.bin" "$python" train_gpt.py --preset quickstart --data "$data" --tokenizer "$data/tokenizer.model" --out "$run" --no-score
 step scoring "$run/eval.json" score
-"$python" -m hybrid.report --eval "$run/eval.json" --data "$data" --tokenizer "$data/tokenizer.model"
+"$python" -m hybrid.cli.beside_compressors --eval "$run/eval.json" --data "$data" --tokenizer "$data/tokenizer.model"
 echo "$run: $((SECONDS - began)) s after installation"

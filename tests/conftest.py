@@ -1,13 +1,13 @@
 """Fixtures shared by the tests of whole runs: a corpus small enough to train on in a second.
 
-Property tests draw the same examples every time, so that the suite is a function of the code; scripts/long_checks.sh draws
+Property tests draw the same examples every time, so that the suite is a function of the code; scripts/checks/long_checks.sh draws
 fresh ones (HYPOTHESIS_PROFILE=explore).
 """
 
+import math
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -15,50 +15,28 @@ settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
-PIECES = 320
+
+@pytest.fixture(autouse=True)
+def no_word_about_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that tests call in this process print the same whether or not their kernels are in the cache."""
+    monkeypatch.setattr("ngram.compiled.ANNOUNCE_AFTER_S", math.inf)
 
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with shards of a lossless 320-piece tokenizer: 30 training documents, 4 validation documents."""
-    from hybrid import tokenizer
-    from hybrid.data import write_shards
+    """A folder with tiny's tokenizer.model and shards: 45 training documents, 6 validation documents."""
+    from tests.support import tiny
 
     folder = tmp_path_factory.mktemp("tiny_data")
-    rng = np.random.default_rng(5)
-    words = [
-        "seed",
-        "gram",
-        "map",
-        "random",
-        "adapter",
-        "the",
-        "of",
-        "a",
-        "counts",
-        "token",
-        "byte",
-        "order",
-        "context",
-        "score",
-        "first",
-        "then",
-    ]
-    texts = [" ".join(rng.choice(words, 60)) + ".\n" for _ in range(34)]
-    model = tokenizer.train(texts, PIECES)
-    (folder / "tokenizer.model").write_bytes(model)
-    pieces = tokenizer.load(model)
-    streams = [np.concatenate(list(pieces.encode_documents(part))) for part in (texts[:30], texts[30:])]
-    for split, stream in zip(("train", "val"), streams, strict=True):
-        write_shards(folder, "tiny", split, stream)
+    tiny.write_data(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tiny's artifact.bin and a shard of 20 validation documents; a module's own, so its tests may add files."""
-    from hybrid.data import write_shard
-    from tests import tiny
+    from hybrid.data.write_shards import write_shard
+    from tests.support import tiny
 
     folder = tmp_path_factory.mktemp("made")
     tiny.write_artifact(folder / "artifact.bin")

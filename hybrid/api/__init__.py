@@ -1,0 +1,1 @@
+"""The library: `hybrid.load`, `hybrid.train` and what they return."""

@@ -1,0 +1,1 @@
+"""Command lines: one parser a command, shared by `seedgram` and the scripts."""

@@ -1,0 +1,1 @@
+"""Compression and certificates: the predictor as a range coder."""

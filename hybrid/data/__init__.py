@@ -1,0 +1,1 @@
+"""From text to token shards and back: documents, tokenizers, shards, loaders, byte counts."""

@@ -1,0 +1,245 @@
+"""Token shards in the challenge's format, and a loader that is a pure function of the step number.
+
+A shard is 256 little-endian int32 (`[20240520, 1, n_tokens, 0…]`), then n_tokens little-endian uint16, at most 10^8
+of them; BOS stands before each document.  Version 2 holds uint32, for vocabularies above 65,535 tokens.
+Shards are read through memory maps, never copied whole.
+
+Shapes: N tokens of a stream, T = seq_len, H = history (tokens carried before each row).
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ngram.arrays import I64, Mask, Tokens, digest, pad_of, token_type
+from ngram.errors import DataError as DataError
+from ngram.errors import FileFormatError
+from ngram.splitmix import GAMMA, mix64, splitmix64
+from ngram.table import MAX_VOCAB
+
+SHARD_MAGIC = 20240520  # the challenge's, as its format version, header and shard length
+SHARD_TYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<u2"), 2: np.dtype("<u4")}  # format version → type of its tokens; 2 is ours
+HEADER_INTS = 256
+BOS = 1
+SCAN_TOKENS = 1 << 24  # vocabulary checks read this many tokens at a time: 32 MB
+
+
+class ShardError(FileFormatError):
+    """A file that is not a whole shard of this vocabulary."""
+
+
+def read_shard(path: str | os.PathLike[str], vocab_size: int | None = None) -> Tokens:
+    """The tokens of one shard as a read-only memory map, (n,) uint16, or uint32 where its vocabulary has more than 65,535.
+
+    vocab_size: when given, every token is checked to be below it.  Raises ShardError naming the file and the remedy."""
+    name = os.fspath(path)
+    header_bytes = 4 * HEADER_INTS
+    try:
+        size = os.path.getsize(name)
+        header = np.fromfile(name, dtype="<i4", count=HEADER_INTS)
+    except OSError as error:
+        raise ShardError(f"{name}: cannot read: {error.strerror}; check the path") from None
+    if len(header) < HEADER_INTS or header[0] != SHARD_MAGIC:
+        raise ShardError(f"{name}: not a token shard; make shards with scripts/prepare_data.py")
+    kind = SHARD_TYPES.get(int(header[1]))
+    if kind is None:
+        raise ShardError(f"{name}: shard version {header[1]}, this program reads 1 and 2; make it again with scripts/prepare_data.py")
+    promised, found = int(header[2]), (size - header_bytes) / kind.itemsize
+    if promised < 0 or found != promised:
+        raise ShardError(f"{name}: header promises {promised:,} tokens, file holds {found:,g}; copy or download it again")
+    if vocab_size is not None and kind != token_type(vocab_size):
+        raise ShardError(f"{name}: its tokens have {8 * kind.itemsize} bits, not as a vocabulary of {vocab_size}; use the tokenizer it was made with")
+    if promised == 0:
+        return np.zeros(0, kind)
+    tokens = np.memmap(name, dtype=kind, mode="r", offset=header_bytes, shape=(promised,))
+    if vocab_size is not None:
+        for start in range(0, promised, SCAN_TOKENS):
+            part = tokens[start : start + SCAN_TOKENS]
+            if int(part.max()) >= vocab_size:
+                place = start + int(np.argmax(part >= vocab_size))
+                raise ShardError(
+                    f"{name}: token {int(tokens[place])} at {place:,} is outside the vocabulary of {vocab_size}; use the tokenizer it was made with"
+                )
+    return tokens
+
+
+def find_shards(path: str | os.PathLike[str], split: str) -> list[Path]:
+    """The shards of a split ("train" or "val") in a folder, in order; a path to a file is that file alone."""
+    place = Path(path)
+    if os.path.isfile(place):
+        return [place]
+    found = sorted(path for path in place.glob("*.bin") if re.fullmatch(rf"[^.].*_{split}_\d+\.bin", path.name)) if os.path.isdir(place) else []
+    if not found:
+        state = "no such folder" if not os.path.isdir(place) else f"no *_{split}_*.bin in it"
+        raise DataError(f"{place}: {state}; make shards with scripts/prepare_data.py --out {place}")
+    return found
+
+
+class Stream:
+    """Shards back to back as one read-only sequence of N tokens."""
+
+    def __init__(self, paths: Iterable[str | os.PathLike[str]], vocab_size: int | None = None) -> None:
+        self.paths = [Path(path) for path in paths]
+        self.shards = [read_shard(path, vocab_size) for path in self.paths]
+        self.type = max((shard.dtype for shard in self.shards), default=np.dtype(np.uint16))
+        self.starts = np.concatenate([[0], np.cumsum([len(shard) for shard in self.shards])]).astype(np.int64)
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @cached_property
+    def digests(self) -> list[str]:
+        """Of each shard, as it was when this was first asked for."""
+        return [digest(shard) for shard in self.shards]
+
+    def read(self, start: int, stop: int) -> Tokens:
+        """Tokens start…stop-1, (stop-start,): a view where one shard holds them all, else a copy."""
+        first = int(np.searchsorted(self.starts, start, side="right")) - 1
+        self._check_lengths(first, stop)
+        parts = [np.zeros(0, self.type)]
+        while start < stop:
+            parts.append(self.shards[first][start - self.starts[first] : stop - self.starts[first]])
+            first, start = first + 1, int(self.starts[first + 1])
+        return np.concatenate(parts) if len(parts) > 2 else parts[-1]
+
+    def _check_lengths(self, first: int, stop: int) -> None:
+        """Raises ShardError when a shard that is about to be read was cut: reading past a file's end kills the process (SIGBUS)."""
+        for path, shard, start in zip(self.paths[first:], self.shards[first:], self.starts[first:], strict=False):
+            if start >= stop:
+                return
+            if isinstance(shard, np.memmap) and shard.base.size() < 4 * HEADER_INTS + shard.nbytes:  # type: ignore[union-attr, operator]
+                raise ShardError(f"{path}: cut while it was being read; copy it again, then --resume")
+
+    def check_unchanged(self) -> None:
+        """Raises ShardError naming a shard whose tokens are not those of `digests`."""
+        self._check_lengths(0, len(self))
+        for path, shard, before in zip(self.paths, self.shards, self.digests, strict=True):
+            if digest(shard) != before:
+                raise ShardError(f"{path}: changed while it was being read; copy it again and start anew without --resume")
+
+
+def predictable(paths: Iterable[str | os.PathLike[str]], vocab_size: int | None = None) -> Stream:
+    """A stream to score.  Raises DataError when there is nothing in it: token 0 is given, so a stream needs two."""
+    stream = Stream(paths, vocab_size)
+    if len(stream) < 2:
+        raise DataError(f"{stream.paths[0]}: {len(stream)} tokens, and so none to predict; make it again from more text")
+    return stream
+
+
+def permutation(count: int, seed: int, epoch: int) -> I64:
+    """A shuffle of 0…count-1 that is a function of integers: (count,) int64."""
+    stream = mix64(mix64(np.array([seed], dtype=np.uint64) + GAMMA) + np.uint64(epoch))
+    return np.argsort(mix64(stream + np.arange(count, dtype=np.uint64) * GAMMA), kind="stable")
+
+
+def holdout_start(stream: Stream, holdout_tokens: int, bos: int = BOS) -> int:
+    """Where the held-out end begins: at the BOS nearest to holdout_tokens before the end; exactly there when no BOS
+    lies within half that distance (one long document)."""
+    exact = len(stream) - holdout_tokens
+    if holdout_tokens == 0:
+        return exact
+    low = max(1, exact - holdout_tokens // 2)
+    places = low + np.flatnonzero(stream.read(low, min(len(stream), exact + holdout_tokens // 2)) == bos)
+    return int(places[np.argmin(np.abs(places - exact))]) if len(places) else exact
+
+
+class Loader:
+    """Rows of H + T tokens from training shards: H carried tokens, then T targets; inputs are `row[:, H-1:-1]`.
+
+    Token 0 of the stream is given; row r has the targets 1 + r·T … (r+1)·T behind the H tokens before them (PAD before the
+    beginning).  Rows come in one seeded permutation an epoch, epochs back to back; step s takes `batch_rows` of them, and rank k
+    of W the k-th of W equal parts: what is seen does not depend on W, and `batch(step)` on nothing but the step.  Rows of later
+    epochs begin up to T-1 tokens earlier, so that a token is not always seen behind the same context.  The end of the stream
+    (`holdout`) is in no row."""
+
+    def __init__(
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        *,
+        batch_rows: int,
+        seq_len: int,
+        history: int = 6,
+        rank: int = 0,
+        world: int = 1,
+        seed: int = 0,
+        holdout_tokens: int = 0,
+        vocab_size: int | None = None,
+        bos: int = BOS,
+    ) -> None:
+        """batch_rows: rows a step over all ranks; bos: the token that begins documents.
+
+        Raises ShardError for bad files, DataError for settings that do not fit."""
+        if not 0 <= rank < world or batch_rows % world or batch_rows < 1:
+            raise DataError(f"a batch of {batch_rows} rows does not divide over {world} ranks; make --batch-tokens a multiple of {world * seq_len}")
+        if seq_len < 1 or history < 1 or holdout_tokens < 0:
+            raise DataError(f"seq_len {seq_len} and history {history} must be at least 1, holdout_tokens {holdout_tokens} at least 0")
+        self.stream = Stream(paths, vocab_size)
+        self.digests = self.stream.digests  # taken now: what the run sees at its end must be the same
+        self.vocab_size = MAX_VOCAB if vocab_size is None else vocab_size
+        self.batch_rows, self.seq_len, self.history, self.seed, self.bos = batch_rows, seq_len, history, seed, bos
+        self.rows_per_rank = batch_rows // world
+        self._offset = rank * self.rows_per_rank
+        name = self.stream.paths[0] if self.stream.paths else "training data"
+        if holdout_tokens >= len(self.stream) - 1:
+            less = f"lower --holdout-tokens, say to {len(self.stream) // 10}"
+            raise DataError(f"{name}: {len(self.stream):,} tokens leave nothing after holding out {holdout_tokens:,}; {less}")
+        self.train_tokens = holdout_start(self.stream, holdout_tokens, bos)
+        self.rows_per_epoch = max(self.train_tokens - 1, 0) // seq_len
+        if self.rows_per_epoch == 0:
+            raise DataError(f"{name}: {self.train_tokens:,} training tokens make no row of {seq_len} targets; lower --seq-len or use more text")
+        self._order = lru_cache(2)(partial(permutation, self.rows_per_epoch, seed))  # of an epoch; a batch of a tiny corpus straddles some
+
+    def _global(self, step: int) -> I64:
+        """(rows_per_rank,) places of this rank's rows in the endless sequence of epochs."""
+        return step * self.batch_rows + self._offset + np.arange(self.rows_per_rank, dtype=np.int64)
+
+    def row_indices(self, step: int) -> I64:
+        """(rows_per_rank,) numbers of this rank's rows at a step, each in the division of its epoch."""
+        epochs, places = np.divmod(self._global(step), self.rows_per_epoch)
+        return np.array([self._order(int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)], dtype=np.int64)
+
+    def first_targets(self, step: int) -> I64:
+        """(rows_per_rank,) places in the stream of the first target of each row of this rank at a step."""
+        shift = self._shift(self._global(step) // self.rows_per_epoch)
+        return np.maximum(1, 1 + self.row_indices(step) * self.seq_len - shift)
+
+    def _shift(self, epochs: I64) -> I64:
+        """Tokens by which the rows of an epoch begin earlier than in the first, which covers the stream exactly once."""
+        mixed = splitmix64(self.seed, epochs.astype(np.uint64))
+        return np.where(epochs > 0, (mixed % np.uint64(self.seq_len)).astype(np.int64), 0)
+
+    def _row(self, first_target: int, targets: int) -> Tokens:
+        """(H + targets,) with PAD where history reaches before the stream."""
+        missing = max(0, self.history - first_target)
+        row = self.stream.read(first_target - self.history + missing, first_target + targets)
+        return np.concatenate([np.full(missing, pad_of(row.dtype), row.dtype), row]) if missing else row
+
+    def batch(self, step: int) -> Tokens:
+        """Rows of this rank at a step: (rows_per_rank, H+T), a fresh array."""
+        rows = np.empty((self.rows_per_rank, self.history + self.seq_len), self.stream.type)
+        for place, first in enumerate(self.first_targets(step)):
+            rows[place] = self._row(int(first), self.seq_len)
+        if int(rows[:, self.history - 1 :].max()) >= self.vocab_size:  # checked at the start: on a GPU it would end the process
+            raise ShardError(
+                f"{self.stream.paths[0].parent}: step {step}: a token outside the vocabulary of {self.vocab_size}, a shard changed while "
+                "it was being read; copy it again, then --resume"
+            )
+        return rows
+
+    def is_first_epoch(self, step: int) -> Mask:
+        """(rows_per_rank,) bool: which rows of `batch(step)` are seen for the first time, and so are to be counted."""
+        return self._global(step) < self.rows_per_epoch
+
+    def remainder(self) -> Tokens:
+        """The targets that fill no whole row, as one row with its history: (H + n,) uint16, 0 ≤ n < T."""
+        done = self.rows_per_epoch * self.seq_len
+        return np.array(self._row(1 + done, self.train_tokens - 1 - done))
+
+    def holdout(self) -> Tokens:
+        """The held-out end of the training stream, (n,) uint16; it is neither trained on nor counted."""
+        return self.stream.read(self.train_tokens, len(self.stream))

@@ -1,0 +1,86 @@
+"""Bytes a token stands for, and bits per byte: of the documents' own bytes where a manifest vouches for them, else by the challenge's accounting.
+
+A byte piece is 1 byte; any other piece is the UTF-8 length of its text without the leading `▁`, plus 1 for that `▁`
+unless the previous token is control, unknown or unused; control, unknown and unused pieces are 0 bytes.  A `▁` further
+inside a piece (the public tokenizers have none, ours may) is the one space it decodes to.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hybrid.data.manifest import CHALLENGE, LOSSLESS, LOSSY, check_shards
+from ngram.arrays import U16
+from ngram.pieces import Pieces
+
+BLOCK_TOKENS = 1 << 22  # tokens counted at a time by `total`: 100 MB of temporaries
+
+
+@dataclass(frozen=True)
+class TokenBytes:
+    """Byte lengths of a vocabulary of V pieces.
+
+    base (V,) int64: bytes without a leading space; space (V,) bool: has one; silent (V,) bool: control, unknown or unused,
+    after which a leading space does not count."""
+
+    base: npt.NDArray[np.int64]
+    space: npt.NDArray[np.bool_]
+    silent: npt.NDArray[np.bool_]
+
+    @classmethod
+    def from_model(cls, model: bytes | str | os.PathLike[str], *, spaces_after_bos: bool = False) -> "TokenBytes":
+        """From a tokenizer's bytes or its path.  Raises TokenizerError.
+
+        spaces_after_bos: a document that begins with a space really does (lossless encoding), so it counts there too."""
+        pieces = Pieces(model)
+        size = np.array([len(piece) for piece in pieces.piece_bytes])
+        space = np.array([piece[:1] == b" " and token not in pieces.byte_tokens for token, piece in enumerate(pieces.piece_bytes)])
+        return cls(size - space, space, (size == 0) & (not spaces_after_bos))
+
+    def count(self, tokens: U16) -> npt.NDArray[np.int64]:
+        """Bytes of each target: tokens (N,) → (N-1,) int64, entry i for tokens[i+1]."""
+        targets, previous = tokens[1:], tokens[:-1]
+        return self.base[targets] + (self.space[targets] & ~self.silent[previous])
+
+    def total(self, tokens: U16) -> int:
+        """Bytes of all targets of a stream, (N,), a block at a time: corpora are larger than memory for `count`."""
+        return sum(int(self.count(tokens[start : start + BLOCK_TOKENS + 1]).sum()) for start in range(0, len(tokens) - 1, BLOCK_TOKENS))
+
+
+@dataclass(frozen=True)
+class Accounting:
+    """How the bytes of some shards are counted.
+
+    counter: bytes of each token; how: the same in words, for every output beside a figure; documents: whether they are the very bytes of
+    the documents that were read."""
+
+    counter: TokenBytes
+    how: str
+    documents: bool
+
+
+def accounting(paths: Sequence[str | os.PathLike[str]], model: bytes) -> Accounting:
+    """What scoring divides by for some shards; this also checks that the shards are whole and belong to the tokenizer `model`.
+
+    Shards that were prepared losslessly decode to their documents byte for byte, so the bytes of any part of the stream are those that
+    its tokens decode to, a space at the beginning of a document included.  Others are counted as the challenge does, which drops that
+    space: there it may be one that the tokenizer put in, and no figure may be divided by a byte that was not there.
+    Raises DataError as `check_shards` does."""
+    encoding = check_shards(paths, model).get("encoding")
+    how = {
+        LOSSLESS: "bytes of the documents",
+        LOSSY: "bytes that the tokenizer could hold",
+        CHALLENGE: "bytes as the challenge counts them",
+        None: "bytes that the tokens decode to, as the challenge counts them",
+    }
+    counter = TokenBytes.from_model(model, spaces_after_bos=encoding in (LOSSLESS, LOSSY))
+    return Accounting(counter, how.get(encoding, how[None]), encoding == LOSSLESS)
+
+
+def bits_per_byte(nats: float, total_bytes: int) -> float:
+    """A code length of `nats` for `total_bytes` bytes, in bits per byte."""
+    return nats / math.log(2) / total_bytes

@@ -1,0 +1,1 @@
+"""The transformer: random maps regenerated from seeds, adapters, attention, blocks."""

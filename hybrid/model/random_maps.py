@@ -1,0 +1,159 @@
+"""Frozen random maps as functions of integers: the same bits on every machine, library version and device.
+
+A map is a matrix of bf16 entries (held as uint16 bit patterns) times one float `scale` that the caller applies:
+
+    basis        entries                                       scale
+    hadamard     ±1, part of a signed, permuted Hadamard matrix   1/√order        singular values 1 when no columns are cut
+    uniform      odd multiples of 2⁻¹⁶ in (-1, 1), rounded     1/√fan_in
+    gaussian     sums of 12 uniform 16-bit integers, σ = 1     1/√fan_in
+    orthogonal   sign-fixed QR of such Gaussians               1               singular values 1
+
+Only `orthogonal` touches floating-point arithmetic whose last bit may differ (LAPACK's QR); its float64 result is
+rounded to bf16, where the difference vanishes, and `map_checksum` tells when it does not.  Shapes: (fan_out, fan_in).
+"""
+
+import hashlib
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from ngram.arrays import I64, U8, U16, U64
+from ngram.errors import SeedgramError
+from ngram.splitmix import splitmix64
+
+BF16_ONE = 0x3F80  # bit pattern of 1.0; a set top bit makes it -1.0
+GAUSSIAN_LANES = 12  # Irwin–Hall: 12 uniform 16-bit integers have variance 2³² - 1, so σ = 2¹⁶ but for 1e-10
+
+
+class MapMismatch(SeedgramError):
+    """A random map came out with other bits than the ones the model was trained with."""
+
+
+def words(seed: int, count: int) -> U64:
+    """The first `count` words of the stream of `seed`: uint64 (count,)."""
+    return splitmix64(seed, np.arange(count, dtype=np.uint64))
+
+
+def derive_seed(map_seed: int, layer: int, part: int) -> int:
+    """Seed of one matrix: word number 64·layer + part of the stream of the model's map seed."""
+    return int(splitmix64(map_seed, np.array([64 * layer + part], dtype=np.uint64))[0])
+
+
+def _lanes(seed: int, count: int) -> U16:
+    """`count` uniform 16-bit integers, little-endian lanes of the stream's words."""
+    return words(seed, -(-count // 4)).astype("<u8", copy=False).view("<u2")[:count]
+
+
+def _bits(seed: int, count: int) -> U8:
+    """`count` random bits as uint8 0/1."""
+    return np.unpackbits(words(seed, -(-count // 64)).astype("<u8", copy=False).view(np.uint8), count=count, bitorder="little")
+
+
+def _permutation(seed: int, count: int) -> I64:
+    """A random order of 0…count-1: the stable sort of random words."""
+    return np.argsort(words(seed, count), kind="stable")
+
+
+def to_bf16_bits(values: npt.NDArray[np.floating]) -> U16:
+    """Bit patterns of bf16, rounded to nearest even from float32: uint16, same shape."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
+
+
+def integer_gaussian(seed: int, count: int) -> I64:
+    """`count` integers with mean 0 and standard deviation 2¹⁶ (Irwin–Hall of 12 lanes; kurtosis -0.1, |x| ≤ 6σ): int64."""
+    word = words(seed, 3 * count)
+    mask = np.uint64(0x0000FFFF0000FFFF)
+    pairs = (word & mask) + ((word >> np.uint64(16)) & mask)  # two sums of two lanes in each word
+    pairs = pairs[0::3] + pairs[1::3] + pairs[2::3]
+    total = ((pairs & np.uint64(0xFFFFFFFF)) + (pairs >> np.uint64(32))).astype(np.int64)
+    # the mean of the sum is 393,210 = 12 · 32,767.5, an integer, so nothing is rounded
+    return total - GAUSSIAN_LANES * 65535 // 2
+
+
+def hadamard_order(size: int) -> int:
+    """Smallest order 2ᵏ or 12·2ᵏ that is at least `size`."""
+    return min(order for k in range(64) for order in (1 << k, 12 << k) if order >= size)
+
+
+@lru_cache(maxsize=1)
+def _paley12() -> U8:
+    """Sign bits (1: minus) of a Hadamard matrix of order 12, by Paley's construction from the squares modulo 11."""
+    squares = {pow(x, 2, 11) for x in range(1, 11)}
+    minus = np.zeros((12, 12), dtype=np.uint8)
+    minus[1:, 0] = 1
+    for i in range(11):
+        for j in range(11):
+            minus[i + 1, j + 1] = i != j and (j - i) % 11 not in squares
+    return minus
+
+
+def hadamard_signs(order: int, columns: I64) -> U16:
+    """Chosen columns of the Hadamard matrix H₁₂ ⊗ H₂⊗…⊗H₂ or H₂⊗…⊗H₂: uint16 (order, C), 0x8000 where the entry is -1.
+
+    Raises ValueError if `order` is neither 2ᵏ nor 12·2ᵏ.  Sylvester (1867), Paley (1933)."""
+    power = order // 12 if order % 3 == 0 else order
+    if power < 1 or power & (power - 1) or (order % 3 == 0 and order % 12):
+        raise ValueError(f"no Hadamard matrix of order {order} here: take 2^k or 12*2^k")
+    low = columns % power
+    table = np.zeros((power, len(columns)), dtype=np.uint16)
+    half = 1
+    while half < power:  # rows half…2·half-1 are rows 0…half-1 with the sign of one more column bit
+        np.bitwise_xor(table[:half], np.where(low & half, 0x8000, 0).astype(np.uint16), out=table[half : 2 * half])
+        half *= 2
+    if order == power:
+        return table
+    high = (_paley12()[:, columns // power].astype(np.uint16)) << np.uint16(15)
+    return (high[:, None, :] ^ table[None, :, :]).reshape(order, len(columns))
+
+
+def _hadamard(seed: int, fan_out: int, fan_in: int) -> U16:
+    """Rows and columns of a Hadamard matrix in random order with random signs, the shorter side cut from the columns."""
+    tall, short = max(fan_out, fan_in), min(fan_out, fan_in)
+    order = hadamard_order(tall)
+    row_seed, column_seed, sign_seed = (derive_seed(seed, 0, part) for part in range(3))
+    table = hadamard_signs(order, _permutation(column_seed, order)[:short])
+    signs = _bits(sign_seed, tall + short).astype(np.uint16) << np.uint16(15)
+    table ^= signs[None, tall:] ^ np.uint16(BF16_ONE)
+    bits = table[_permutation(row_seed, order)[:tall]]
+    bits ^= signs[:tall, None]
+    return bits if fan_out >= fan_in else np.ascontiguousarray(bits.T)
+
+
+def _orthogonal(seed: int, fan_out: int, fan_in: int) -> U16:
+    """bf16 of the Q of a QR factorisation with positive diagonal of R: Haar-distributed columns (rows when wide)."""
+    tall, short = max(fan_out, fan_in), min(fan_out, fan_in)
+    gaussian = integer_gaussian(seed, tall * short).reshape(tall, short) * 2.0**-16
+    q, r = np.linalg.qr(gaussian)
+    q *= np.where(np.diagonal(r) < 0, -1.0, 1.0)
+    return to_bf16_bits(q if fan_out >= fan_in else np.ascontiguousarray(q.T))
+
+
+def map_bits(basis: str, seed: int, fan_out: int, fan_in: int) -> U16:
+    """bf16 bit patterns of one frozen map: uint16 (fan_out, fan_in).  Raises ValueError on an unknown basis."""
+    count = fan_out * fan_in
+    if basis == "hadamard":
+        return _hadamard(seed, fan_out, fan_in)
+    if basis == "orthogonal":
+        return _orthogonal(seed, fan_out, fan_in)
+    if basis == "uniform":
+        odd = _lanes(seed, count).astype(np.float32) * 2 - 65535  # exact: 17 bits
+        return to_bf16_bits(odd * 2.0**-16).reshape(fan_out, fan_in)
+    if basis == "gaussian":
+        return to_bf16_bits(integer_gaussian(seed, count) * 2.0**-16).reshape(fan_out, fan_in)
+    raise ValueError(f"unknown basis {basis!r}")
+
+
+def map_scale(basis: str, fan_out: int, fan_in: int) -> float:
+    """Factor that makes singular values 1 (orthogonal, hadamard) or entries as in ÷√fan-in initialisation (the others)."""
+    if basis == "orthogonal":
+        return 1.0
+    return float((hadamard_order(max(fan_out, fan_in)) if basis == "hadamard" else fan_in) ** -0.5)
+
+
+def map_checksum(bits: U16) -> str:
+    """32 hex digits of SHA-256 over the shape and the bf16 bit patterns in little-endian C order."""
+    digest = hashlib.sha256(f"{bits.shape[0]}x{bits.shape[1]}:".encode())
+    digest.update(np.ascontiguousarray(bits.astype("<u2", copy=False)).data)
+    return digest.hexdigest()[:32]

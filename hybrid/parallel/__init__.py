@@ -1,0 +1,1 @@
+"""Ranks, how they fail together, and memory that the device can write to."""

@@ -1,0 +1,130 @@
+"""Ranks: who this process is under torchrun, and the few collectives the project needs.
+
+Three process groups: the device's (NCCL on CUDA, Gloo on CPU) for gradients; a Gloo group on the host for decisions (stop,
+progress), so that deciding never waits for the GPU; and a patient one for the phases where one rank works and the others wait.
+A rank that is silent for too long is taken for dead; failures.py says how the others then end.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional  # imported here so that it is before any group exists: see Ranks.close
+
+from hybrid.parallel.device import known_device
+from ngram.errors import SeedgramError
+
+TIMEOUT_S = 45.0  # a rank that is silent for this long while training is taken for dead (--rank-timeout)
+PATIENT_S = 3600.0  # … while the first rank merges, prunes and packs
+DEVICE_S = 600.0  # … in NCCL, where compilers may differ by minutes: the host's group sees a dead rank long before
+
+
+class RankError(SeedgramError):
+    """Another rank ended, fell silent, or this one was told to stop outside the loop."""
+
+
+class DeviceError(SeedgramError):
+    """The device asked for is missing or too small."""
+
+
+@dataclass
+class Ranks:
+    """This process among its peers.  world == 1 needs no process group at all."""
+
+    rank: int
+    world: int
+    device: torch.device
+    host_group: Any = None
+    patient_group: Any = None
+    timeout_s: float = TIMEOUT_S
+    store: Any = None  # where the ranks met: reasons of failures are left there
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def sum_(self, tensor: torch.Tensor) -> None:
+        """Sums `tensor` over ranks in place, on the device's group."""
+        if self.world > 1:
+            with peers():
+                dist.all_reduce(tensor)
+
+    def agree(self, progress: float, stop: bool) -> tuple[float, bool]:
+        """Rank 0's progress, and whether any rank wants to stop; on the host, without touching the device."""
+        if self.world == 1:
+            return progress, stop
+        mine = torch.tensor([progress if self.is_first else 0.0, float(stop)], dtype=torch.float64)
+        with peers():
+            dist.all_reduce(mine, group=self.host_group)
+        return float(mine[0]), bool(mine[1] > 0)
+
+    def barrier(self) -> None:
+        """Waits for every rank, up to an hour."""
+        if self.world > 1:
+            with peers():
+                dist.barrier(group=self.patient_group)
+
+    def close(self) -> None:
+        """Leaves the process groups, and ends their threads: those still at work while Python exits may abort the process.
+
+        A group lives as long as anything refers to it, so the references held here go too.  Functions of torch.distributed.nn.functional
+        hold the default group as a default argument if that module is first imported once the group exists, as the compiler does."""
+        self.host_group = self.patient_group = self.store = None
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@contextmanager
+def peers() -> Iterator[None]:
+    """Around collectives: an error that means that a peer is gone becomes a RankError."""
+    try:
+        yield
+    except (dist.DistError, RuntimeError) as error:
+        words = str(error)
+        if not isinstance(error, dist.DistError) and "gloo" not in words.lower() and "nccl" not in words.lower():
+            raise
+        if "imed out" in words or "imeout" in words:
+            raise RankError("another rank has been silent for too long; see what holds it up, or raise --rank-timeout, then --resume") from error
+        raise RankError("another rank ended without giving a reason (killed, or its machine is gone); start again with --resume") from error
+
+
+def start(device: str = "auto", timeout_s: float = TIMEOUT_S) -> Ranks:
+    """Reads torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK) and joins the process group.
+
+    device: "auto" (CUDA when there is one), "cuda" or "cpu".  timeout_s: a rank silent for so long while training is taken for
+    dead.  Raises UsageError for any other device, DeviceError naming the setting to change."""
+    known_device(device)
+    world, rank, local = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)))
+    cuda = torch.cuda.is_available()
+    if device == "cuda" and not cuda:
+        raise DeviceError("--device cuda: this torch sees no CUDA device; use --device cpu or install a CUDA build of torch")
+    use_cuda = device == "cuda" or (device == "auto" and cuda)
+    if use_cuda and local >= torch.cuda.device_count():
+        raise DeviceError(f"local rank {local} has no GPU, the machine has {torch.cuda.device_count()}; lower torchrun's --nproc_per_node")
+    if use_cuda and world > 1 and not dist.is_nccl_available():
+        raise DeviceError("several GPUs need NCCL and this torch has none; use --nproc_per_node=1 or --device cpu")
+    chosen = torch.device("cuda", local) if use_cuda else torch.device("cpu")
+    if use_cuda:
+        torch.cuda.set_device(chosen)
+    if world == 1:
+        return Ranks(rank, world, chosen)
+    try:
+        store, _, _ = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+        device_group = timedelta(seconds=DEVICE_S if use_cuda else timeout_s)
+        dist.init_process_group(
+            "nccl" if use_cuda else "gloo",
+            store=dist.PrefixStore("ranks", store),  # type: ignore[attr-defined]
+            rank=rank,
+            world_size=world,
+            timeout=device_group,
+            device_id=chosen if use_cuda else None,
+        )
+        host, patient = (dist.new_group(backend="gloo", timeout=timedelta(seconds=s)) for s in (timeout_s, PATIENT_S))
+    except (dist.DistError, RuntimeError, ValueError) as error:
+        raise RankError(f"the {world} ranks do not find each other ({str(error).splitlines()[0]}); start them with torchrun") from None
+    return Ranks(rank, world, chosen, host, patient, timeout_s, dist.PrefixStore("seedgram", store))  # type: ignore[attr-defined]

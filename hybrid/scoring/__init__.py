@@ -1,0 +1,1 @@
+"""Evaluation: network windows, the blend with the n-gram cache, test-time training, bits per byte."""

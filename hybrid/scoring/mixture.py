@@ -1,0 +1,95 @@
+"""Mixture: which experts there are, what the gate looks at, and how their distributions become one.
+
+Every way to score goes through here: eval.py, the audit, and both orders of the coder.  The gate sees GATE_FEATURES, which depend on
+the context alone, and gives each of EXPERTS a weight; an absent expert's share goes to the others.  The gate takes one step after
+every chunk of targets, on what was scored in it.
+
+Shapes: n targets, K experts, F features, V vocabulary.
+"""
+
+import numpy as np
+
+from ngram.arrays import F32, F64, digest
+from ngram.blending import fit
+from ngram.blending.gate import Gate, mix
+from ngram.online import match, stream_cache
+
+EXPERTS = ("neural", "product", "ngram", "match")
+NEURAL, PRODUCT, NGRAM, MATCH = range(len(EXPERTS))
+NEURAL_FEATURES = ("neural_entropy", "neural_max_logp")
+GATE_FEATURES: tuple[str, ...] = (*NEURAL_FEATURES, *stream_cache.FEATURES, *match.FEATURES)
+
+# step of the gate per 1,024 positions at evaluation; measured on dev: 0.02 … 1 are within 0.0001 bits a token of each other for a
+# fitted gate, and the fallback gains 0.004 from 1 over 0.02
+GATE_RATE = 0.5
+
+
+def features_of(neural_n2: F32, *others: F32) -> F32:
+    """(n, F) float32 in the order of GATE_FEATURES; others: those of the cache, then of the match model, which are 0 where there is none."""
+    parts = [neural_n2, *others]
+    missing = len(GATE_FEATURES) - sum(part.shape[1] for part in parts)
+    return np.concatenate([*parts, np.zeros((len(neural_n2), missing), np.float32)], axis=1)
+
+
+def load_gate(data: bytes | None, *, learning: bool) -> Gate:
+    """The gate of an artifact, or the fallback where it has none; `learning` False stops its updates.
+
+    Raises FileFormatError where the gate was made for other features or another number of experts."""
+    gate = Gate.from_bytes(data, GATE_FEATURES, len(EXPERTS)) if data is not None else load_fallback()
+    gate.rate = gate.rate if learning else 0.0
+    return gate
+
+
+def load_fallback(*, learning: bool = True) -> Gate:
+    """The gate where there was too little text to fit one."""
+    return fit.fallback(GATE_FEATURES, len(EXPERTS), rate=GATE_RATE if learning else 0.0)
+
+
+class Mixture:
+    """The gate and what it has yet to learn.
+
+    chunk_tokens: targets between two steps of the gate.  match, product, ngrams: whether these experts are there."""
+
+    def __init__(self, gate: Gate, chunk_tokens: int, *, match: bool = True, product: bool = True, ngrams: bool = True) -> None:
+        self.gate, self.chunk_tokens = gate, chunk_tokens
+        self.there = {"match": match, "product": product, "ngrams": ngrams}
+        self.absent = [k for k, there in ((PRODUCT, product), (NGRAM, ngrams), (MATCH, match)) if not there]
+        self.present = [k for k in range(len(EXPERTS)) if k not in self.absent]
+        self._chunk, self._fill = list[tuple[F32, F64]](), 0
+
+    def weights(self, features_nF: F32) -> F64:
+        """(n, K) float64: each row sums to 1, and absent experts have 0."""
+        weights_nK = self.gate.weights(features_nF)
+        if self.absent:
+            weights_nK[:, self.absent] = 0.0
+            weights_nK /= weights_nK.sum(axis=1, keepdims=True)
+        return weights_nK
+
+    def exponents(self, features_nF: F32) -> F64:
+        """(n, 2) float64: powers of network and n-grams in their product."""
+        return self.gate.exponents(features_nF)
+
+    def mixed(self, weights_nK: F64, probs_nK: F64) -> F64:
+        """(n,) float64 probabilities of the targets.  An absent expert's column is set to the others' mixture, so that the gate
+        gets no gradient from it."""
+        mixed_n = mix(weights_nK[:, self.present], probs_nK[:, self.present])
+        probs_nK[:, self.absent] = mixed_n[:, None]
+        return mixed_n
+
+    def mixed_row(self, weights_K: F64, rows_KV: F64) -> F64:
+        """(V,) float64: one position's whole distribution, by the same additions as `mixed`."""
+        vocab_size = rows_KV.shape[1]
+        return mix(np.tile(weights_K[self.present], (vocab_size, 1)), rows_KV[self.present].T)
+
+    def note(self, features_nF: F32, probs_nK: F64) -> None:
+        """Takes what was scored; once a chunk is full, the gate learns it."""
+        self._chunk.append((features_nF, probs_nK))
+        self._fill += len(features_nF)
+        if self._fill >= self.chunk_tokens:
+            self.gate.update(*map(np.concatenate, zip(*self._chunk, strict=True)))
+            self._chunk, self._fill = [], 0
+
+    def digest(self) -> str:
+        """Of everything that a weight can depend on."""
+        return self.gate.digest() + digest(*(array for piece in self._chunk for array in piece))
+

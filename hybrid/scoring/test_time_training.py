@@ -1,0 +1,138 @@
+"""Test-time training: the network learns from text that has been scored, and scores what comes next with the new weights.
+
+A Part of ScoreFirst.  A chunk is a whole number of windows (of strides, with a stride): all its targets are scored with one
+set of weights, then the weights take a step on it.  Each rank differentiates its share of the chunk's windows; the summed
+gradient moves all alike.  (Dynamic evaluation: Mikolov et al. 2010, Krause et al. 2018.)
+
+Shapes: N tokens of a stream, n targets of a chunk, B windows, L window length.
+"""
+
+import copy
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from hybrid.model.hybrid_lm import HybridLM
+from hybrid.model.parameters import flat_gradients, parameter_kind
+from hybrid.parallel.ranks import Ranks
+from hybrid.scoring import windows
+from hybrid.scoring.network import NeuralScores
+from hybrid.scoring.options import SCOPES, AdaptConfig
+from hybrid.settings.config import ConfigError
+from ngram.arrays import digest
+from ngram.score_first import ScoreFirst, Tokens
+
+CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # cuBLAS repeats its bits only with a workspace of fixed size
+
+
+class Learner:
+    """A private copy of a model whose parameters in adapt.scope take steps: of matrices, the adapters where maps are frozen.
+
+    Steps are Adam's without momentum: with it, what was learned from one document pushes on into the next (LOG.md)."""
+
+    def __init__(self, model: HybridLM, adapt: AdaptConfig, ranks: Ranks) -> None:
+        self.model, self.adapt, self.ranks = copy.deepcopy(model).to(ranks.device), adapt, ranks
+        for name, p in self.model.named_parameters():
+            p.requires_grad_(parameter_kind(name, p.ndim) in SCOPES[adapt.scope])
+        self.parameters: list[torch.Tensor] = [p for p in self.model.parameters() if p.requires_grad]
+        self.gradients = flat_gradients(self.parameters)
+        on_cuda = ranks.device.type == "cuda"
+        self.optimiser = torch.optim.Adam(self.parameters, lr=adapt.rate, betas=(0.0, 0.999), foreach=not on_cuda, fused=on_cuda)
+
+    def backward(self, inputs_BL: torch.Tensor, targets_BL: torch.Tensor, share_BL: torch.Tensor | float) -> None:
+        """Adds the gradient of Σ share · nats."""
+        with torch.enable_grad():
+            (self.model.token_nll(inputs_BL, targets_BL) * share_BL).sum().backward()  # type: ignore[no-untyped-call]
+
+    def step(self) -> None:
+        """One step along what all ranks have added."""
+        self.ranks.sum_(self.gradients)
+        self.optimiser.step()
+        self.gradients.zero_()
+
+    def digest(self) -> str:
+        """xxh3_128 of every learned weight and of what the next step depends on."""
+        moments = [self.optimiser.state[p].get("exp_avg_sq", p.new_zeros(0)) for p in self.parameters]
+        return digest(*(tensor.detach().cpu().numpy() for tensor in (*self.parameters, *moments)))
+
+
+class AdaptedNetwork:
+    """The part, scored in windows of seq_len with `stride` new targets each (0: side by side); `model` is left as it is.
+
+    exact: one window at a time, and only algorithms that give the same bits every time (see `repeatable`)."""
+
+    def __init__(self, model: HybridLM, seq_len: int, stride: int, adapt: AdaptConfig, ranks: Ranks, *, exact: bool = False) -> None:
+        self.seq_len, self.stride, self.ranks, self.exact = seq_len, stride, ranks, exact
+        self.chunk_tokens = adapt.chunk_tokens or seq_len
+        if self.chunk_tokens % (stride or seq_len):
+            kind = f"strides of {stride}" if stride else f"windows of {seq_len}"
+            raise ConfigError(f"--ttt-chunk {self.chunk_tokens} must be a whole number of {kind} tokens")
+        self.learner = Learner(model, adapt, ranks)
+
+    def score(self, tokens: Tokens, start: int, stop: int) -> NeuralScores:
+        """The network's scores of targets start … stop-1, with rows."""
+        todo = windows.windows_of(start, stop, len(tokens), self.seq_len, self.stride)
+        return windows.score_windows(self.learner.model, tokens, todo, self.seq_len, self.ranks, batch_windows=int(self.exact))
+
+    def update(self, tokens: Tokens, start: int, stop: int) -> None:
+        """One step on targets start … stop-1, each seen in a window that begins inside the chunk."""
+        with exact_gradients() if self.exact else nullcontext():
+            self._add_gradients(tokens, start, stop)
+            self.learner.step()
+
+    def _add_gradients(self, tokens: Tokens, start: int, stop: int) -> None:
+        rows = [(at, min(at + self.seq_len, stop - 1)) for at in range(start - 1, stop - 1, self.seq_len)]
+        # half a batch: room for gradients and saved activations
+        batch = 1 if self.exact else max(1, windows.batch_of(self.seq_len, self.ranks.device) // 2)
+        for _, same in groupby(rows, key=lambda row: row[1] - row[0]):  # all but the last row of a chunk fill a window
+            group = list(same)
+            mine = group[len(group) * self.ranks.rank // self.ranks.world : len(group) * (self.ranks.rank + 1) // self.ranks.world]
+            for at in range(0, len(mine), batch):
+                block = np.stack([tokens[begin : end + 1] for begin, end in mine[at : at + batch]]).astype(np.int64)
+                pairs = torch.from_numpy(block).to(self.ranks.device)
+                self.learner.backward(pairs[:, :-1], pairs[:, 1:], 1 / (stop - start))
+
+    def digest(self) -> str:
+        return self.learner.digest()
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Only algorithms that give the same bits in every process; on CUDA, one that cannot raises RuntimeError with its name.
+
+    Both settings are the whole process's, and are put back at the end."""
+    before, workspace = torch.are_deterministic_algorithms_enabled(), os.environ.get(CUBLAS_WORKSPACE)
+    os.environ.setdefault(CUBLAS_WORKSPACE, ":4096:8")  # PyTorch's own size on Hopper, but cuBLAS is only trusted when asked
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        if workspace is None:
+            del os.environ[CUBLAS_WORKSPACE]
+
+
+@contextmanager
+def exact_gradients() -> Iterator[None]:
+    """`repeatable` algorithms, and attention computed the plain way, whose gradient has one order of additions."""
+    with sdpa_kernel(SDPBackend.MATH), repeatable():
+        yield
+
+
+def adapted_blocks(
+    model: HybridLM, tokens: Tokens, seq_len: int, stride: int, adapt: AdaptConfig, ranks: Ranks, *, exact: bool = False
+) -> Iterator[NeuralScores]:
+    """The scores of every target of `tokens` (N,), chunk by chunk, by a network that learns as it goes; `model` is left as it is.
+
+    A chunk is learned when the next is asked for."""
+    part = AdaptedNetwork(model, seq_len, stride, adapt, ranks, exact=exact)
+    order = ScoreFirst(tokens, {"network": part})
+    for start, stop in order.chunks(part.chunk_tokens):
+        yield order.score(start, stop)["network"]
+        if stop < len(tokens):
+            order.update(start, stop)

@@ -1,0 +1,109 @@
+"""The network's scores of a stream, window by window: each target once, in batches, shared over ranks.
+
+Shapes: N tokens of a stream, B windows of a batch, L window length in tokens, V vocabulary, S scored positions of a batch.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hybrid.model.hybrid_lm import HybridLM
+from hybrid.parallel.ranks import Ranks, peers
+from hybrid.scoring.network import NeuralScores, joined
+from hybrid.settings.config import ConfigError
+from ngram.arrays import F64
+from ngram.score_first import Tokens
+from ngram.terminal import track
+
+BATCH_TOKENS = {"cuda": 65536, "cpu": 4096}  # tokens sent through the network at once: 256 MB of float32 logits at V = 1,024
+
+
+def windows(tokens: int, seq_len: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """(begin, end, first): inputs tokens[begin:end] give the scores of targets first … end; each target once, in order.
+
+    stride 0 or seq_len: side by side.  Otherwise every window but the first scores only its last `stride` targets."""
+    if not 0 <= stride <= seq_len:
+        raise ConfigError(f"--stride {stride} must lie in 0…{seq_len}, the window length")
+    first, begin = 1, 0
+    while first < tokens:
+        end = min(begin + seq_len, tokens - 1)
+        yield begin, end, first
+        first, begin = end + 1, begin + (stride or seq_len)
+
+
+def windows_of(start: int, stop: int, tokens: int, seq_len: int, stride: int) -> list[tuple[int, int, int]]:
+    """The windows of `windows` that score targets start … stop-1, cut to those targets: what each target sees stays the same."""
+    some = takewhile(lambda window: window[2] < stop, windows(tokens, seq_len, stride))
+    return [(begin, min(end, stop - 1), max(first, start)) for begin, end, first in some if end >= start]
+
+
+def neural_scores(
+    model: HybridLM, tokens: Tokens, seq_len: int, stride: int, device: torch.device, batch_windows: int = 0, ranks: Ranks | None = None
+) -> NeuralScores:
+    """The network's scores of every target of `tokens` (N,) uint16, without rows."""
+    return joined(neural_blocks(model, tokens, seq_len, stride, ranks or Ranks(0, 1, device), batch_windows=batch_windows, rows=False))
+
+
+def neural_blocks(
+    model: HybridLM, tokens: Tokens, seq_len: int, stride: int, ranks: Ranks, *, batch_windows: int = 0, rows: bool = True
+) -> Iterator[NeuralScores]:
+    """The network's scores of every target of `tokens` (N,) uint16, a batch of windows a rank at a time; with whole rows if asked.
+
+    The model's own types: bfloat16 on CUDA, float32 on CPU.  batch_windows: windows a batch, 0: a default; scores do not depend on it
+    beyond rounding.  Each rank scores a contiguous part of a block's windows, and all get all scores, but not the rows."""
+    todo = list(windows(len(tokens), seq_len, stride))
+    model = model.to(ranks.device).eval()
+    step = ranks.world * (batch_windows or batch_of(seq_len, ranks.device))
+    for at in track(range(0, len(todo), step), "network", active=ranks.is_first):
+        yield score_windows(model, tokens, todo[at : at + step], seq_len, ranks, batch_windows=batch_windows, rows=rows)
+
+
+def batch_of(seq_len: int, device: torch.device) -> int:
+    """Windows that are sent through the network at once."""
+    return max(1, BATCH_TOKENS[device.type] // seq_len)
+
+
+@torch.inference_mode()
+def score_windows(
+    model: HybridLM, tokens: Tokens, todo: Sequence[tuple[int, int, int]], seq_len: int, ranks: Ranks, *, batch_windows: int = 0, rows: bool = True
+) -> NeuralScores:
+    """The scores of `todo`, one or more consecutive windows as `windows` gives them."""
+    batch = batch_windows or batch_of(seq_len, ranks.device)
+    mine = todo[len(todo) * ranks.rank // ranks.world : len(todo) * (ranks.rank + 1) // ranks.world]
+    first, stop = todo[0][2], todo[-1][1] + 1
+    out, kept = np.zeros((3, stop - first)), list[Tensor]()
+    model.eval()
+    for at in range(0, len(mine), batch):
+        part = mine[at : at + batch]
+        logp_SV, targets_S = _logp(model, tokens, part, seq_len, ranks.device)
+        out[:, part[0][2] - first : part[-1][1] + 1 - first] = _levels(logp_SV, targets_S)
+        kept += [logp_SV] if rows else []
+    if ranks.world > 1:
+        with peers():
+            dist.all_reduce(torch.from_numpy(out), group=ranks.patient_group)  # zero elsewhere: the sum is an exact gather
+    own = torch.cat(kept) if kept else None
+    return NeuralScores(out[0], out[1].astype(np.float32), out[2].astype(np.float32), first, own, mine[0][2] if mine else first)
+
+
+def _logp(model: HybridLM, tokens: Tokens, part: Sequence[tuple[int, int, int]], seq_len: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(S, V) log-probabilities and (S,) targets."""
+    inputs_BL = np.zeros((len(part), max(end - begin for begin, end, _ in part)), dtype=np.int64)  # padding is never looked back at
+    for row, (begin, end, _) in enumerate(part):
+        inputs_BL[row, : end - begin] = tokens[begin:end]
+    width = inputs_BL.shape[1]
+    places = np.concatenate([np.arange(first - 1 - begin, end - begin) + row * width for row, (begin, end, first) in enumerate(part)])
+    targets = np.concatenate([tokens[first : end + 1] for _, end, first in part]).astype(np.int64)
+    tokens_BL, places_S, targets_S = (torch.from_numpy(a).to(device) for a in (inputs_BL, places, targets))
+    return torch.log_softmax(model.logits_at(tokens_BL, places_S), dim=-1), targets_S
+
+
+def _levels(logp_SV: Tensor, targets_S: Tensor) -> F64:
+    """(3, S): nats of the target, entropy, log-probability of the likeliest token."""
+    nll_S = -logp_SV.gather(1, targets_S[:, None])[:, 0]
+    entropy_S = -(logp_SV.exp() * logp_SV).sum(-1)
+    levels: F64 = torch.stack([nll_S, entropy_S, logp_SV.amax(-1)]).double().cpu().numpy()
+    return levels

@@ -1,0 +1,1 @@
+"""The artifact: quantised weights, compressed sections, one file."""

@@ -1,0 +1,167 @@
+"""Weights ↔ bytes: integers per row for matrices and embeddings, half floats for the rest.
+
+A quantised row is `integer · scale`, integers in ±(2^(bits-1) - 1), one value a byte (the codecs squeeze unused bits out); of more than
+8 bits, the upper 8 are kept apart from the noisy rest.  The scale is a float16 times a power of two that the tensor shares, so that tiny
+rows keep their precision.  The clipping point of each row is the one with the least squared error.  Plain numpy with a fixed order of
+summation: the same weights give the same bytes.
+"""
+
+import io
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hybrid.model.parameters import parameter_kind
+from hybrid.settings.config import QuantConfig
+from hybrid.storing.gptq import error_factors, round_columns
+from ngram import threads
+from ngram.arrays import F32, F64
+
+CLIPS = (1.0, 0.975, 0.95, 0.925, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)  # candidates: share of the row's largest entry
+ROWS = 64  # whose clipping a thread searches at a time: what they need stays in its cache
+SCALE_EXPONENT = 14  # the tensor's largest scale is moved to 2¹³…2¹⁴, below float16's 65,504
+
+F16 = npt.NDArray[np.float16]
+Integers = npt.NDArray[np.int16]
+SECTIONS = {"matrix": "matrices", "embedding": "embeddings", "scalar": "vectors"}  # of each kind of parameter
+
+
+def _store_scales(scales: F64) -> tuple[F16, int]:
+    """float16 scales and the power of two they were multiplied by."""
+    top = float(scales.max(initial=0.0))
+    exponent = SCALE_EXPONENT - int(np.frexp(top)[1]) if top > 0 else 0
+    return np.ldexp(scales, exponent).astype(np.float16), exponent
+
+
+def load_scales(stored: F16, exponent: int) -> F32:
+    """float32 (rows,) scales."""
+    return np.ldexp(stored.astype(np.float64), -exponent).astype(np.float32)
+
+
+def quantise_rows(weight_OI: F32, bits: int) -> tuple[Integers, F16, int]:
+    """Integers (O, I), stored scales (O,) and their exponent, minimising each row's squared error over CLIPS."""
+    top = 2 ** (bits - 1) - 1
+    parts = threads.each(lambda begin: _best_scales(weight_OI[begin : begin + ROWS], top), range(0, len(weight_OI), ROWS))
+    stored, exponent = _store_scales(np.concatenate([np.zeros(0), *parts]))
+    return round_to_scales(weight_OI, load_scales(stored, exponent), top), stored, exponent
+
+
+def _best_scales(weight_OI: F32, top: int) -> F64:
+    """(O,) scales that minimise each row's squared error over CLIPS."""
+    largest = np.abs(weight_OI).max(axis=1, initial=0.0).astype(np.float64)
+    best_scale, best_error = largest / top, np.full(len(weight_OI), np.inf)
+    for clip in CLIPS:
+        scale = largest * (clip / top)
+        integers = np.clip(np.rint(weight_OI / np.maximum(scale, 1e-300)[:, None]), -top, top)
+        error = np.square(weight_OI - integers * scale[:, None]).sum(axis=1)
+        better = error < best_error
+        best_scale, best_error = np.where(better, scale, best_scale), np.where(better, error, best_error)
+    return best_scale
+
+
+def round_to_scales(weight_OI: F32, scales_O: F32, top: int) -> Integers:
+    """Nearest integers for given scales; rows of scale 0 become 0."""
+    safe = np.where(scales_O > 0, scales_O, np.float32(np.inf))
+    return np.clip(np.rint(weight_OI / safe[:, None]), -top, top).astype(np.int16)
+
+
+def dequantise_rows(integers_OI: Integers, stored: F16, exponent: int) -> F32:
+    """The weights that a reader of the file gets: float32 (O, I)."""
+    return integers_OI.astype(np.float32) * load_scales(stored, exponent)[:, None]
+
+
+def step_rows(weight_OI: F32, bits: int, step_O: F64) -> tuple[Integers, F16, int]:
+    """As `quantise_rows` with given steps: nothing is clipped, so a row whose entries need more than `bits` gets a larger step."""
+    top = 2 ** (bits - 1) - 1
+    stored, exponent = _store_scales(np.maximum(step_O, np.abs(weight_OI).max(axis=1, initial=0.0) / (top - 0.5)))
+    return round_to_scales(weight_OI, load_scales(stored, exponent), top), stored, exponent
+
+
+def _round_nearest(name: str, values: F32, bits: int, config: QuantConfig, counts_V: F64 | None) -> tuple[Integers, F16, int]:
+    """The tensor by the settings of its kind.  An entropy coder pays for spread, not for range, so rows of one importance get one step;
+    a row of the tied embedding matters as often as its token occurs."""
+    size_O = np.sqrt(np.square(values, dtype=np.float64).mean(axis=1))
+    if parameter_kind(name, values.ndim) == "matrix":
+        return step_rows(values, bits, config.weight_step * size_O) if config.weight_step else quantise_rows(values, bits)
+    is_tied = name == "embedding"
+    step = config.embed_step if is_tied else config.table_step
+    if not step:
+        return quantise_rows(values, bits)
+    steps = np.full(len(values), step * float(np.sqrt(np.square(size_O).mean())))
+    if is_tied and counts_V is not None:
+        steps *= ((counts_V + 1) / (counts_V + 1).mean()) ** -config.rare_step
+    return step_rows(values, bits, steps)
+
+
+def encode_state(
+    state: Mapping[str, Tensor],
+    config: QuantConfig,
+    moments: Mapping[str, F64] | None = None,
+    counts_V: F64 | None = None,
+) -> tuple[list[Any], dict[str, bytes]]:
+    """Meta data (JSON values) and raw sections of a state dict: matrices, embeddings, remainders, scales, vectors.
+
+    moments: second moments of the inputs (gptq.second_moments); tensors named there are rounded by GPTQ, others to nearest.
+    counts_V: of the tokens in training text, for --rare-step.
+    meta: one [name, shape, bits, exponent] a tensor, in the state dict's order; bits 4…15 integers, 16 or 32 floats."""
+    factors, meta = error_factors(moments or {}), list[Any]()
+    parts: dict[str, list[bytes]] = {section: [] for section in ("matrices", "embeddings", "remainders", "scales", "vectors")}
+    for name, tensor in state.items():
+        values = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+        kind = parameter_kind(name, values.ndim)
+        bits = {"matrix": config.weight_bits, "embedding": config.embed_bits, "scalar": 16}[kind]
+        section, exponent = SECTIONS[kind], 0
+        if bits == 16:
+            bits = 16 if np.abs(values).max(initial=0.0) <= np.finfo(np.float16).max else 32
+            parts[section].append(values.astype("<f2" if bits == 16 else "<f4").tobytes())
+        else:
+            integers, stored, exponent = _round_nearest(name, values, bits, config, counts_V)
+            if name in factors:
+                integers = round_columns(values, load_scales(stored, exponent), 2 ** (bits - 1) - 1, factors[name])
+            spare = max(0, bits - 8)
+            parts[section].append((integers >> spare).astype(np.int8).tobytes())
+            if spare:
+                parts["remainders"].append((integers & (2**spare - 1)).astype(np.uint8).tobytes())
+            parts["scales"].append(stored.astype("<f2").tobytes())
+        meta.append([name, list(values.shape), bits, exponent])
+    return meta, {name: b"".join(chunks) for name, chunks in parts.items()}
+
+
+def decode_state(meta: list[Any], sections: Mapping[str, bytes]) -> dict[str, Tensor]:
+    """The state dict as float32 tensors.  Raises ValueError, KeyError or TypeError on malformed input, before allocating for it."""
+    left, state = {name: io.BytesIO(data) for name, data in sections.items()}, {}
+
+    def take(section: str, dtype: str, count: int) -> npt.NDArray[Any]:
+        size = count * np.dtype(dtype).itemsize
+        if len(data := left[section].read(min(size, len(sections[section])))) != size:
+            raise ValueError(f"section {section} is too short")
+        return np.frombuffer(data, dtype)
+
+    for name, shape, bits, exponent in meta:
+        if type(name) is not str or any(type(n) is not int or n < 0 for n in (*shape, bits)) or type(exponent) is not int or abs(exponent) > 300:
+            raise ValueError(f"{name}: shape {shape}, bits {bits}, exponent {exponent}")
+        section, count = SECTIONS[parameter_kind(name, len(shape))], math.prod(shape)
+        if bits in (16, 32):
+            with np.errstate(invalid="ignore"):  # what is no number is refused below
+                values = take(section, "<f2" if bits == 16 else "<f4", count).astype(np.float32).reshape(shape)
+        elif 2 <= bits < 16 and len(shape) == 2:
+            integers = take(section, "<i1", count).astype(np.int16)
+            if bits > 8:
+                integers = (integers << (bits - 8)) + take("remainders", "<u1", count)
+            scales = take("scales", "<f2", shape[0])
+            if not np.isfinite(scales).all():
+                raise ValueError(f"{name}: a scale that is no number")
+            values = dequantise_rows(integers.reshape(shape), scales, exponent)
+        else:
+            raise ValueError(f"{name}: {bits} bits for shape {shape}")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name}: a weight that is no number")
+        state[name] = torch.from_numpy(values)
+    if longer := [name for name, stream in left.items() if stream.read(1)]:
+        raise ValueError(f"sections {longer} are longer than the tensors in them")
+    return state

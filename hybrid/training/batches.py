@@ -1,0 +1,103 @@
+"""Batches puts the rows of a step on the device and keeps a copy on the host for counting; LossReader fetches losses without waiting."""
+
+import math
+import time
+from collections import deque
+
+import numpy as np
+import torch
+
+from hybrid.data.shards import Loader
+from hybrid.parallel.ranks import RankError, Ranks
+from hybrid.settings.config import Config
+from ngram.arrays import U16
+from ngram.errors import SeedgramError
+
+QUEUE_STEPS = 2  # steps that the host may run ahead of the device
+
+
+class TrainError(SeedgramError):
+    """Training cannot go on: a NaN or infinite loss, a batch size that does not divide."""
+
+
+class Batches:
+    """The rows of a step: as tokens on the host, and as inputs and targets on the device."""
+
+    def __init__(self, config: Config, loader: Loader, ranks: Ranks) -> None:
+        self.loader, self.device = loader, ranks.device
+        self.context = max(config.cache.ngram_order - 1, 1)
+        per_rank = config.train.batch_tokens // ranks.world
+        self.micro_rows = max(1, min(config.train.microbatch_tokens, per_rank) // config.train.seq_len)
+        self.rows = per_rank // config.train.seq_len
+        if self.rows * config.train.seq_len * ranks.world != config.train.batch_tokens or self.rows % self.micro_rows:
+            raise TrainError(
+                f"--batch-tokens {config.train.batch_tokens} does not split into {ranks.world} ranks of whole microbatches of "
+                f"{self.micro_rows} rows of {config.train.seq_len} tokens; choose multiples of one another"
+            )
+
+    def to_device(self, rows: U16) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Inputs and targets (micro_rows, seq_len) int64 on the device, one pair a microbatch."""
+        tensor = torch.from_numpy(rows.view(np.int16))
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
+        tokens = tensor.to(torch.int64) & 0xFFFF
+        inputs, targets = tokens[:, self.context - 1 : -1].contiguous(), tokens[:, self.context :].contiguous()
+        return list(zip(inputs.split(self.micro_rows), targets.split(self.micro_rows), strict=True))
+
+
+class LossReader:
+    """Reads the losses of the steps after `step` without waiting for the device: each is copied asynchronously and read QUEUE_STEPS later.
+
+    timeout_s: how long the device may take for one step before it is given up.  Raises TrainError, naming the step, for a NaN
+    or infinite loss, and RankError when the device hangs (in NCCL, on a rank that is gone)."""
+
+    def __init__(self, device: torch.device, step: int = 0, timeout_s: float = math.inf) -> None:
+        self._cuda, self._step, self._timeout_s = device.type == "cuda", step, timeout_s
+        self._pending: deque[tuple[torch.Tensor, torch.cuda.Event | None]] = deque()
+        self._window: list[float] = []
+        self._last = float("nan")
+
+    def push(self, loss: torch.Tensor) -> None:
+        if self._cuda:
+            host = torch.empty((), pin_memory=True)
+            host.copy_(loss, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            self._pending.append((host, event))
+        else:
+            self._pending.append((loss, None))
+        while len(self._pending) > QUEUE_STEPS:
+            self._read()
+
+    def _read(self) -> None:
+        host, event = self._pending.popleft()
+        if event is not None:
+            self._await(event)
+        self._step += 1
+        loss = float(host)
+        if not math.isfinite(loss):
+            raise TrainError(
+                f"step {self._step}: the loss or a gradient is NaN or infinite ({loss}); lower --matrix-lr, then --resume from the last checkpoint"
+            )
+        self._window.append(loss)
+
+    def _await(self, event: torch.cuda.Event) -> None:
+        end = time.monotonic() + self._timeout_s
+        while not event.query():
+            if time.monotonic() > end:
+                raise RankError(f"the device has not finished step {self._step + 1} in {self._timeout_s:.0f} s: another rank is gone or too slow; --resume")
+            time.sleep(1e-4)
+
+    def drain(self) -> None:
+        """Reads what is left, so that every step is checked."""
+        while self._pending:
+            self._read()
+
+    def mean(self) -> float:
+        """Mean loss of the steps read since the last call (nats); the last value again when there is none."""
+        if not self._window:
+            self.drain()
+        if self._window:
+            self._last = sum(self._window) / len(self._window)
+            self._window.clear()
+        return self._last

@@ -1,0 +1,58 @@
+"""What a run reads, checked before its first step: tokenizer, shards, and a model of the right size."""
+
+from dataclasses import dataclass
+
+import torch
+
+from hybrid.data.manifest import check_shards
+from hybrid.data.overlap import check_manifest, check_overlap
+from hybrid.data.shards import Loader, find_shards, predictable
+from hybrid.model.hybrid_lm import HybridLM
+from hybrid.parallel.ranks import Ranks
+from hybrid.settings.config import Config, ConfigError
+from hybrid.training.batches import Batches
+from ngram.arrays import U16
+from ngram.pieces import Pieces
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """loader: of this rank's training rows.  model: with its first weights, on this rank's device.  tokenizer: the bytes of its file.
+    val_tokens: (n,) uint16, only read by --val-every."""
+
+    loader: Loader
+    model: HybridLM
+    tokenizer: bytes
+    val_tokens: U16
+
+
+def read_inputs(data: str, tokenizer_path: str, settings: Config, ranks: Ranks, *, allow_overlap: bool = False) -> Inputs:
+    """Reads and checks everything that a run of `settings` needs.
+
+    data: folder of shards.  tokenizer_path: the SentencePiece model that made them.  allow_overlap: of validation and training documents.
+    Raises SeedgramError, naming the file or setting."""
+    pieces = Pieces(tokenizer_path)
+    if pieces.vocab_size != settings.model.vocab_size:
+        raise ConfigError(f"{tokenizer_path}: {pieces.vocab_size} pieces, the model has {settings.model.vocab_size}; set --vocab-size")
+    val = predictable(find_shards(data, "val"), settings.model.vocab_size)
+    compared = check_shards(val, pieces.model)
+    loader = Loader(
+        find_shards(data, "train"),
+        batch_rows=settings.train.batch_tokens // settings.train.seq_len,
+        seq_len=settings.train.seq_len,
+        history=max(settings.cache.ngram_order - 1, 1),
+        rank=ranks.rank,
+        world=ranks.world,
+        seed=settings.train.seed,
+        holdout_tokens=settings.train.holdout_tokens,
+        vocab_size=settings.model.vocab_size,
+        bos=pieces.bos,
+    )
+    Batches(settings, loader, ranks)  # raises TrainError while nothing is written
+    compared = check_shards(loader.stream, pieces.model) and compared
+    if ranks.is_first and compared:  # sides in one manifest were compared when it was written
+        check_manifest(val.paths, allowed=allow_overlap)
+    elif ranks.is_first:
+        check_overlap(loader.stream, val, pieces.bos, allowed=allow_overlap)
+    torch.manual_seed(settings.train.seed)
+    return Inputs(loader, HybridLM(settings.model).to(ranks.device), pieces.model, val.read(0, len(val)))

@@ -1,0 +1,70 @@
+"""A whole training run: data, training, counting, packing, and the score of what was packed.
+
+`train_gpt.py`, `seedgram train` and `hybrid.train` all call this.
+"""
+
+import json
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hybrid.data.shards import find_shards
+from hybrid.parallel.ranks import Ranks
+from hybrid.scoring import evaluate
+from hybrid.scoring.options import EvalOptions
+from hybrid.settings.config import Config
+from hybrid.storing import artifact
+from hybrid.training import checkpoint, pack
+from hybrid.training.inputs import read_inputs
+from hybrid.training.run_log import RunLog
+from hybrid.training.trainer import Trainer
+from ngram.container import atomic_write
+
+
+@dataclass(frozen=True)
+class Places:
+    """What a run reads and writes, and what it does beside training; the flags of train_gpt.py have the same names."""
+
+    data: str
+    tokenizer: str
+    out: str
+    resume: str | None = None
+    allow_overlap: bool = False
+    no_score: bool = False
+    keep_checkpoint: bool = False
+
+
+def train(settings: Config, places: Places, ranks: Ranks) -> dict[str, Any]:
+    """From data to a scored artifact, or to a checkpoint where a signal stops it; what summary.json says, with "interrupted".
+
+    Raises SeedgramError, naming file or setting, for what cannot be carried out."""
+    out, writer = Path(places.out), checkpoint.Writer(Path(places.out) / "checkpoint.bin")
+    checkpoint.check_resume(writer.path, places.resume)
+    inputs = read_inputs(places.data, places.tokenizer, settings, ranks, allow_overlap=places.allow_overlap)
+    with closing(checkpoint.RunFolder(out)) if ranks.is_first else nullcontext():
+        ranks.barrier()  # the first rank has made the folder
+        if ranks.is_first and not places.resume:
+            writer.path.unlink(missing_ok=True)
+        ranks.barrier()  # a checkpoint that is still there is one to continue from
+        with closing(RunLog(out / "train.jsonl", active=ranks.is_first)) as log:
+            log.header(settings, ranks.device, ranks.world, inputs.loader.digests)
+            trainer = Trainer(settings, inputs.loader, inputs.model, ranks, log, inputs.val_tokens)
+            result = trainer.run(writer)
+            summary: dict[str, Any] = {"preset": settings.preset, "seed": settings.train.seed, "world": ranks.world, **vars(result)}
+            if result.interrupted:
+                checkpoint.say_interrupted(writer.path, result.steps, ranks)
+                return summary
+            counts = pack.merge_counts(trainer.cache, ranks, log)
+            if ranks.is_first:
+                summary |= pack.pack(settings, inputs.model, counts, inputs.loader, inputs.tokenizer, ranks, out, log)
+            ranks.barrier()  # the artifact is on disk, and scored as anybody would read it
+            if not places.no_score:
+                options = EvalOptions(allow_overlap=places.allow_overlap)
+                summary["scores"] = evaluate.score(artifact.load(out / "artifact.bin"), find_shards(places.data, "val"), ranks, options)
+            if ranks.is_first:
+                atomic_write(out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
+                if not places.keep_checkpoint:
+                    writer.path.unlink(missing_ok=True)
+                log.show("packed", **{name: size for name, size in summary["bytes"].items() if name in ("ngram", "code", "total")})
+    return summary

@@ -1,0 +1,104 @@
+"""One log, two readers: JSON lines on disk, one aligned line on screen, the same keys."""
+
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TimeElapsedColumn
+
+from hybrid.settings.config import Config
+from ngram.errors import SeedgramError
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Commit, versions and device: what a reader of the log needs to judge its figures."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return {"commit": _commit(), "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version(), "device": name}
+
+
+def _line_end(path: Path) -> str:
+    """A newline if the file's last line was cut off (for example by a full disk), otherwise an empty string."""
+    with open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, 2) - 1))
+        return "" if file.read(1) in (b"", b"\n") else "\n"
+
+
+def _commit() -> str | None:
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None  # installed without git, or not a checkout
+
+
+class RunLog:
+    """Appends records to a JSONL file and shows them; silent on ranks other than the first.
+
+    progress: a rich bar over the share of the run, with the newest figures beside it."""
+
+    def __init__(self, path: Path, *, active: bool = True) -> None:
+        self.path, self._active = path, active
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._begin = time.monotonic()
+        try:
+            self._file = open(path, "a", encoding="utf-8") if active else None
+            if self._file is not None:
+                self._file.write(_line_end(path))
+        except OSError as error:
+            raise SeedgramError(f"{path}: cannot write the log: {error.strerror}; choose another --out") from None
+
+    def header(self, config: Config, device: torch.device, world: int, data: Sequence[str]) -> None:
+        """data: digests of the training shards."""
+        self.record("start", config=config.to_json(), world=world, data=list(data), **environment(device))
+
+    def record(self, event: str, **values: Any) -> None:
+        """Writes one JSON line; values must be JSON."""
+        if self._file is not None:
+            line = {"event": event, "at_s": round(time.monotonic() - self._begin, 3), **values}
+            try:
+                self._file.write(json.dumps(line) + "\n")
+                self._file.flush()
+            except OSError as error:
+                with suppress(OSError):  # it tries to write again before it closes
+                    self._file.close()
+                self._file = None
+                raise SeedgramError(f"{self.path}: cannot write the log: {error.strerror}; free space, then --resume") from None
+
+    def show(self, event: str, **values: Any) -> None:
+        """The same record on disk and as one aligned line on screen."""
+        self.record(event, **values)
+        if self._active:
+            text = "  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+            (self._bar.console if self._bar else self._console).print(f"{event:<10} {text}", highlight=False, markup=False, soft_wrap=True)
+
+    def start_bar(self, what: str) -> None:
+        if self._active:
+            columns = "{task.description}", BarColumn(), "{task.percentage:>3.0f}%", TimeElapsedColumn(), "{task.fields[note]}"
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._task = self._bar.add_task(what, total=1.0, note="")
+            self._bar.start()
+
+    def advance(self, share: float, note: str = "") -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=share, note=note)
+
+    def stop_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def close(self) -> None:
+        self.stop_bar()
+        if self._file is not None:
+            with suppress(OSError):  # every record was flushed when it was made
+                self._file.close()
+            self._file = None

@@ -1,0 +1,261 @@
+"""The training loop: loader → model → optimisers, n-grams counted beside it on the host, checkpoints off the hot path.
+
+One step: rows from the loader (host) → copy to the device → forward, backward → sum of gradients over ranks → optimisers; the
+same rows go to the counting thread the first time that they are seen.  The host runs at most QUEUE_STEPS ahead of the device, so
+the wall clock it reads is the device's to within that many steps, and nothing waits.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch._functorch.config as functorch_config
+
+from hybrid.data.shards import Loader
+from hybrid.model.hybrid_lm import HybridLM
+from hybrid.parallel.failures import terminated
+from hybrid.parallel.ranks import Ranks
+from hybrid.scoring import windows
+from hybrid.settings.config import Config
+from hybrid.training import checkpoint
+from hybrid.training.batches import Batches, LossReader
+from hybrid.training.run_log import RunLog
+from hybrid.training.run_state import RunState
+from ngram.arrays import U16
+from ngram.counting.row_counter import RowCounter
+from ngram.threads import Worker
+
+VAL_TOKENS = 1 << 18  # what --val-every looks at: enough for three digits, a second on a GPU
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished or interrupted run leaves in memory, besides the model's own weights."""
+
+    steps: int
+    wall_s: float  # inside the clock, over all resumes
+    tokens: int  # targets trained on, over all ranks and resumes
+    loss_nats: float | None  # mean of the last log window; None where a resumed run had no step left
+    warmup_s: float
+    interrupted: bool
+
+
+class Trainer:
+    """Weights, optimisers and counts of one run; `run` is the loop.
+
+    config, loader, ranks, log: see their modules.  model: on the device already.  val_tokens: scored by --val-every, never trained on."""
+
+    def __init__(
+        self, config: Config, loader: Loader, model: HybridLM, ranks: Ranks, log: RunLog, val_tokens: U16 | None = None
+    ) -> None:
+        self.config, self.model, self.ranks, self.log = config, model, ranks, log
+        self.batches = Batches(config, loader, ranks)
+        self.state = RunState(config, model, ranks.world, loader.digests)
+        compiling = config.train.compile and ranks.device.type == "cuda"
+        self.loss = compiled(model.loss) if compiling else model.loss
+        order = config.cache.ngram_order
+        self.cache = RowCounter(config.model.vocab_size, order, loader.bos) if order else None
+        self.val_tokens = val_tokens
+
+    # -- one step ---------------------------------------------------------------------------------------------------
+
+    def forward_backward(self, rows: U16) -> torch.Tensor:
+        """Accumulates gradients of the mean loss over all ranks.  Returns this rank's mean loss, a scalar on the device in nats.
+
+        It is NaN if the gradient of any rank is NaN or infinite."""
+        pairs = self.batches.to_device(rows)
+        total = torch.zeros((), device=self.ranks.device)
+        for inputs, targets in pairs:
+            loss = self.loss(inputs, targets)
+            (loss / (len(pairs) * self.ranks.world)).backward()
+            total += loss.detach() / len(pairs)
+        self.ranks.sum_(self.state.gradients)
+        return total + 0 * self.state.gradients.sum()  # a NaN gradient shows in the loss, on every rank at the same step
+
+    def update(self, progress: float) -> None:
+        """One optimiser step at `progress` in [0, 1] of the schedule; gradients are zero afterwards."""
+        for optimiser in self.state.optimisers:
+            optimiser.set_progress(progress)
+            optimiser.step()
+        self.state.gradients.zero_()
+
+    def count(self, step: int, rows: U16) -> None:
+        """Hands the rows seen for the first time to the counting thread."""
+        if self.cache is not None:
+            fresh = self.batches.loader.is_first_epoch(step)
+            if fresh.any():
+                self.cache.submit(rows if fresh.all() else rows[fresh])
+
+    # -- before and after -------------------------------------------------------------------------------------------
+
+    def warm_up(self) -> float:
+        """Compiles and warms everything that the run will use, then restores weights and optimisers.  Counts nothing.  Returns seconds."""
+        begin = time.monotonic()
+        before = [p.detach().clone() for p in self.state.parameters]
+        fresh = [optimiser.state_dict() for optimiser in self.state.optimisers]
+        rows = self.batches.loader.batch(0)
+        counting = Worker("warm-up", 1)
+        if self.cache is not None:
+            counting.submit(self.cache.warm_up)  # beside the compiler, which waits for others much of its time
+        for _ in range(self.config.train.warmup_steps):
+            self.forward_backward(rows)
+            self.update(0.5)
+        if self.config.train.warmup_steps:
+            self._warm_later_phases(rows)
+        counting.wait()
+        with torch.no_grad():
+            torch._foreach_copy_(self.state.parameters, before)
+        for optimiser, state in zip(self.state.optimisers, fresh, strict=True):
+            optimiser.load_state_dict(state)
+        self.state.gradients.zero_()
+        synchronize(self.ranks.device)
+        self.ranks.barrier()
+        return time.monotonic() - begin
+
+    def _warm_later_phases(self, rows: U16) -> None:
+        """The graphs of late rounding and of progressive freezing, so that nothing is compiled in the middle of a run."""
+        if self.config.train.qat_from >= 0:
+            self.model.set_fake_bits(self.config.quant.weight_bits, self.config.quant.weight_step)
+            self.forward_backward(rows)
+            self.model.set_fake_bits(0)
+        if self.config.train.freeze_at >= 0:
+            self.model.freeze_learned()
+            self.forward_backward(rows)
+            self.state.unfreeze()
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    def run(self, writer: checkpoint.Writer) -> TrainResult:
+        """Trains until the clock or the step count is used up, SIGTERM or Ctrl-C.  The weights end unrounded."""
+        with compiler_cache():
+            return self._run(writer)
+
+    def _run(self, writer: checkpoint.Writer) -> TrainResult:
+        settings, state = self.config.train, self.state
+        warmup_s = self._warm_up_or_resume(writer)
+        patience_s = self.ranks.timeout_s if self.ranks.world > 1 else math.inf
+        losses = LossReader(self.ranks.device, state.step, patience_s)
+        begin, saved_at, stop, interrupted = time.monotonic() - state.wall_s, time.monotonic(), False, False
+        self.log.start_bar("training")
+        with terminated() as signals:
+            while True:
+                state.wall_s = time.monotonic() - begin
+                progress, stop = self.ranks.agree(state.progress(), bool(signals))
+                if progress >= 1.0 or stop:
+                    interrupted = stop and progress < 1.0
+                    break
+                self._enter_phase(progress)
+                rows = self.batches.loader.batch(state.step)
+                self.count(state.step, rows)
+                losses.push(self.forward_backward(rows))
+                self.update(progress)
+                state.step += 1
+                if state.step % settings.log_every == 0:
+                    self._log(losses, progress)
+                if settings.val_every and state.step % settings.val_every == 0:
+                    begin += self._watch()
+                due = settings.checkpoint_seconds and time.monotonic() - saved_at >= settings.checkpoint_seconds
+                if self.ranks.is_first and writer.ready() and due:
+                    writer.submit(*checkpoint.snapshot(state.to_tree()))
+                    saved_at = time.monotonic()
+        synchronize(self.ranks.device)
+        losses.drain()
+        state.wall_s = time.monotonic() - begin
+        self.log.stop_bar()
+        return self._finish(writer, losses, warmup_s, interrupted)
+
+    def _enter_phase(self, progress: float) -> None:
+        """Starts what begins at a share of the run: progressive freezing, late rounding."""
+        if 0 <= self.config.train.freeze_at <= progress and not self.state.frozen_late:
+            self.state.freeze_late()
+        if 0 <= self.config.train.qat_from <= progress:
+            self.model.set_fake_bits(self.config.quant.weight_bits, self.config.quant.weight_step)
+
+    def _watch(self) -> float:
+        """Logs the validation loss over the first VAL_TOKENS; returns the seconds it took, which the clock does not count."""
+        begin = time.monotonic()
+        synchronize(self.ranks.device)
+        if self.val_tokens is not None:
+            tokens, seq_len = self.val_tokens[:VAL_TOKENS], self.config.train.seq_len
+            scores = windows.neural_scores(self.model, tokens, seq_len, 0, self.ranks.device, ranks=self.ranks)
+            self.log.show("val", step=self.state.step, loss_nats=float(scores.nll_nats.mean()))
+            self.model.train()
+        return time.monotonic() - begin
+
+    def _warm_up_or_resume(self, writer: checkpoint.Writer) -> float:
+        """Seconds of warm-up: none for a run that is over and is only packed again."""
+        if not writer.path.exists():
+            return self.warm_up()
+        tree = checkpoint.load(writer.path)
+        warmup_s = 0.0 if self.state.is_over(tree) else self.warm_up()
+        self.restore(tree)
+        self.log.show("resume", step=self.state.step, wall_s=self.state.wall_s)
+        self.ranks.barrier()
+        return warmup_s
+
+    def restore(self, tree: dict[str, Any]) -> None:
+        """Continues from a checkpoint's tree, and counts again what was counted before.  Raises TrainError when it does not fit this run."""
+        self.state.restore(tree)
+        for step in range(self.state.step):
+            if not self.batches.loader.is_first_epoch(step).any():
+                break
+            self.count(step, self.batches.loader.batch(step))
+
+    def _log(self, losses: LossReader, progress: float) -> None:
+        loss = losses.mean()
+        step, wall_s = self.state.step, self.state.wall_s
+        rate = step * self.config.train.batch_tokens / max(wall_s, 1e-9)
+        self.log.record("step", step=step, loss_nats=loss, wall_s=round(wall_s, 3), tokens_per_s=round(rate), progress=round(progress, 5))
+        self.log.advance(progress, f"step {step}  loss {loss:.4f} nats  {rate:,.0f} tokens/s")
+
+    def _finish(self, writer: checkpoint.Writer, losses: LossReader, warmup_s: float, interrupted: bool) -> TrainResult:
+        writer.wait()
+        self.batches.loader.stream.check_unchanged()
+        if self.ranks.is_first:  # a finished run, too: if packing is killed, --resume packs without training again
+            checkpoint.save(writer.path, *checkpoint.snapshot(self.state.to_tree()))
+        if self.cache is not None:
+            self.cache.drain()
+            whole = self.state.step * self.batches.rows * self.ranks.world >= self.batches.loader.rows_per_epoch
+            if whole and self.ranks.is_first and not interrupted:  # the end of the corpus that fills no row
+                self.cache.update(self.batches.loader.remainder()[None])
+        if not interrupted:
+            self.model.set_fake_bits(0)  # packing measures and fits with what it stores, after a --resume as after training
+        step, wall_s, last = self.state.step, self.state.wall_s, losses.mean()
+        loss = last if math.isfinite(last) else None
+        result = TrainResult(step, wall_s, step * self.config.train.batch_tokens, loss, warmup_s, interrupted)
+        self._log_result(result)
+        return result
+
+    def _log_result(self, result: TrainResult) -> None:
+        memory = {}
+        if self.ranks.device.type == "cuda":
+            memory["peak_gpu_bytes"] = torch.cuda.max_memory_allocated(self.ranks.device)
+            torch.cuda.empty_cache()  # the next run may train on this card while this one packs (scripts/queue/run_presets.py)
+        figures = {name: getattr(result, name) for name in ("steps", "loss_nats", "wall_s", "warmup_s")}
+        self.log.show("trained", **figures, tokens_per_s=round(result.tokens / max(result.wall_s, 1e-9)), **memory)
+
+
+def compiled(loss: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """One graph without dynamic shapes, compiled when it is first called, under `compiler_cache`.
+
+    CUDA graphs: with other work beside it, the host is too slow for some hundred launches a direction (LOG.md, 2026-11-26)."""
+    result: Callable[..., torch.Tensor] = torch.compile(loss, dynamic=False, fullgraph=True, options={"triton.cudagraphs": True})
+    return result
+
+
+@contextmanager
+def compiler_cache() -> Iterator[None]:
+    """Inside, torch keeps on disk what it compiles even where our own backward passes are in it: a second start takes seconds.
+
+    They are part of the cache's key.  It is a setting of the whole process, put back at the end."""
+    with functorch_config.patch(autograd_cache_allow_custom_autograd_functions=True):
+        yield
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

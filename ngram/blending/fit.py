@@ -1,0 +1,134 @@
+"""Fitting a gate by maximum likelihood, on held-out text: deterministic, stopped early by a split of that same text."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+
+from ngram.arrays import F32, F64
+from ngram.blending.gate import Gate
+
+BLOCK = 2048  # every fifth block of so many positions only decides when to stop
+HIDDEN = 16  # tanh units
+SMALLEST = 5 * BLOCK  # fewer positions cannot teach these units: a smaller gate is fitted
+FALLBACK = 0.05  # share of each expert after the first when there is no text to fit on
+PATIENCE = 3  # epochs without improvement before stopping
+FOLDS = 5  # stretches of little text, each held out once
+LITTLE_BATCH = 128  # positions of a step on little text
+PRIOR = 10.0  # positions for which the fallback's weights count beside those of little text
+
+
+def fallback(names: Sequence[str], experts: int = 2, rate: float = 0.0) -> Gate:
+    """The gate of a run without held-out text: a small fixed weight, adapted only if `rate` says so."""
+    return Gate.constant(names, _fallback_weights(experts), rate=rate)
+
+
+def _fallback_weights(experts: int) -> list[float]:
+    return [1 - FALLBACK * (experts - 1), *[FALLBACK] * (experts - 1)]
+
+
+def fit(
+    features_NF: F32,
+    probs_NK: F64,
+    names: Sequence[str],
+    *,
+    base: Gate | None = None,
+    hidden: int = HIDDEN,
+    rate: float = 0.0,
+    epochs: int = 30,
+    step: float = 0.02,
+    batch: int = BLOCK,
+    smallest: int = SMALLEST,
+) -> Gate:
+    """The gate that predicts held-out text best.
+
+    features_NF (N, F): of the context only.  probs_NK (N, K): each expert's probability of the token that came.
+    base: a gate of `unfitted` to begin with, whose standardisation and exponents stay; None: one made here.
+    hidden: tanh units.  rate: stored for `Gate.update`.  step: first Adam step size; it falls to a tenth.
+    Below `smallest` positions: weights linear in the features, or constant (`_fit_little`).  Adam: Kingma & Ba (2015)."""
+    if not len(features_NF):
+        return fallback(names, probs_NK.shape[1], rate)
+    gate = base or unfitted(features_NF, names, probs_NK.shape[1], hidden=hidden, rate=rate)
+    x_NF = gate.standardise(features_NF)
+    if len(x_NF) < smallest:
+        return _fit_little(x_NF, probs_NK, gate, epochs, step)
+    stopping = (np.arange(len(x_NF)) // batch) % 5 == 4
+    train, check = np.flatnonzero(~stopping), np.flatnonzero(stopping)
+    best, best_loss, waited = [p.copy() for p in gate.parameters], gate.gradient(x_NF[check], probs_NK[check])[0], 0
+    for _ in _epochs(gate, x_NF, probs_NK, train, epochs, step, batch):
+        loss = gate.gradient(x_NF[check], probs_NK[check])[0]
+        if loss < best_loss - 1e-6:
+            best, best_loss, waited = [p.copy() for p in gate.parameters], loss, 0
+        else:
+            waited += 1
+            if waited >= PATIENCE:
+                break
+    gate.parameters = best
+    return Gate.from_bytes(gate.to_bytes(), names)  # what a reader of the artifact gets: float32 values
+
+
+def _fit_little(x_NF: F64, probs_NK: F64, base: Gate, epochs: int, step: float) -> Gate:
+    """A gate without hidden units.  How many epochs its weights learn from the features, beginning at the best constants, is what predicts
+    stretches of the text best that were held out in turn: none at all leaves the constants."""
+
+    def training(gate: Gate, rows: np.ndarray) -> Iterator[None]:
+        gate.parameters[4][:] = _constants(probs_NK[rows])
+        yield
+        yield from _epochs(gate, x_NF, probs_NK, rows, epochs, step, LITTLE_BATCH)
+
+    def blank() -> Gate:
+        gate = Gate.constant(base.names, _fallback_weights(base.experts))
+        gate.mean, gate.scale, gate.rate, gate.coefficients = base.mean, base.scale, base.rate, base.coefficients
+        return gate
+
+    everything, losses = np.arange(len(x_NF)), np.zeros(epochs + 1)
+    for fold in np.array_split(everything, FOLDS):
+        trial = blank()
+        losses += [len(fold) * trial.gradient(x_NF[fold], probs_NK[fold])[0] for _ in training(trial, np.setdiff1d(everything, fold))]
+    gate = blank()
+    for _ in islice(training(gate, everything), int(losses.argmin()) + 1):
+        pass
+    return Gate.from_bytes(gate.to_bytes(), base.names)
+
+
+def _constants(probs_NK: F64) -> F64:
+    """(K-1,) logarithms of weights over the first one: those that predict best whatever the context, by expectation maximisation."""
+    prior = weights_K = np.array(_fallback_weights(probs_NK.shape[1]))
+    for _ in range(100):
+        shares_NK = weights_K * np.maximum(probs_NK, 1e-300)
+        shares_NK /= shares_NK.sum(axis=1, keepdims=True)
+        weights_K = (shares_NK.sum(axis=0) + PRIOR * prior) / (len(probs_NK) + PRIOR)
+    logs: F64 = np.log(weights_K[1:] / weights_K[0])
+    return logs
+
+
+def _epochs(gate: Gate, x_NF: F64, probs_NK: F64, rows: np.ndarray, epochs: int, step: float, batch: int) -> Iterator[None]:
+    """Trains a gate on some positions by Adam; each item is the end of an epoch."""
+    moments, t = [(np.zeros_like(p), np.zeros_like(p)) for p in gate.parameters], 0
+    for epoch in range(epochs):
+        order = np.random.Generator(np.random.PCG64(epoch)).permutation(rows)
+        size = step * 0.1 ** (epoch / max(epochs - 1, 1))
+        for start in range(0, len(order), batch):
+            t += 1
+            chosen = order[start : start + batch]
+            _, gradients = gate.gradient(x_NF[chosen], probs_NK[chosen])
+            _adam(gate.parameters, gradients, moments, size, t)
+        yield
+
+
+def unfitted(features_NF: F32, names: Sequence[str], experts: int, *, hidden: int = HIDDEN, rate: float = 0.0) -> Gate:
+    """The gate that a fit begins with: the fallback's weights everywhere, standardised for these features, random hidden units."""
+    gate = Gate.constant(names, _fallback_weights(experts), hidden=hidden, rate=rate)
+    wide = features_NF.astype(np.float64)
+    gate.mean, gate.scale = wide.mean(0), np.maximum(wide.std(0), 1e-3)
+    gate.mean, gate.scale = gate.mean.astype(np.float32).astype(np.float64), gate.scale.astype(np.float32).astype(np.float64)
+    random = np.random.Generator(np.random.PCG64(0))
+    gate.parameters[0][:] = random.standard_normal(gate.parameters[0].shape) / np.sqrt(len(names))
+    return gate
+
+
+def _adam(parameters: list[F64], gradients: list[F64], moments: list[tuple[F64, F64]], size: float, t: int) -> None:
+    for p, g, (first, second) in zip(parameters, gradients, moments, strict=True):
+        first += 0.1 * (g - first)
+        second += 0.01 * (g * g - second)
+        p -= size * (first / (1 - 0.9**t)) / (np.sqrt(second / (1 - 0.99**t)) + 1e-9)

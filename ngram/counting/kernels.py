@@ -1,0 +1,179 @@
+"""Numba kernels of counting: tokens → keys → sorted runs → merged runs.
+
+Arrays in, arrays out; the caller allocates and validates; every kernel releases the GIL, so that counting can run on a
+thread beside a training loop.  Counts are stored as min(count, 65535); 65535 means "look in the overflow columns"
+(index, exact count), so nothing wraps and nothing is lost.
+"""
+
+import numpy as np
+
+from ngram.arrays import Array
+from ngram.compiled import njit
+
+U32_MAX = (1 << 32) - 1
+FULL = 65535  # a stored count with this value has its exact count in the overflow columns
+
+_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
+NO_KEY = _ONES  # of a position that is not counted: PAD is never a target
+AHEAD = 64  # keys that are fetched together
+
+
+@njit
+def fill_keys(rows: Array, history: int, vocab: int, bos: int, layout: Array, tokens: Array, keys: Array, at: int) -> int:
+    """Tokens and keys of rows (B, history + T), written from index `at` of tokens (cap,) and keys (cap, 2) uint64.
+
+    The first `history` tokens of a row are not counted, nor is PAD, which closes the history: their key is NO_KEY twice, and
+    PAD becomes `vocab` in tokens.  layout (4,) uint64: masks of a key, bits of a slot, PAD.  Returns the number counted, or
+    -1 - flat index of the first token outside the vocabulary, or of one that as context would look like PAD."""
+    mask_hi, mask_lo, bits, pad = layout
+    top = np.uint64(64) - bits
+    no_token, length, counted = _ONES >> top, rows.shape[1], 0
+    for b in range(rows.shape[0]):
+        past_hi, past_lo = _ONES, _ONES
+        for j in range(length):
+            token = np.uint64(rows[b, j])
+            keys[at, 0], keys[at, 1] = NO_KEY, NO_KEY
+            if token == pad:
+                past_hi, past_lo = _ONES, _ONES
+                tokens[at] = vocab
+                at += 1
+                continue
+            if token >= np.uint64(vocab):
+                return -1 - (b * length + j)
+            tokens[at] = token
+            past_lo = (past_hi << top) | (past_lo >> bits)
+            past_hi = (token << top) | (past_hi >> bits)
+            if j >= history:
+                keys[at, 0], keys[at, 1] = past_hi & mask_hi, past_lo & mask_lo
+                counted += 1
+            at += 1
+            if token == np.uint64(bos):
+                past_hi = (token << top) | (_ONES >> bits)
+                past_lo = _ONES
+            if token == no_token and j + 1 < length and np.uint64(rows[b, j + 1]) != pad:
+                return -1 - (b * length + j)
+    return counted
+
+
+@njit
+def sort_positions(tokens: Array, n: int, order: int, vocab: int, positions: Array, other: Array) -> bool:
+    """The positions 0…n-1 in the order of their keys, in `positions`, or in `other` where this returns True.
+
+    Positions sorted by their last k tokens, moved on by one and sorted stably by token, are sorted by their last k+1 tokens: one
+    pass a token, on 4 bytes a position instead of a key.  What lies before a BOS, a PAD or the row is not looked at by any
+    key, so it only decides between equal keys.  tokens (n,) ≤ vocab; positions, other (n,) uint32."""
+    begin = np.zeros(vocab + 2, np.int64)
+    for t in range(n):
+        begin[np.int64(tokens[t]) + 1] += 1
+    for d in range(vocab + 1):
+        begin[d + 1] += begin[d]
+    place = begin.copy()
+    for t in range(n):
+        positions[place[tokens[t]]] = t
+        place[tokens[t]] += 1
+    source, target, swapped = positions, other, False
+    for _ in range(1, order):
+        place[:] = begin
+        target[place[tokens[0]]] = 0  # nothing stands before it
+        place[tokens[0]] += 1
+        for i in range(n):
+            t = np.int64(source[i]) + 1
+            if t < n:
+                token = tokens[t]
+                at = place[token]
+                place[token] = at + 1
+                target[at] = t
+        source, target, swapped = target, source, not swapped
+    return swapped
+
+
+@njit
+def group_keys(keys: Array, positions: Array, hi: Array, lo: Array, counts: Array, over_index: Array, over_count: Array) -> tuple[int, int]:
+    """Distinct keys with their counts; returns (number of keys, number of overflow entries).
+
+    keys (cap, 2) uint64; positions (n,) uint32 in the order of their keys, with those that have none anywhere between."""
+    m, k, size = -1, 0, 0
+    last_hi, last_lo = NO_KEY, NO_KEY
+    some_hi, some_lo = np.empty(AHEAD, np.uint64), np.empty(AHEAD, np.uint64)
+    for block in range(0, len(positions), AHEAD):
+        ahead = min(AHEAD, len(positions) - block)
+        for i in range(ahead):  # no branch waits for memory here, so these reads overlap
+            some_hi[i], some_lo[i] = keys[positions[block + i], 0], keys[positions[block + i], 1]
+        for i in range(ahead):
+            key_hi, key_lo = some_hi[i], some_lo[i]
+            if key_hi == last_hi and key_lo == last_lo:
+                size += 1
+            elif key_hi != NO_KEY:
+                if m >= 0:
+                    counts[m] = min(size, FULL)
+                    if size >= FULL:
+                        over_index[k], over_count[k] = m, size
+                        k += 1
+                m += 1
+                hi[m], lo[m] = key_hi, key_lo
+                last_hi, last_lo, size = key_hi, key_lo, 1
+    if m >= 0:
+        counts[m] = min(size, FULL)
+        if size >= FULL:
+            over_index[k], over_count[k] = m, size
+            k += 1
+    return m + 1, k
+
+
+@njit
+def exact_count(counts: Array, i: int, over_index: Array, over_count: Array) -> int:
+    """Exact count of entry i of a run."""
+    if counts[i] != FULL:
+        return np.int64(counts[i])
+    return over_count[np.searchsorted(over_index, i)]
+
+
+@njit
+def merge_runs(a: Array, b: Array, out: Array) -> tuple[int, int]:
+    """Merges two sorted runs, adding counts of equal keys.
+
+    a, b, out: tuples (hi, lo, counts, over_index, over_count); out has room for both.  The loop has no
+    unpredictable branch: which side is smaller is a coin toss, and a mispredicted branch costs more than the rest.
+    Returns (number of keys, number of overflow entries)."""
+    a_hi, a_lo, a_counts, a_index, a_exact = a
+    b_hi, b_lo, b_counts, b_index, b_exact = b
+    hi, lo, counts, over_index, over_count = out
+    i, j, m, k = 0, 0, 0, 0
+    while i < len(a_hi) and j < len(b_hi):
+        ah, al, bh, bl = a_hi[i], a_lo[i], b_hi[j], b_lo[j]
+        same = ah == bh
+        take_a = (ah < bh) | (same & (al <= bl))
+        take_b = (bh < ah) | (same & (bl <= al))
+        hi[m] = ah if take_a else bh
+        lo[m] = al if take_a else bl
+        ca = np.int64(a_counts[i]) * take_a
+        cb = np.int64(b_counts[j]) * take_b
+        total = ca + cb
+        if total >= FULL:  # rare
+            exact = (exact_count(a_counts, i, a_index, a_exact) if take_a else 0) + (
+                exact_count(b_counts, j, b_index, b_exact) if take_b else 0
+            )
+            over_index[k], over_count[k] = m, exact
+            k += 1
+            total = FULL
+        counts[m] = total
+        m += 1
+        i += take_a
+        j += take_b
+    m, k = _copy_tail(a, i, out, m, k)
+    return _copy_tail(b, j, out, m, k)
+
+
+@njit
+def _copy_tail(source: Array, i: int, out: Array, m: int, k: int) -> tuple[int, int]:
+    """Appends entries i… of a run to `out`, which holds m keys and k overflow entries."""
+    s_hi, s_lo, s_counts, s_index, s_exact = source
+    hi, lo, counts, over_index, over_count = out
+    while i < len(s_hi):
+        hi[m], lo[m], counts[m] = s_hi[i], s_lo[i], s_counts[i]
+        if s_counts[i] == FULL:
+            over_index[k], over_count[k] = m, exact_count(s_counts, i, s_index, s_exact)
+            k += 1
+        m += 1
+        i += 1
+    return m, k

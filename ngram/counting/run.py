@@ -1,0 +1,167 @@
+"""A run: the exact counts of all n-grams of the highest order, sorted by key; runs add up by merging.
+
+One run holds all orders: keys are n-grams read backwards (see keys.py), so each shorter n-gram is a key prefix,
+its raw count the sum over a block of keys, and its number of distinct left neighbours the number of different next
+slots in that block.
+"""
+
+import ctypes
+import mmap
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ngram.arrays import I64, U16, U32, U64, Tokens
+from ngram.counting import kernels
+from ngram.counting.keys import slot_bits
+from ngram.errors import SeedgramError
+from ngram.table import check_order
+
+
+@dataclass(frozen=True)
+class Run:
+    """Distinct keys in rising order and how often each was counted.
+
+    hi, lo (M,) uint64 keys; counts (M,) uint16, 65535 meaning "see overflow"; overflow_index (K,) int64 rising,
+    overflow_count (K,) int64 the exact counts of those entries; order: slots in use; bits: of a slot."""
+
+    order: int
+    hi: U64
+    lo: U64
+    counts: U16
+    overflow_index: I64
+    overflow_count: I64
+    bits: int = 16
+
+    def __len__(self) -> int:
+        return len(self.hi)
+
+    def columns(self) -> "Columns":
+        return self.hi, self.lo, self.counts, self.overflow_index, self.overflow_count
+
+    def exact_counts(self) -> I64:
+        """(M,) int64 counts with the overflow applied."""
+        exact = self.counts.astype(np.int64)
+        exact[self.overflow_index] = self.overflow_count
+        return exact
+
+    def total(self) -> int:
+        """Number of positions counted."""
+        stored = int(self.counts.sum(dtype=np.int64))
+        return stored - kernels.FULL * len(self.overflow_index) + int(self.overflow_count.sum())
+
+    def slice(self, start: int, stop: int) -> "Run":
+        """Entries start…stop-1 as a run of its own (views, not copies, except the overflow)."""
+        first, last = np.searchsorted(self.overflow_index, [start, stop]) if len(self.overflow_index) else (0, 0)
+        overflow = self.overflow_index[first:last] - start, self.overflow_count[first:last].copy()
+        return Run(self.order, self.hi[start:stop], self.lo[start:stop], self.counts[start:stop], *overflow, self.bits)
+
+    @staticmethod
+    def from_counts(order: int, hi: U64, lo: U64, exact: npt.ArrayLike, bits: int = 16) -> "Run":
+        """A run from sorted distinct keys and their exact counts ((M,) integers ≥ 1)."""
+        counts = np.asarray(exact, dtype=np.int64)
+        index = np.flatnonzero(counts >= kernels.FULL).astype(np.int64)
+        return Run(check_order(order), hi, lo, np.minimum(counts, kernels.FULL).astype(np.uint16), index, counts[index], bits)
+
+    @staticmethod
+    def empty(order: int, bits: int = 16) -> "Run":
+        none = np.zeros(0, np.uint64)
+        return Run.from_counts(order, none, none, np.zeros(0, np.int64), bits)
+
+
+PART = 1 << 16  # entries merged at a time: they stay in the processor's caches
+RANGES_KEPT = 16  # ranges whose memory is given back together
+SAMPLES = 8  # keys looked at for each range of entries
+Columns = tuple[U64, U64, U16, I64, I64]
+
+
+def blank(size: int, overflow: int) -> Columns:
+    words = np.empty(size, np.uint64), np.empty(size, np.uint64)
+    return *words, np.empty(size, np.uint16), np.empty(overflow, np.int64), np.empty(overflow, np.int64)
+
+
+def _filled(order: int, bits: int, columns: Columns, size: int, overflow: int) -> Run:
+    """The run in the first `size` entries of blank columns; pages that were never written take no memory."""
+    hi, lo, counts, over_index, over_count = columns
+    return Run(order, hi[:size], lo[:size], counts[:size], over_index[:overflow].copy(), over_count[:overflow].copy(), bits)
+
+
+def run_of_keys(tokens: Tokens, keys: U64, positions: tuple[U32, U32], fill: int, order: int, vocab_size: int) -> Run:
+    """The run of the first `fill` positions.  tokens, keys: see kernels.fill_keys; positions: two (cap,) arrays that are overwritten."""
+    ordered, other = positions
+    if kernels.sort_positions(tokens, fill, order, vocab_size, ordered, other):
+        ordered = other
+    columns = blank(fill, fill // kernels.FULL + 1)
+    return _filled(order, slot_bits(vocab_size, order), columns, *kernels.group_keys(keys, ordered[:fill], *columns))
+
+
+def merge(*runs: Run, spent: Collection[Run] = ()) -> Run:
+    """The run of all streams together: counts of equal keys add up, exactly.  Raises SeedgramError if the orders differ.
+
+    spent: those of the runs that nobody reads again, by identity; their memory is given back while they are merged (on Linux).
+
+    Keys are cut into ranges that hold about PART entries of all runs together.  A range is merged pair by pair in room that is
+    used again, and only its result goes to new memory, so each entry moves through memory once however many runs there are."""
+    orders = sorted({(run.order, run.bits) for run in runs})
+    if len(orders) > 1:
+        raise SeedgramError(f"runs of (order, bits a token) {orders} cannot be merged; count all with the same orders and tokenizer")
+    filled = [run for run in runs if len(run)]
+    if len(filled) < 2:
+        return filled[0] if filled else runs[0]
+    # an overflow entry stands for at least 65,535 positions, which bounds how many there can be
+    over = sum(run.total() for run in filled) // kernels.FULL + 1
+    out, size, overflow = blank(sum(map(len, filled)), over), 0, 0
+    edges = _edges(filled)
+    widest = int(np.diff(edges, axis=1).sum(axis=0).max())
+    rooms = [blank(widest, over) for _ in range((len(filled) - 1).bit_length() - 1)]
+    for number, (start, stop) in enumerate(zip(edges[:, :-1].T.tolist(), edges[:, 1:].T.tolist(), strict=True)):
+        pieces = [run.slice(a, b) for run, a, b in zip(filled, start, stop, strict=True)]
+        for room in rooms:
+            pieces = merge_pairs(pieces, room)
+        target = _rest(out, size, overflow)
+        found, over_found = kernels.merge_runs(pieces[0].columns(), pieces[1].columns(), target)
+        target[3][:over_found] += size
+        size, overflow = size + found, overflow + over_found
+        if number % RANGES_KEPT == 0:
+            for run, end in zip(filled, stop, strict=True):
+                if any(run is one for one in spent):
+                    _give_back(run, end)
+    return _filled(*orders[0], out, size, overflow)
+
+
+def _give_back(run: Run, end: int) -> None:
+    """Hands the whole pages of the first `end` entries back to the system; they read as zeros from then on."""
+    if sys.platform == "linux":
+        for column in run.columns()[:3]:
+            start, page = column.ctypes.data, mmap.PAGESIZE
+            first, last = -(-start // page), (start + end * column.itemsize) // page
+            if first < last:
+                ctypes.CDLL(None).madvise(ctypes.c_void_p(first * page), ctypes.c_size_t((last - first) * page), mmap.MADV_DONTNEED)
+
+
+def _edges(runs: list[Run]) -> I64:
+    """(runs, ranges + 1) places in each run where the ranges of keys begin and end."""
+    stride = max(1, PART // SAMPLES)
+    samples = np.sort(np.concatenate([run.hi[stride::stride] for run in runs]))
+    cuts = np.unique(samples[SAMPLES::SAMPLES])
+    return np.array([[0, *np.searchsorted(run.hi, cuts), len(run)] for run in runs], np.int64)
+
+
+def merge_pairs(pieces: list[Run], room: "Columns") -> list[Run]:
+    """Half as many runs, the results in `room`; an odd one stays as it is."""
+    merged, size, overflow = [], 0, 0
+    for a, b in zip(pieces[::2], pieces[1::2], strict=False):
+        target = _rest(room, size, overflow)
+        found, over_found = kernels.merge_runs(a.columns(), b.columns(), target)
+        merged.append(_filled(a.order, a.bits, target, found, over_found))
+        size, overflow = size + found, overflow + over_found
+    return merged + pieces[2 * len(merged) :]
+
+
+def _rest(columns: "Columns", size: int, overflow: int) -> "Columns":
+    """What lies behind the first entries of blank columns."""
+    hi, lo, counts, over_index, over_count = columns
+    return hi[size:], lo[size:], counts[size:], over_index[overflow:], over_count[overflow:]

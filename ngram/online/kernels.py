@@ -1,0 +1,191 @@
+"""Numba kernels of the online cache: probabilities and features from the trie, and counting by update exclusion."""
+
+import numpy as np
+
+from ngram.arrays import Array
+from ngram.compiled import njit
+from ngram.online.trie import (
+    CHILDREN,
+    COUNT,
+    COUNTED,
+    DEPTH,
+    MORE,
+    ONES,
+    PRUNED,
+    SIZE,
+    TOTAL,
+    TWOS,
+    U32_MAX,
+    State,
+    advance,
+    has_room,
+    insert,
+    resolve,
+    touch,
+)
+
+LANES = 16  # walks side by side; 4 and 8 were slower when measured
+LOOK_AHEAD = 1024  # tokens whose nodes stay in a 1 MB cache
+
+
+@njit(forceinline=True)
+def backoff(state: State, n: int, context: int) -> float:
+    """Mass, in counts, that a seen context leaves to the shorter one; n: order of its children."""
+    nodes, d = state.nodes, state.discounts
+    discounted = d[n - 1, 1] * nodes[context, ONES] + d[n - 1, 2] * nodes[context, TWOS] + d[n - 1, 3] * nodes[context, MORE]
+    return discounted + nodes[context, PRUNED]
+
+
+@njit(forceinline=True)
+def root_backoff(state: State) -> float:
+    """The same for order 1."""
+    root, d = state.root, state.discounts
+    return d[0, 1] * root[0, ONES] + d[0, 2] * root[0, TWOS] + d[0, 3] * root[0, MORE] + root[0, PRUNED]
+
+
+@njit(forceinline=True)
+def kept_mass(state: State, n: int, count: int) -> float:
+    """What is left of a count of order n after its discount."""
+    return max(count - state.discounts[n - 1, min(count, 3)], 0.0)
+
+
+@njit(forceinline=True)
+def target_probability(state: State, cursor: Array, place: Array, g: int, token: int) -> float:
+    """p(token | context of lane g), whose places are resolved.
+
+    The arithmetic is that of `fill_row`, operation by operation, so both agree to the last bit."""
+    p = 1.0 / state.settings[1]
+    total = state.root[0, TOTAL]
+    if total > 0:
+        scale = 1.0 / total
+        p = root_backoff(state) * scale * p
+        p += kept_mass(state, 1, np.int64(state.unigrams[token])) * scale
+    for k in range(1, cursor[g, DEPTH] + 1):
+        context = cursor[g, k]
+        total = np.int64(state.nodes[context, TOTAL])
+        if total > 0:
+            scale = 1.0 / total
+            p = backoff(state, k + 1, context) * scale * p
+            if place[g, k] >= 0:
+                p += kept_mass(state, k + 1, np.int64(state.pool[place[g, k], COUNT])) * scale
+    return p
+
+
+@njit(forceinline=True)
+def fill_features(state: State, cursor: Array, g: int, out: Array, i: int) -> None:
+    """Features of the context (see cache.FEATURES) → row i of out (·, len(FEATURES)) float32."""
+    nodes = state.nodes
+    longest, below, sure, escape = 0, 0, 0, 1.0
+    for k in range(1, cursor[g, DEPTH] + 1):
+        context = cursor[g, k]
+        if nodes[context, TOTAL] > 0:
+            longest, below = k, longest
+            sure += nodes[context, SIZE] & CHILDREN == 1
+            if k > 1:
+                escape *= backoff(state, k + 1, context) / nodes[context, TOTAL]
+    out[i, 0], out[i, 7], out[i, 8] = longest, sure, -np.log(max(escape, 1e-9))
+    for rank in range(2):
+        k = longest if rank == 0 else below
+        at = 1 + 3 * rank
+        out[i, at], out[i, at + 1], out[i, at + 2] = 0.0, 0.0, 1.0
+        if k > 0:
+            context = cursor[g, k]
+            total = np.float64(nodes[context, TOTAL])
+            out[i, at] = np.log1p(total)
+            out[i, at + 1] = np.log1p(np.float64(nodes[context, SIZE] & CHILDREN))
+            out[i, at + 2] = backoff(state, k + 1, context) / total
+
+
+@njit(forceinline=True)
+def resolve_lanes(state: State, tokens: Array, cursor: Array, place: Array, start: int, part: int, i: int, stop: int) -> None:
+    """Touches, then resolves the i-th token of every lane that has one: lane g walks the part that begins at start + g · part."""
+    for g in range(len(cursor)):
+        t = start + g * part + i
+        if 0 <= t < stop:
+            touch(state, cursor, place, g, np.int64(tokens[t]))
+    for g in range(len(cursor)):
+        t = start + g * part + i
+        if 0 <= t < stop:
+            resolve(state, cursor, place, g, np.int64(tokens[t]))
+
+
+@njit
+def score_range(state: State, tokens: Array, start: int, stop: int, prob: Array, features: Array) -> None:
+    """Probabilities of tokens[start:stop] with nothing changed.  features has as many rows as prob or none; prob may have none, too.
+
+    Lanes walk equal parts side by side: each token of a walk waits for memory, the walks do not wait for each other.
+    A lane starts order-1 tokens early, with no context, and has the right one when its part begins."""
+    order = state.settings[0]
+    lanes = LANES if stop - start >= LANES * 16 else 1
+    part = (stop - start + lanes - 1) // lanes
+    cursor = np.zeros((lanes, DEPTH + 1), np.int64)
+    place = np.empty((lanes, 2 * DEPTH), np.int64)
+    for i in range(1 - order, part):
+        resolve_lanes(state, tokens, cursor, place, start, part, i, stop)
+        for g in range(lanes):
+            t = start + g * part + i
+            if 0 <= t < stop:
+                token = np.int64(tokens[t])
+                if i >= 0 and len(prob):
+                    prob[t - start] = target_probability(state, cursor, place, g, token)
+                    if len(features):
+                        fill_features(state, cursor, g, features, t - start)
+                advance(state, cursor, place, g, token)
+
+
+@njit(forceinline=True)
+def _raise_total(nodes: Array, context: int, count: int) -> None:
+    """Totals of a context one of whose children went from `count` to count + 1."""
+    nodes[context, TOTAL] += 1
+    if count < 3:
+        nodes[context, ONES + count] += 1  # ones, twos, more
+        if count > 0:
+            nodes[context, ONES + count - 1] -= 1
+
+
+@njit(forceinline=True)
+def count_token(state: State, cursor: Array, place: Array, token: int) -> None:
+    """Counts `token` after the context at the cursor: from the longest order down, to the first already seen.
+
+    Kneser–Ney counts by update exclusion: a shorter n-gram gains a left neighbour exactly when the longer one is
+    new.  A context whose total has reached 2^32 - 1 counts no further, so its row still sums to 1."""
+    order = state.settings[0]
+    nodes, pool = state.nodes, state.pool
+    state.meta[COUNTED] += 1
+    for k in range(cursor[0, DEPTH], 0, -1):
+        context = cursor[0, k]
+        if place[0, k] < 0:
+            place[0, k] = insert(state, context, token, k == order - 1)
+        count = np.int64(pool[place[0, k], COUNT])
+        if nodes[context, TOTAL] < U32_MAX:
+            pool[place[0, k], COUNT] = count + 1
+            _raise_total(nodes, context, count)
+        if count > 0:
+            return
+    if state.unigrams[token] < U32_MAX:
+        _raise_total(state.root, 0, np.int64(state.unigrams[token]))
+        state.unigrams[token] += 1
+
+
+@njit
+def count_range(state: State, tokens: Array, start: int, stop: int, cursor: Array, place: Array, prob: Array, features: Array) -> int:
+    """Scores (when prob has entries) and then counts each token in turn; returns where it stopped for want of room.
+
+    The order of the calls in the loop is the guarantee that no score has seen its own token; looking a block ahead
+    before only warms the processor's caches."""
+    for t in range(start, stop):
+        if not has_room(state, state.settings[0]):
+            return t
+        if (t - start) % LOOK_AHEAD == 0 and stop - t >= LANES * 16:
+            score_range(state, tokens, t, min(stop, t + LOOK_AHEAD), prob[:0], features[:0])
+        token = np.int64(tokens[t])
+        touch(state, cursor, place, 0, token)
+        resolve(state, cursor, place, 0, token)
+        if len(prob):
+            i = t - start
+            prob[i] = target_probability(state, cursor, place, 0, token)
+            if len(features):
+                fill_features(state, cursor, 0, features, i)
+        count_token(state, cursor, place, token)
+        advance(state, cursor, place, 0, token)
+    return stop

@@ -1,0 +1,191 @@
+"""Match model: what followed the longest earlier occurrence of the present context, and how often that was right.
+
+Where a text repeats itself at greater length than the counts reach, copying predicts it.  The last k tokens are looked up in an index of
+what was learned so far, and the candidate's context is compared token by token, so a hash collision is never taken for a match.  The
+confidence in a candidate is the share of candidates of that length that were right so far.  A context never reaches past a BOS.
+(Mahoney 2005, PAQ; Cleary, Teahan & Witten 1995, "Unbounded length contexts for PPM".)
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ngram.arrays import F64, I64, Array, Tokens, digest, read_only, token_type
+from ngram.compiled import njit
+from ngram.online.hashing import index_slot, mix_hash
+from ngram.online.stream_cache import ChunkScores
+
+WINDOW = 48  # tokens of history that may be looked at, in this module and in ngram/mixture
+MIN_LENGTHS = (12, 5)  # of the two indices: a long match is rarer and surer than the most recent short one
+BUCKETS = 20  # of match length
+INDEX_BITS = 18  # log2 of slots an index begins with
+FEATURES: tuple[str, ...] = ("match_length", "match_confidence")
+
+
+@njit
+def history_start(tokens: Array, t: int, bos: int) -> int:
+    """First position that position t may look at: the nearest BOS before it, at most WINDOW tokens back."""
+    low = t
+    while low > 0 and t - low < WINDOW and (low == t or tokens[low] != bos):
+        low -= 1
+    return low
+
+
+@njit
+def length_bucket(length: int) -> int:
+    """0…BUCKETS-1."""
+    if length < 16:
+        return length
+    return min(16 + (length - 16) // 8, BUCKETS - 1)
+
+
+@njit
+def context_slot(tokens: Array, t: int, low: int, least: int, slots: int) -> int:
+    """Slot of the `least` tokens before t in an index of `slots`, or -1 when the history is shorter."""
+    if t - low < least:
+        return -1
+    h = mix_hash(0, least)
+    for back in range(1, least + 1):
+        h = mix_hash(h, np.int64(tokens[t - back]) + 1)
+    return index_slot(h, slots)
+
+
+@njit
+def find_match(index: Array, past: Array, size: int, tokens: Array, t: int, low: int, least: int) -> tuple[int, int]:
+    """(token that followed, verified length) of the latest occurrence of the last `least` tokens, or (-1, 0).
+
+    index (slots,) int64: position after the context in past[:size], plus 1; 0 is empty."""
+    slot = context_slot(tokens, t, low, least, len(index))
+    if slot < 0:
+        return -1, 0
+    at = index[slot] - 1
+    if at < 0 or at >= size:
+        return -1, 0
+    length = 0
+    while length < at and t - length > low and past[at - 1 - length] == tokens[t - 1 - length]:
+        length += 1
+    if length < least:
+        return -1, 0
+    return np.int64(past[at]), length
+
+
+@njit
+def remember(indices: Array, past: Array, size: int, tokens: Array, t: int, low: int, least: Array) -> None:
+    """Stores tokens[t] as past[size] and points each index at it.  indices (2, slots) int64."""
+    past[size] = tokens[t]
+    for m in range(len(least)):
+        slot = context_slot(tokens, t, low, least[m], indices.shape[1])
+        if slot >= 0:
+            indices[m, slot] = size + 1
+
+
+class MatchState(NamedTuple):
+    """What a match model has learned, and its settings.
+
+    indices (2, slots) int64: see `find_match`.  hits, tries (BUCKETS,) float64: how often a candidate of that length was
+    right, and how often there was one.  least (2,) int64: MIN_LENGTHS.  settings (1,) int64: bos."""
+
+    indices: I64
+    hits: F64
+    tries: F64
+    least: I64
+    settings: I64
+
+
+def new_state(bos: int) -> MatchState:
+    """Nothing learned: one success in two tries at every length."""
+    indices = np.zeros((len(MIN_LENGTHS), 1 << INDEX_BITS), np.int64)
+    hits, tries = np.full(BUCKETS, 1.0), np.full(BUCKETS, 2.0)
+    return MatchState(indices, hits, tries, np.array(MIN_LENGTHS, np.int64), np.array([bos], np.int64))
+
+
+@njit(forceinline=True)
+def look(state: MatchState, past: Array, size: int, tokens: Array, t: int, low: int) -> tuple[int, int, float]:
+    """(candidate or -1, verified length, confidence) at position t, whose history begins at `low`.  The first index that knows the context decides."""
+    token, length, sure = -1, 0, 0.0
+    for m in range(len(state.least)):
+        if token < 0:
+            token, length = find_match(state.indices[m], past, size, tokens, t, low, state.least[m])
+    if token >= 0:
+        bucket = length_bucket(length)
+        sure = state.hits[bucket] / state.tries[bucket]
+    return token, length, sure
+
+
+@njit(forceinline=True)
+def learn_token(state: MatchState, past: Array, at: int, tokens: Array, t: int, low: int, candidate: int, length: int) -> None:
+    """Takes tokens[t] as past[at], and whether the candidate that was seen before it was right."""
+    if candidate >= 0:
+        bucket = length_bucket(length)
+        state.hits[bucket] += candidate == tokens[t]
+        state.tries[bucket] += 1.0
+    remember(state.indices, past, at, tokens, t, low, state.least)
+
+
+@njit
+def _score_range(
+    state: MatchState, past: Array, size: int, tokens: Array, start: int, stop: int, learn: bool, vocab: int, prob: Array, features: Array
+) -> None:
+    """Scores tokens[start:stop] into prob (n,) and features (n, 2) where they have room; with `learn`, each is then learned."""
+    for t in range(start, stop):
+        low = history_start(tokens, t, state.settings[0])
+        candidate, length, sure = look(state, past, size, tokens, t, low)
+        if len(prob):
+            prob[t - start] = (1.0 - sure) / vocab + (sure if candidate == tokens[t] else 0.0)
+            features[t - start, 0] = np.log1p(np.float64(length))
+            features[t - start, 1] = sure
+        if learn:
+            learn_token(state, past, size, tokens, t, low, candidate, length)
+            size += 1
+
+
+@njit
+def _look_at(state: MatchState, past: Array, size: int, tokens: Array, t: int) -> tuple[int, int, float]:
+    """`look` at position t of any stream."""
+    return look(state, past, size, tokens, t, history_start(tokens, t, state.settings[0]))
+
+
+class MatchModel:
+    """A part for ScoreFirst: p = s·[the token that followed] + (1-s)/V, with s the share of past successes at that length.
+
+    Without a match p = 1/V, so a mixture should weigh it by its features.  It learns only from text that was scored, or that
+    `update` was given."""
+
+    def __init__(self, vocab_size: int, bos: int) -> None:
+        self.vocab_size, self.bos = vocab_size, bos
+        self.state = new_state(bos)
+        self.past, self.size = np.zeros(1 << 12, token_type(vocab_size)), 0
+
+    def score(self, tokens: Tokens, start: int, stop: int) -> ChunkScores:
+        """Scores of tokens[start:stop], 1 ≤ start; nothing is learned."""
+        return self._call(tokens, start, stop, False, stop - start)
+
+    def update(self, tokens: Tokens, start: int, stop: int) -> None:
+        """Learns tokens[start:stop]."""
+        self._call(tokens, start, stop, True, 0)
+
+    def score_then_update(self, tokens: Tokens, start: int, stop: int) -> ChunkScores:
+        """The same as one-token chunks, in one kernel."""
+        return self._call(tokens, start, stop, True, stop - start)
+
+    def row(self, tokens: Tokens, t: int) -> F64:
+        """(V,) float64 distribution of the token at position t, given what stands before it."""
+        candidate, _, sure = _look_at(self.state, self.past, self.size, read_only(tokens, self.vocab_size), t)
+        row_V = np.full(self.vocab_size, (1.0 - sure) / self.vocab_size)
+        if candidate >= 0:
+            row_V[candidate] += sure
+        return row_V
+
+    def digest(self) -> str:
+        """xxh3_128 of all state, as hex."""
+        state = self.state
+        return digest(np.array([self.size]), state.indices, self.past[: self.size], state.hits, state.tries)
+
+    def _call(self, tokens: Tokens, start: int, stop: int, learn: bool, size: int) -> ChunkScores:
+        stream = read_only(tokens, self.vocab_size)
+        if learn and self.size + stop - start > len(self.past):
+            self.past = np.concatenate([self.past, np.zeros(max(len(self.past), stop - start), self.past.dtype)])
+        scores = ChunkScores(np.empty(size), np.empty((size, len(FEATURES)), np.float32))
+        _score_range(self.state, self.past, self.size, stream, start, stop, learn, self.vocab_size, scores.prob, scores.features)
+        self.size += (stop - start) * learn
+        return scores

@@ -1,0 +1,55 @@
+"""Numba kernels for what a cache that moves along one stream does not need: rows after given histories, and contexts that were skipped."""
+
+import numpy as np
+
+from ngram.arrays import Array
+from ngram.compiled import njit
+from ngram.online.kernels import LANES, fill_features
+from ngram.online.rows import fill_row, fill_unigram_row
+from ngram.online.trie import DEPTH, State, advance, insert, resolve, touch
+
+
+@njit
+def seek_making(state: State, tokens: Array, start: int, cursor: Array, place: Array) -> None:
+    """As `seek`, and adds missing contexts with count 0, for updates that skip positions; the caller has made room."""
+    order, bos = state.settings[0], state.settings[2]
+    cursor[0, DEPTH] = 0
+    for t in range(max(0, start - order + 1), start):
+        token = np.int64(tokens[t])
+        touch(state, cursor, place, 0, token)
+        resolve(state, cursor, place, 0, token)
+        for k in range(1, min(cursor[0, DEPTH], order - 2) + 1):
+            if place[0, k] < 0 and token != bos:
+                place[0, k] = insert(state, cursor[0, k], token, False)
+        advance(state, cursor, place, 0, token)
+
+
+@njit
+def fill_rows(state: State, histories: Array, rows: Array, features: Array) -> None:
+    """Distributions after histories (P, H), PAD on the left → rows (P, V) or (0, V), features (P, F) or (0, F).
+
+    A row depends on its own history alone; lanes only wait for memory side by side, as in `score_range`."""
+    cursor = np.zeros((LANES, DEPTH + 1), np.int64)
+    place = np.empty((LANES, 2 * DEPTH), np.int64)
+    unigram_row = np.empty(state.settings[1], np.float64)
+    row = np.zeros(len(unigram_row) + 1)
+    fill_unigram_row(state, unigram_row)
+    for begin in range(0, histories.shape[0], LANES):
+        lanes = min(LANES, histories.shape[0] - begin)
+        for g in range(lanes):
+            cursor[g, DEPTH] = 0
+        for j in range(histories.shape[1]):
+            for g in range(lanes):
+                if histories[begin + g, j] < len(unigram_row):
+                    touch(state, cursor, place, g, np.int64(histories[begin + g, j]))
+            for g in range(lanes):
+                if histories[begin + g, j] < len(unigram_row):
+                    resolve(state, cursor, place, g, np.int64(histories[begin + g, j]))
+                    advance(state, cursor, place, g, np.int64(histories[begin + g, j]))
+        for g in range(lanes):
+            if len(rows):
+                fill_row(state, cursor, g, unigram_row, row)
+                for w in range(len(unigram_row)):
+                    rows[begin + g, w] = row[w]
+            if len(features):
+                fill_features(state, cursor, g, features, begin + g)

@@ -1,0 +1,175 @@
+"""StreamCache: an exact n-gram model that scores a stream, and then counts what it has scored.
+
+Until it is updated, it scores exactly like the table it was built from.  It counts by update exclusion: the longest n-gram first,
+then shorter ones up to and including the first that was already seen.  A shorter n-gram is so counted once for each different
+token before it, as Kneser-Ney wants, without keeping sets of neighbours.  (Kneser & Ney 1995; update exclusion: Moffat 1990.)
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ngram.arrays import F32, F64, I64, U32, Tokens, digest, read_only
+from ngram.errors import SeedgramError
+from ngram.online import kernels, rows, seed, trie
+from ngram.online.trie import DEPTH, State
+from ngram.table import NgramTable
+
+# Columns of ChunkScores.features, which a gate may look at because they depend on the context alone.
+FEATURES: tuple[str, ...] = (
+    "matched_order",  # tokens in the longest context seen before
+    "log_total",  # log1p of its total count
+    "log_distinct",  # log1p of its number of different successors
+    "backoff",  # its λ: share of probability it leaves to shorter contexts
+    "log_total_below",  # the same three for the next shorter context seen
+    "log_distinct_below",
+    "backoff_below",
+    "sure_contexts",  # how many matched contexts had a single successor
+    "log_escape",  # -log of the product of λ over contexts of 2 tokens and more: how little is left to bigrams
+)
+SLACK = 1 << 20  # room for growth from the start: pages that are never written take no memory
+
+
+@dataclass(frozen=True)
+class ChunkScores:
+    """prob (n,) float64 of each target; features (n, F) float32, functions of the context alone, (0, F) where none were asked for."""
+
+    prob: F64
+    features: F32
+
+
+class StreamCache:
+    """A cache that starts with the counts of a table and grows.  Keys are compared in full, so no two n-grams share a count.
+
+    tokens: the whole stream, (N,) uint16 (uint32 above 65,535 tokens), BOS before each document; targets are tokens[start:stop], start ≥ 1.
+    Histories are read from the stream to their left and never reach past a BOS."""
+
+    def __init__(self, table: NgramTable):
+        self.order, self.vocab_size, self.bos = table.order, table.vocab_size, table.bos
+        sizes = table.sizes()
+        nodes = sum(sizes[: max(1, self.order - 1)])
+        entries = 1 + sum(int(seed.pool_size(parents)) for parents in table.parents[1:])
+        discounts = np.zeros((self.order, 4))
+        discounts[:, 1:] = table.discounts
+        unigrams = table.exact_counts(1)
+        meta = np.zeros(trie.META_SIZE, np.int64)
+        meta[trie.N_NODES], meta[trie.POOL_USED] = nodes, 1
+        self.state = State(
+            nodes=_aligned(nodes + nodes // 2 + SLACK, 8),
+            pool=_aligned(entries + entries // 2 + SLACK, 3),
+            unigrams=unigrams,
+            root=_root(unigrams, int(table.pruned[0][0])),
+            meta=meta,
+            discounts=discounts,
+            settings=np.array([self.order, self.vocab_size, self.bos], np.int64),
+        )
+        self.state.nodes[:nodes] = 0
+        self.state.pool[0] = (trie.EMPTY, 0, 0)
+        self._seed(table)
+
+    def score(self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True) -> ChunkScores:
+        """Scores of tokens[start:stop]; the state does not change."""
+        stream = self._stream(tokens, start, stop)
+        scores = self._blank(stop - start, features)
+        kernels.score_range(self.state, stream, start, stop, *scores)
+        return ChunkScores(*scores)
+
+    def update(self, tokens: npt.ArrayLike, start: int, stop: int) -> None:
+        """Counts tokens[start:stop]."""
+        stream = self._stream(tokens, start, stop)
+        self._count(stream, start, stop, self._blank(0, False))
+
+    def score_then_update(self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True) -> ChunkScores:
+        """Each token is scored and then counted: the same as chunks of one token, in one kernel."""
+        stream = self._stream(tokens, start, stop)
+        scores = self._blank(stop - start, features)
+        self._count(stream, start, stop, scores)
+        return ChunkScores(*scores)
+
+    def fill_range(self, tokens: npt.ArrayLike, start: int, stop: int, rows_NV: F64, features_NF: F32 | None = None) -> None:
+        """Writes the distributions of targets start … stop-1 of a stream into a given (n, V) array, each summing to 1; their features, too.
+
+        Reads no token behind stop - 2: the last target may be unknown."""
+        features = features_NF if features_NF is not None else self._blank(0, False)[1]
+        rows.row_range(self.state, self._stream(tokens, start, stop, unknown=1), start, stop, rows_NV, features)
+
+    def digest(self) -> str:
+        """xxh3_128 of all state, as hex: equal before and after anything that only reads."""
+        state = self.state
+        nodes, pool = state.nodes[: state.meta[trie.N_NODES]], state.pool[: state.meta[trie.POOL_USED]]
+        return digest(nodes, pool, state.unigrams, state.root, state.meta, state.discounts, state.settings)
+
+    def _seed(self, table: NgramTable) -> None:
+        base = np.cumsum([0, *table.sizes()])
+        for n in range(2, self.order + 1):
+            columns = (table.tokens[n - 1], table.parents[n - 1], table.exact_counts(n))
+            own = base[n - 1] if n < self.order else -1
+            fits = seed.seed_order(self.state, *columns, base[n - 2], own)
+            context = self.state.nodes[base[n - 2] : base[n - 1]]
+            total = context[:, trie.TOTAL].astype(np.int64) + table.pruned[n - 1]
+            if not fits or (len(total) and total.max() > trie.U32_MAX):
+                raise SeedgramError(f"a context of order {n} has more than 2^32 - 1 counts; train on less text")
+            context[:, trie.TOTAL] = total
+            context[:, trie.PRUNED] = table.pruned[n - 1]
+
+    def _stream(self, tokens: npt.ArrayLike, start: int, stop: int, unknown: int = 0) -> Tokens:
+        stream = read_only(tokens, self.vocab_size)
+        if stream.ndim != 1 or not 0 < start <= stop <= len(stream) + unknown:
+            raise SeedgramError(f"targets {start}…{stop} of {stream.shape} tokens: token 0 is given, so 1 ≤ start ≤ stop ≤ length")
+        seen = stream[max(0, start - self.order + 1) : stop - unknown]
+        if len(seen) and int(seen.max()) >= self.vocab_size:
+            raise SeedgramError(f"token {int(seen.max())} is outside the vocabulary of {self.vocab_size}; use the model's tokenizer")
+        return stream
+
+    def _blank(self, size: int, features: bool) -> tuple[F64, F32]:
+        return np.empty(size), np.empty((size if features else 0, len(FEATURES)), np.float32)
+
+    def _count(self, stream: Tokens, start: int, stop: int, scores: tuple[F64, F32]) -> None:
+        cursor, place = walk()
+        self._seek(stream, start, cursor, place)
+        at = start
+        while at < stop:
+            self.make_room(self.order)
+            views = [column[at - start :] if len(column) else column for column in scores]
+            at = kernels.count_range(self.state, stream, at, stop, cursor, place, *views)
+
+    def _seek(self, stream: Tokens, start: int, cursor: I64, place: I64) -> None:
+        """Puts the cursor on the context of position `start`."""
+        if trie.seek(self.state, stream, start, cursor, place):
+            raise SeedgramError(f"position {start} was reached without counting those before it; ngram.OnlineCache may skip some")
+
+    def make_room(self, inserts: int) -> None:
+        """Enlarges what is too small by half.  Only unused room changes, so what is counted stays the same."""
+        while not trie.has_room(self.state, inserts):
+            state = self.state
+            nodes, pool = int(state.meta[trie.N_NODES]), int(state.meta[trie.POOL_USED])
+            moved = inserts * 4 * (self.vocab_size + 2)
+            if nodes + inserts > len(state.nodes):
+                self.state = state._replace(nodes=_longer(state.nodes, nodes, inserts))
+            elif pool + moved > len(state.pool):
+                self.state = state._replace(pool=_longer(state.pool, pool, moved))
+
+
+def walk() -> tuple[I64, I64]:
+    """Cursor and places of one lane."""
+    return np.zeros((1, DEPTH + 1), np.int64), np.empty((1, 2 * DEPTH), np.int64)
+
+
+def _aligned(rows: int, columns: int) -> U32:
+    """(rows, columns) uint32, not initialised, on a cache line: a node record then never straddles two."""
+    raw = np.empty(rows * columns + 16, np.uint32)
+    skip = -raw.ctypes.data % 64 // 4
+    return raw[skip : skip + rows * columns].reshape(rows, columns)
+
+
+def _longer(array: U32, used: int, extra: int) -> U32:
+    """A copy of the `used` first rows, with half as many again and `extra` more behind them."""
+    longer = _aligned(used + used // 2 + extra, array.shape[1])
+    longer[:used] = array[:used]
+    return longer
+
+
+def _root(unigrams: U32, pruned: int) -> I64:
+    counts = unigrams.astype(np.int64)
+    return np.array([[counts.sum() + pruned, (counts == 1).sum(), (counts == 2).sum(), (counts > 2).sum(), pruned]], np.int64)

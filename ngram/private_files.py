@@ -1,0 +1,84 @@
+"""A private folder of whole files below the user's cache folder: what can be made again, kept for the next start.
+
+The folder is `$XDG_CACHE_HOME/seedgram/kernels` (`~/.cache` without that variable; `~/Library/Caches` on macOS).
+SEEDGRAM_CACHE_DIR names another place for `kernels`; set and empty, it switches the cache off.
+"""
+
+import hashlib
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ngram.container import atomic_write
+from ngram.errors import SeedgramError
+
+VARIABLE = "SEEDGRAM_CACHE_DIR"
+FOLDERS_KEPT = 8  # of other versions and checkouts, the newest; one takes about 10 MB
+
+
+def user_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """Where kernels are kept, with a folder for each key in it; None: nowhere."""
+    named = environment.get(VARIABLE)
+    if named is not None:
+        return Path(named, "kernels").absolute() if named else None
+    base = "~/Library/Caches" if sys.platform == "darwin" else environment.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):  # a relative XDG_CACHE_HOME is to be ignored, its specification says
+        base = os.path.expanduser(base if base.startswith("~") else "~/.cache")
+    return Path(base, "seedgram", "kernels") if os.path.isabs(base) else None
+
+
+def store_of(kind: str, key: Callable[[], str]) -> "Store":
+    """The store of a kind of files that a key names, in a folder beside the other kinds'; one that keeps nothing where that cannot be told."""
+    try:
+        folder = user_folder()
+        return Store(folder.with_name(kind) / key() if folder is not None else None)
+    except OSError:  # sources that cannot be read, as in a zip file
+        return Store(None)
+
+
+class Store:
+    """Whole files in one folder that only this user can write; without such a folder nothing is kept and nothing is found."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def load(self, name: str) -> bytes | None:
+        """What was saved under a name, or None if nothing whole is there."""
+        try:
+            if self.folder is None or not _is_private(self.folder):
+                return None
+            content = (self.folder / name).read_bytes()
+        except OSError:
+            return None
+        return content[32:] if hashlib.sha256(content[32:]).digest() == content[:32] else None
+
+    def save(self, name: str, content: bytes) -> bool:
+        """Keeps content under a name, if that can be done; says whether it was."""
+        try:
+            if self.folder is None or not _is_private(_made(self.folder)):
+                return False
+            atomic_write(self.folder / name, hashlib.sha256(content).digest() + content)
+        except (OSError, SeedgramError):  # read-only, full, or removed by another process
+            return False
+        return True
+
+
+def _made(folder: Path) -> Path:
+    """The folder, made if it is missing; then the oldest of the others beside it go."""
+    if not folder.is_dir():
+        folder.parent.parent.mkdir(parents=True, exist_ok=True)
+        for place in (folder.parent, folder):
+            place.mkdir(mode=0o700, exist_ok=True)
+        others = [path for path in folder.parent.iterdir() if path != folder and not path.is_symlink()]
+        for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[FOLDERS_KEPT:]:
+            shutil.rmtree(path, ignore_errors=True)  # a process that still uses it compiles
+    return folder
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether a folder and the one above belong to this user and nobody else can look into them, so that what lies there is the user's own."""
+    found = [os.lstat(place) for place in (folder.parent, folder)]
+    return all(stat.S_ISDIR(one.st_mode) and one.st_uid == os.geteuid() and not one.st_mode & 0o077 for one in found)

@@ -1,0 +1,168 @@
+"""Compiled loops of the codec over contexts: the candidates of a context are the children of its suffix context, grouped by count."""
+
+import numpy as np
+
+from ngram.compiled import njit
+
+CLASSES = 64  # of a candidate: its count as a child of the suffix context, three classes an octave
+
+
+@njit
+def sort_range(values, start, stop):
+    """Sorts values[start:stop] in place, by insertion where it is short, which it nearly always is."""
+    if stop - start > 32:
+        values[start:stop] = np.sort(values[start:stop])
+        return
+    for place in range(start + 1, stop):
+        value = values[place]
+        to = place
+        while to > start and values[to - 1] > value:
+            values[to] = values[to - 1]
+            to -= 1
+        values[to] = value
+
+
+@njit
+def group_children(first, classes):
+    """Children of each context, the highest class first, then by token.
+
+    first (C + 1,) offsets of the contexts' children; classes (M,) uint8 < CLASSES of the children.
+    Returns members (M,) uint32 children in that order, rank (M,) uint32 the inverse, group_first (C + 1,) int64 offsets
+    into group_stop (G,) int64 (end of each group in members) and group_class (G,) uint8.
+    """
+    contexts = len(first) - 1
+    members = np.empty(len(classes), np.uint32)
+    rank = np.empty(len(classes), np.uint32)
+    tally = np.zeros(CLASSES, np.int64)
+    groups = 0
+    for context in range(contexts):
+        seen = np.uint64(0)
+        for child in range(first[context], first[context + 1]):
+            bit = np.uint64(1) << np.uint64(classes[child])
+            if not seen & bit:
+                groups += 1
+            seen |= bit
+    group_first = np.zeros(contexts + 1, np.int64)
+    group_stop = np.empty(groups, np.int64)
+    group_class = np.empty(groups, np.uint8)
+    group = 0
+    for context in range(contexts):
+        start, stop = first[context], first[context + 1]
+        if stop > start:
+            for child in range(start, stop):
+                tally[classes[child]] += 1
+            place = start
+            for kind in range(CLASSES - 1, -1, -1):
+                size = tally[kind]
+                if size:
+                    tally[kind] = place
+                    place += size
+                    group_stop[group] = place
+                    group_class[group] = kind
+                    group += 1
+            for child in range(start, stop):
+                place = tally[classes[child]]
+                tally[classes[child]] += 1
+                members[place] = child
+                rank[child] = place
+            for child in range(start, stop):
+                tally[classes[child]] = 0
+        group_first[context + 1] = group
+    return members, rank, group_first, group_stop, group_class
+
+
+@njit
+def count_slots(parents, suffixes, rows, first, group_first, group_stop, group_class, slots):
+    """Number of candidates of each bucket row·CLASSES + class, added to slots (buckets,) int64.
+
+    parents, rows (P,): the contexts that have children and their rows; suffixes (contexts,) their suffix contexts.
+    """
+    for index in range(len(parents)):
+        suffix = suffixes[parents[index]]
+        start = first[suffix]
+        for group in range(group_first[suffix], group_first[suffix + 1]):
+            slots[rows[index] * CLASSES + group_class[group]] += group_stop[group] - start
+            start = group_stop[group]
+
+
+@njit
+def locate_members(
+    parents, suffixes, rows, first, group_first, group_stop, group_class, rank, child_first, child_suffix, used, bucket, slot
+):
+    """Bucket and slot in it of each child, context by context in the order of the walk.
+
+    child_first (contexts + 1,), child_suffix (M,): the children and their suffixes among the candidates.
+    used (buckets,) int64 zeros: slots passed so far.  Writes bucket (M,) int32, slot (M,) int64.
+    """
+    out = 0
+    places = np.empty(np.max(child_first[1:] - child_first[:-1]) if len(child_first) > 1 else 0, np.int64)
+    for index in range(len(parents)):
+        context = parents[index]
+        children = child_first[context + 1] - child_first[context]
+        for child in range(children):
+            places[child] = rank[child_suffix[child_first[context] + child]]
+        sort_range(places, 0, children)
+        suffix = suffixes[context]
+        start = first[suffix]
+        next_place = 0
+        for group in range(group_first[suffix], group_first[suffix + 1]):
+            stop = group_stop[group]
+            key = rows[index] * CLASSES + group_class[group]
+            while next_place < children and places[next_place] < stop:
+                bucket[out] = key
+                slot[out] = used[key] + places[next_place] - start
+                out += 1
+                next_place += 1
+            used[key] += stop - start
+            start = stop
+
+
+@njit
+def expand_members(
+    parents, suffixes, rows, first, group_first, group_stop, group_class, members, event_first, events, inverted, used, out_first, out
+):
+    """The walk of the reader: turns each bucket's events into children.
+
+    event_first (buckets + 1,) offsets into events (E,) int64, ascending slots that hold a child or, where inverted (buckets,)
+    bool, hold none.  used (buckets,) int64 zeros.  Writes out_first (P + 1,) and out (M,) uint32, the candidates that are
+    children, ascending in each context.  Returns the number written, or -1 when it would not be M.
+    """
+    written = 0
+    cursor = event_first[:-1].copy()
+    for index in range(len(parents)):
+        suffix = suffixes[parents[index]]
+        start = first[suffix]
+        begin = written
+        for group in range(group_first[suffix], group_first[suffix + 1]):
+            stop = group_stop[group]
+            key = rows[index] * CLASSES + group_class[group]
+            base = used[key] - start
+            place = start
+            while cursor[key] < event_first[key + 1] and events[cursor[key]] - base < stop:
+                event = events[cursor[key]] - base
+                if inverted[key]:
+                    if written + event - place > len(out):
+                        return -1
+                    while place < event:
+                        out[written] = members[place]
+                        written += 1
+                        place += 1
+                    place += 1
+                else:
+                    if written >= len(out):
+                        return -1
+                    out[written] = members[event]
+                    written += 1
+                cursor[key] += 1
+            if inverted[key]:
+                if written + stop - place > len(out):
+                    return -1
+                while place < stop:
+                    out[written] = members[place]
+                    written += 1
+                    place += 1
+            used[key] += stop - start
+            start = stop
+        sort_range(out, begin, written)
+        out_first[index + 1] = written
+    return written

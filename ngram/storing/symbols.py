@@ -1,0 +1,202 @@
+"""Entropy-coded streams: what the coder is told about each symbol.  The coding itself is constriction's range coder.
+
+One class serves both directions (`Coder`): every function below takes the true symbols when writing and None when
+reading, and returns the symbols either way, so writer and reader cannot drift apart.  Probabilities come from integers
+and IEEE sums, products and quotients only, never from a math library's log or exp: the same bits on every machine.
+"""
+
+import math
+from typing import Any
+
+import constriction
+import numpy as np
+import numpy.typing as npt
+
+from ngram.arrays import F64, I32, I64, U32
+from ngram.errors import FileFormatError
+
+MAX_VALUE = 2**32 - 1
+_LOG_MANTISSA = np.array([((256 + i) ** 16).bit_length() - 129 for i in range(256)], np.int32)
+_FIRST_BLOCK = 16  # symbols coded before a class's own frequencies are looked at for the first time
+_PRIOR_WEIGHT = 16.0  # symbols that the neighbouring classes' frequencies count for
+_UNIFORM_SHARE = 0.02  # of the prior, so that no symbol becomes too expensive
+_GAP_SYMBOLS = 256
+_DIRECT_BITS = 16
+_LOOKED_UP = 4096  # smaller values have their level read from a table
+
+
+class Coder:
+    """A range coder that writes (no data given) or reads."""
+
+    def __init__(self, words: U32 | None = None) -> None:
+        self.reading = words is not None
+        self._coder: Any = constriction.stream.queue.RangeDecoder(words) if self.reading else constriction.stream.queue.RangeEncoder()
+
+    def code(self, model: Any, count: int, symbols: I32 | None) -> I32:
+        """Codes `count` symbols with one model.  Returns int32 (count,).  Raises FileFormatError on impossible data."""
+        if count == 0:
+            return np.empty(0, np.int32)
+        if not self.reading:
+            assert symbols is not None
+            self._coder.encode(np.ascontiguousarray(symbols, np.int32), model)
+            return symbols
+        try:
+            return self._coder.decode(model, count)  # type: ignore[no-any-return]
+        except AssertionError:
+            raise FileFormatError("n-gram data: impossible code words; the file was altered, make it again") from None
+
+    def words(self) -> U32:
+        """What was written, uint32."""
+        return self._coder.get_compressed()  # type: ignore[no-any-return]
+
+
+class Tape:
+    """Stands in for a writing coder and only notes what it is given, so that parts of a stream can be prepared on several threads."""
+
+    reading = False
+
+    def __init__(self) -> None:
+        self._noted: list[tuple[Any, int, I32 | None]] = []
+
+    def code(self, model: Any, count: int, symbols: I32 | None) -> I32:
+        """As Coder.code when writing."""
+        assert symbols is not None
+        if count:
+            self._noted.append((model, count, symbols))
+        return symbols
+
+    def play(self, coder: Coder) -> None:
+        """Codes everything noted, in order."""
+        for model, count, symbols in self._noted:
+            coder.code(model, count, symbols)
+        self._noted.clear()
+
+
+def log16(values: npt.NDArray[Any]) -> I32:
+    """0 for 0, else 16 + floor(16·log2(value)) (of the 9 leading bits): integers only, so equal on every machine."""
+    mantissa, exponent = np.frexp(values.astype(np.float64))
+    index = (mantissa * 512).astype(np.int64) - 256
+    return np.where(values > 0, exponent * 16 + _LOG_MANTISSA[np.maximum(index, 0)], 0).astype(np.int32)
+
+
+def level_values(fineness: int) -> I64:
+    """The log scale of counts: 0, 1, 2, …, then in steps of √value/fineness, or of value/16 where that is more, up to 2^32 - 1.
+
+    Rounding a count costs bits of text in proportion to step² / count, so equal costs need steps that grow like the count's root."""
+    values = [0]
+    while values[-1] < MAX_VALUE:
+        value = values[-1]
+        values.append(min(value + max(1, math.isqrt(value // fineness**2), value >> 4), MAX_VALUE))
+    return np.array(values, np.int64)
+
+
+def nearest_level(values: npt.NDArray[Any], levels: I64) -> I32:
+    """Index of the nearest level, the lower one of two."""
+    middles = (levels[:-1] + levels[1:]) // 2
+    small = np.searchsorted(middles, np.arange(_LOOKED_UP), side="left").astype(np.int32)
+    out = small[np.minimum(values, _LOOKED_UP - 1).astype(np.int64)]  # nearly all values are small: a look instead of a search
+    large = np.flatnonzero(values >= _LOOKED_UP)
+    out[large] = np.searchsorted(middles, values[large].astype(np.int64), side="left")
+    return out
+
+
+def _model(probabilities: F64, count: int) -> Any:
+    # Lazy tables are the same code, only quicker to set up for a few symbols.
+    return constriction.stream.model.Categorical(probabilities, lazy=count < 2 * len(probabilities), perfect=False)
+
+
+def code_classed(coder: Coder | Tape, rows: I32, columns: I32, alphabet: int, symbols: I32 | None) -> I32:
+    """Codes symbols 0…alphabet-1 whose distribution depends on a class (row, column): nothing but the symbols is stored.
+
+    rows, columns: (n,) class of each symbol, known to the reader.  Classes go one after the other, in blocks that
+    double; a block's model is what the class has shown so far, on a prior from the two neighbouring classes
+    (prequential coding, Dawid 1984).  Returns int32 (n,).
+    """
+    out = np.empty(len(rows), np.int32) if symbols is None else symbols
+    if alphabet <= 1 or len(rows) == 0:
+        out[:] = 0
+        return out
+    width = int(columns.max(initial=0)) + 1
+    keys = rows.astype(np.int64) * width + columns
+    tally = np.bincount(keys)
+    present = np.flatnonzero(tally)
+    number = np.zeros(len(tally), np.uint16 if len(present) < 1 << 16 else np.int64)  # of 16 bits: sorted by radix
+    number[present] = np.arange(len(present))
+    order = np.argsort(number[keys], kind="stable")
+    stops = np.cumsum(tally[present])
+    uniform = np.full(alphabet, 1 / alphabet)
+    above: dict[int, F64] = {}
+    left = uniform
+    last_row = -1
+    for key, start, stop in zip(present.tolist(), (stops - tally[present]).tolist(), stops.tolist(), strict=True):
+        row, column = divmod(key, width)
+        near = above.get(column, left)
+        prior = near if row != last_row else (left + near) * 0.5
+        prior = prior * (1 - _UNIFORM_SHARE) + uniform * _UNIFORM_SHARE
+        index = order[start:stop]
+        decoded, estimate = _code_class(coder, prior, stop - start, None if symbols is None else symbols[index])
+        if symbols is None:
+            out[index] = decoded
+        above[column] = left = estimate
+        last_row = row
+    return out
+
+
+def _code_class(coder: Coder | Tape, prior: F64, count: int, symbols: I32 | None) -> tuple[I32, F64]:
+    weights = prior * _PRIOR_WEIGHT
+    parts, done, block = [], 0, _FIRST_BLOCK
+    while done < count:
+        size = min(block, count - done)
+        part = coder.code(_model(weights / weights.sum(), size), size, None if symbols is None else symbols[done : done + size])
+        weights = weights + np.bincount(part, minlength=len(weights))
+        parts.append(part)
+        done += size
+        block = done
+    return np.concatenate(parts), weights / weights.sum()
+
+
+def code_numbers(coder: Coder | Tape, classes: I32, numbers: I64 | None) -> I64:
+    """Codes integers 0…2^48 as bit lengths (given a class of 0…63 each) and plain lower bits.  Returns int64 (n,)."""
+    lengths = None if numbers is None else np.where(numbers > 0, np.frexp(numbers.astype(np.float64))[1], 0).astype(np.int32)
+    lengths = code_classed(coder, np.zeros_like(classes), classes, 49, lengths)
+    out = (np.int64(1) << np.maximum(lengths - 1, 0).astype(np.int64)) * (lengths > 0)
+    for low in range(0, 48, _DIRECT_BITS):
+        bits = np.clip(lengths - 1 - low, 0, _DIRECT_BITS)
+        for width in range(1, _DIRECT_BITS + 1):
+            index = np.flatnonzero(bits == width)
+            part = None if numbers is None else ((numbers[index] >> low) & ((1 << width) - 1)).astype(np.int32)
+            out[index] |= coder.code(constriction.stream.model.Uniform(1 << width), len(index), part).astype(np.int64) << low
+    return out
+
+
+def code_positions(coder: Coder | Tape, size: int, count: int, positions: I64 | None) -> I64:
+    """Codes `count` ascending positions below `size`, 0 < count ≤ size/2, as geometric gaps.  Returns int64 (count,).
+
+    A gap's low bits are all but uniform and coded as such; the rest is a truncated geometric symbol with an escape.
+    Raises FileFormatError where the positions would pass the end.
+    """
+    shift = max(0, (size // count).bit_length() - 6)
+    stay = 1.0 - count / size
+    for _ in range(shift):
+        stay = stay * stay
+    powers = np.multiply.accumulate(np.concatenate([[1.0], np.full(_GAP_SYMBOLS - 1, stay)]))
+    probabilities = np.concatenate([powers[:-1] - powers[1:], powers[-1:]])
+    gaps = None if positions is None else np.diff(positions, prepend=-1) - 1
+    out = np.zeros(count, np.int64)
+    open_ = np.arange(count)
+    escape = _GAP_SYMBOLS - 1
+    while len(open_):
+        part = None if gaps is None else np.minimum((gaps[open_] - out[open_]) >> shift, escape).astype(np.int32)
+        part = coder.code(_model(probabilities, len(open_)), len(open_), part)
+        out[open_] += part.astype(np.int64) << shift
+        if int(out.sum()) + count > size:
+            raise FileFormatError("n-gram data: a gap reaches past the end; the file was altered, make it again")
+        open_ = open_[part == escape]
+    for low in range(0, shift, _DIRECT_BITS):
+        width = min(_DIRECT_BITS, shift - low)
+        bits = None if gaps is None else ((gaps >> low) & ((1 << width) - 1)).astype(np.int32)
+        out |= coder.code(constriction.stream.model.Uniform(1 << width), count, bits).astype(np.int64) << low
+    out = np.cumsum(out + 1) - 1
+    if out[-1] >= size:
+        raise FileFormatError("n-gram data: a gap reaches past the end; the file was altered, make it again")
+    return out

@@ -1,0 +1,246 @@
+"""NgramTable ↔ bytes: about 6 bits an n-gram, exact n-grams, counts on a log scale.
+
+The orders are coded from the lowest up.  For order n, first each context h (an n-gram of order n-1) gets the sum of its children's
+counts, T(h), or the note that it has none.  Its children are a subset of the children of its suffix context h′, so what is coded is which
+of these candidates are members.  Every candidate (h, w) falls into a bucket by T(h)/T(h′), by w's count under h′ (both together say how
+often h w is to be expected) and roughly by T(h); the members of a bucket are coded as geometric gaps.  Last come the members' counts,
+given T(h), the number of h's children and the expected count.  (Subsets: Raj & Whittaker 2003; the rest is adaptive arithmetic coding.)
+
+A reader gets the same n-grams with counts and pruned masses on the log scale, and no raw counts.  A context without children keeps
+no pruned mass, as it would not change any probability.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ngram.arrays import I32, I64, U32, Mask, Tokens, token_type
+from ngram.errors import FileFormatError, SeedgramError
+from ngram.storing import members as kernels
+from ngram.storing.header import Head, pack_head, pad, read_head
+from ngram.storing.symbols import Coder, Tape, code_classed, code_numbers, code_positions, level_values, log16, nearest_level
+from ngram.table import MAX_ORDER, MAX_VOCAB, NgramTable, stored_counts, suffix_rows
+from ngram.threads import each
+
+FINENESS = 2  # of the count scale: exact to 16, then steps of √count/2: costs are in scripts/bench/codec.py
+_RATIOS = 48  # half octaves of T(h′)/T(h)
+_ROWS = 5 * _RATIOS  # times five sizes of T(h)
+
+
+@dataclass
+class _Order:
+    """One order while it is coded.  (M,) a row each; contexts are the rows of the order below."""
+
+    tokens: Tokens
+    parents: I64
+    suffixes: I64  # row in the order below without the first token; order 1: all 0
+    counts: I64
+    first: I64  # (contexts + 1,) children of each context
+    totals: I64  # (contexts,) T(h), 0 without children
+
+
+@dataclass
+class _Truth:
+    """What the writer knows and the reader is about to learn of one order."""
+
+    totals: I32  # (contexts,) 0: no children, else 1 + level of T(h)
+    first: I64
+    suffixes: I64
+    levels: I32  # (M,) level of the count - 1
+
+
+def encode(table: NgramTable) -> bytes:
+    """Serialises a table.  Raises SeedgramError when it is not closed under suffixes or out of range."""
+    return encode_read(table)[0]
+
+
+def encode_read(table: NgramTable, suffixes: list[I64] | None = None) -> tuple[bytes, Callable[[], NgramTable]]:
+    """The table's bytes, and a function that gives what `decode` would read from them, without reading them.
+
+    suffixes: `suffix_rows(table)` where the caller has them already.  Raises SeedgramError as `encode` does.
+
+    The writer knows all orders beforehand, so their symbols and models are worked out side by side, then coded in order."""
+    levels = level_values(FINENESS)
+    truths = _truths(table, levels, suffixes if suffixes is not None else suffix_rows(table))
+    alphabets = [(int(t.levels.max(initial=-1)) + 1, int(t.totals.max(initial=-1)) + 1) for t in truths]
+    orders = each(lambda n: _known_order(table, n, levels, truths[n - 1]), range(1, table.order + 1))
+    tapes = [Tape() for _ in orders]
+    _unigrams(tapes[0], levels, table.vocab_size, alphabets[0][0], truths[0].levels)
+
+    def record(n: int) -> None:
+        _code_order(tapes[n - 1], levels, orders[: n - 1], alphabets[n - 1], len(table.tokens[n - 1]), truths[n - 1])
+
+    each(record, range(table.order, 1, -1))  # the longest orders take longest
+    coder = Coder()
+    for tape in tapes:
+        tape.play(coder)
+    head = Head(FINENESS, table.vocab_size, table.bos, int(table.pruned[0][0]), table.discounts, table.sizes(), alphabets)
+    data = pad(pack_head(head) + coder.words().astype("<u4").tobytes(), sum(table.sizes()))
+    return data, lambda: _table(head, orders)
+
+
+def decode(data: bytes) -> NgramTable:
+    """The table in `data`.  Raises FileFormatError on anything that `encode` does not write; bounded by the data's size."""
+    head, words = read_head(data)
+    coder, levels = Coder(words), level_values(head.fineness)
+    unigrams = _unigrams(coder, levels, head.vocab_size, head.alphabets[0][0], None)
+    unigrams.totals[0] += head.pruned
+    orders = [unigrams]
+    for n in range(2, len(head.sizes) + 1):
+        orders.append(_code_order(coder, levels, orders, head.alphabets[n - 1], head.sizes[n - 1], None))
+    return _table(head, orders)
+
+
+def _table(head: Head, orders: list[_Order]) -> NgramTable:
+    return NgramTable(
+        vocab_size=head.vocab_size,
+        bos=head.bos,
+        tokens=[o.tokens for o in orders],
+        parents=[o.parents.astype(np.uint32) for o in orders],
+        pruned=[np.array([head.pruned], np.uint32)] + [_pruned(o) for o in orders[1:]],
+        discounts=head.discounts,
+        **stored_counts([o.counts for o in orders]),
+    )
+
+
+def _truths(table: NgramTable, levels: I64, suffixes: list[I64]) -> list[_Truth]:
+    if not 1 <= table.order <= MAX_ORDER or not 1 <= table.vocab_size <= MAX_VOCAB or len(table.tokens[0]) != table.vocab_size:
+        raise SeedgramError(f"n-gram table: order {table.order}, vocabulary {table.vocab_size}: cannot be written; use orders 1…8")
+    return each(lambda n: _truth(table, n, levels, suffixes[n - 1]), range(1, table.order + 1))
+
+
+def _truth(table: NgramTable, n: int, levels: I64, suffixes: I64) -> _Truth:
+    exact = table.exact_counts(n)
+    count_levels = nearest_level(exact, levels)
+    first = table.first_child(n - 1)
+    children_mass = _children_mass(levels[count_levels], first)
+    if n > 1 and len(exact) and exact.min() == 0:
+        raise SeedgramError(f"n-gram table: order {n} holds a count of 0; make it with ngram.storing.prune")
+    pruned = table.pruned[n - 1].astype(np.int64)
+    near = nearest_level(np.minimum(children_mass + pruned, levels[-1]), levels)
+    # Nothing left out stays nothing left out: a level at or below the children's own mass says so (see _pruned).
+    floor = np.searchsorted(levels, np.minimum(children_mass, levels[-1]), side="right") - 1
+    totals = np.where(pruned > 0, np.maximum(near, floor), floor).astype(np.int32)
+    totals = np.where(np.diff(first) > 0, totals + 1, 0).astype(np.int32)
+    return _Truth(totals, first, suffixes, count_levels - (n > 1))
+
+
+def _children_mass(counts: I64, first: I64) -> I64:
+    """Σ counts of the children of each context, 0 without any."""
+    running = np.concatenate([[0], np.cumsum(counts)])
+    return running[first[1:]] - running[first[:-1]]
+
+
+def _known_order(table: NgramTable, n: int, levels: I64, truth: _Truth) -> _Order:
+    """What the reader will have of an order, from the truth."""
+    counts = levels[truth.levels + (n > 1)]
+    mass = _children_mass(counts, truth.first)
+    if n == 1:
+        totals = mass + int(table.pruned[0][0])
+    else:
+        totals = np.where(truth.totals > 0, np.maximum(levels[np.maximum(truth.totals - 1, 0)], mass), 0)
+    return _Order(table.tokens[n - 1], table.parents[n - 1].astype(np.int64), truth.suffixes, counts, truth.first, totals)
+
+
+def _unigrams(coder: Coder | Tape, levels: I64, vocab_size: int, alphabet: int, truth: I32 | None) -> _Order:
+    zeros = np.zeros(vocab_size, np.int32)
+    counts = levels[code_classed(coder, zeros, zeros, alphabet, truth)]
+    first = np.array([0, vocab_size], np.int64)
+    return _Order(
+        np.arange(vocab_size, dtype=token_type(vocab_size)), zeros.astype(np.int64), zeros.astype(np.int64), counts, first, counts.sum(keepdims=True)
+    )
+
+
+def _code_order(
+    coder: Coder | Tape, levels: I64, orders: list[_Order], alphabet: tuple[int, int], size: int, truth: _Truth | None
+) -> _Order:
+    """Codes the next order on top of `orders`: totals, then members, then counts."""
+    below = orders[-1]
+    log_counts, log_totals = log16(below.counts), log16(below.totals)
+    may = np.flatnonzero(np.diff(below.first)[below.suffixes] > 0)
+    suffix_total = log_totals[below.suffixes[may]]
+    # A context's weight per left neighbour is much like its suffix's: T(h) ≈ c(h)·T(h′)/c(h′).
+    suffix_count = log16(orders[-2].counts)[below.suffixes[may]] if len(orders) > 1 else suffix_total
+    weight = np.clip((suffix_total - suffix_count) // 3 + 30, 0, 79)
+    columns = (weight + 80 * np.minimum(_octave(np.diff(below.first))[below.suffixes[may]], 2)).astype(np.int32)
+    symbols = code_classed(coder, np.minimum(log_counts[may] >> 2, 127), columns, alphabet[1], None if truth is None else truth.totals[may])
+    parents = may[symbols > 0]
+    totals = np.zeros(len(below.counts), np.int64)
+    totals[parents] = levels[symbols[symbols > 0] - 1]
+
+    log_total = log16(totals[parents])
+    rows = np.clip((log_totals[below.suffixes[parents]] - log_total + 4) >> 3, 0, _RATIOS - 1)
+    rows = rows.astype(np.int64) + _RATIOS * np.minimum(log_total // 24, 4)
+    children_first, members = _code_members(coder, below, parents, rows, log_counts, size, truth)
+    first = np.zeros(len(below.counts) + 1, np.int64)
+    first[parents + 1] = np.diff(children_first)
+    first = np.cumsum(first)
+    owners = np.repeat(parents, np.diff(children_first))
+
+    log_total = log16(totals)[owners]
+    expected = log_counts[members] + log_total - log_totals[below.suffixes[owners]]
+    siblings = np.minimum(_octave(np.diff(first)), 5)[owners]
+    columns = np.clip((expected + 160) >> 3, 0, 63).astype(np.int32)
+    counts = levels[
+        code_classed(coder, siblings * 80 + (log_total >> 3), columns, alphabet[0], None if truth is None else truth.levels) + 1
+    ]
+    totals = np.where(np.diff(first) > 0, np.maximum(totals, _children_mass(counts, first)), 0)
+    if totals.max(initial=0) > levels[-1]:
+        raise FileFormatError("n-gram data: a context counts more than 2^32 - 1; the file was altered, make it again")
+    return _Order(below.tokens[members], owners, members, counts, first, totals)
+
+
+def _code_members(
+    coder: Coder | Tape, below: _Order, parents: I64, rows: I64, log_counts: I32, size: int, truth: _Truth | None
+) -> tuple[I64, I64]:
+    """Codes which candidates are children.  Returns offsets (len(parents) + 1,) and the children's suffixes (size,)."""
+    classes = np.where(log_counts > 0, np.minimum(((log_counts - 16) * 3 >> 4) + 1, kernels.CLASSES - 1), 0).astype(np.uint8)
+    ordered, rank, group_first, group_stop, group_class = kernels.group_children(below.first, classes)
+    walk = (parents, below.suffixes, rows, below.first, group_first, group_stop, group_class)
+    slots = np.zeros(_ROWS * kernels.CLASSES, np.int64)
+    kernels.count_slots(*walk, slots)
+    used = np.flatnonzero(slots)
+    bucket, slot = np.empty(0, np.int32), np.empty(0, np.int64)
+    if truth is not None:
+        bucket, slot = np.empty(size, np.int32), np.empty(size, np.int64)
+        kernels.locate_members(*walk, rank, truth.first, truth.suffixes, np.zeros_like(slots), bucket, slot)
+        slot = slot[np.argsort(bucket.astype(np.uint16), kind="stable")]  # 16 bits: sorted by radix
+    truly = None if truth is None else np.bincount(bucket, minlength=len(slots))[used]
+    bits = np.frexp(slots[used].astype(np.float64))[1].astype(np.int32)
+    found = np.zeros_like(slots)
+    found[used] = code_numbers(coder, np.minimum(bits, 48), truly)
+    if (found > slots).any() or int(found.sum()) != size:
+        raise FileFormatError("n-gram data: more n-grams than contexts can hold; the file was altered, make it again")
+    inverted = found * 2 > slots
+    events = _code_events(coder, slots, found, inverted, None if truth is None else slot)
+    event_first = np.concatenate([[0], np.cumsum(np.where(inverted, slots - found, found))])
+    if truth is not None:
+        return np.append(truth.first[parents], size), truth.suffixes
+    out_first, out = np.zeros(len(parents) + 1, np.int64), np.empty(size, np.uint32)
+    if kernels.expand_members(*walk, ordered, event_first, events, inverted, np.zeros_like(slots), out_first, out) != size:
+        raise FileFormatError("n-gram data: members and contexts disagree; the file was altered, make it again")
+    return out_first, out.astype(np.int64)
+
+
+def _code_events(coder: Coder | Tape, slots: I64, found: I64, inverted: Mask, members: I64 | None) -> I64:
+    """Codes each bucket's rarer kind of slot.  members (sum of found,) or None; returns all buckets' events in one array."""
+    parts = [np.empty(0, np.int64)]
+    stops = np.cumsum(found)
+    for bucket in np.flatnonzero((found > 0) & (found < slots)).tolist():
+        size, count = int(slots[bucket]), int(found[bucket])
+        events = None if members is None else members[stops[bucket] - count : stops[bucket]]
+        if inverted[bucket]:
+            count = size - count
+            events = None if events is None else np.delete(np.arange(size), events)
+        parts.append(code_positions(coder, size, count, events))
+    return np.concatenate(parts)
+
+
+def _octave(values: I64) -> I32:
+    """floor(log2(value)), -1 of 0."""
+    return np.frexp(values.astype(np.float64))[1].astype(np.int32) - 1
+
+
+def _pruned(order: _Order) -> U32:
+    return (order.totals - _children_mass(order.counts, order.first)).astype(np.uint32)

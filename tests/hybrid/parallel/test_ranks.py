@@ -1,0 +1,51 @@
+"""What ranks leave behind when they close."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.paths import ROOT
+
+# The compiler is imported once the groups exist, as an optimiser's first step does
+RANK = """
+import json, os
+import torch
+from hybrid.parallel import ranks
+def threads():
+    return sorted(open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task"))
+mine = ranks.start("cpu")
+total = torch.ones(3)
+mine.sum_(total)
+assert mine.agree(0.5, False) == (0.5, False)
+mine.barrier()
+import torch._dynamo
+before = threads()
+mine.close()
+print(json.dumps([total.tolist(), before, threads()]))
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are listed by Linux")
+def test_no_thread_of_a_process_group_is_left_after_closing() -> None:
+    """Such a thread is still at work while Python takes itself apart, which once ended a rank by SIGABRT."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(s.getsockname()[1]), "WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK], cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, **address, "RANK": str(rank), "LOCAL_RANK": "0"}
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    for line in said:
+        total, before, after = json.loads(line)
+        assert total == [2.0, 2.0, 2.0]
+        ours = {"gloo", "pt_g", "pt_t"}
+        assert ours & {name[:4] for name in before}  # the names are still those that we look for
+        assert not ours & {name[:4] for name in after}, after
