@@ -5,7 +5,6 @@ A start that finds them in the cache of compiled.py loads them here instead, in 
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from functools import partial
 from types import TracebackType
 
 import numpy as np
@@ -71,11 +70,10 @@ class WarmUp:
 
     def __init__(self, *sets: Sequence[Work]) -> None:
         self._work, self._wanted = list(dict.fromkeys(work for one in sets for work in one)), True
-        self._worker = Worker("warm-up", max(1, len(self._work)))
+        self._worker = Worker("warm-up", 1)
 
     def __enter__(self) -> "WarmUp":
-        for work in self._work:
-            self._worker.submit(partial(self._do, work))
+        self._worker.submit(self._do)  # as one job: a second would already raise what the first one raised, before the body began
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
@@ -83,6 +81,7 @@ class WarmUp:
         with nullcontext() if self._wanted else suppress(Exception):
             self._worker.wait()
 
-    def _do(self, work: Work) -> None:
-        if self._wanted:
-            work()
+    def _do(self) -> None:
+        for work in self._work:
+            if self._wanted:
+                work()
