@@ -49,8 +49,11 @@ def write_index(path: Path, tokens: np.ndarray, size_bytes: np.ndarray, digests:
 
 def bytes_said(counter: TokenBytes, stream: Stream) -> int:
     """Bytes of all targets of a stream, over the seams of its shards, a block at a time."""
-    last = len(stream) - 1
-    return sum(counter.total(stream.read(start, min(len(stream), start + SCAN_TOKENS + 1))) for start in range(0, last, SCAN_TOKENS))
+    said = 0
+    for start in range(0, len(stream) - 1, SCAN_TOKENS):
+        said += counter.total(stream.read(start, min(len(stream), start + SCAN_TOKENS + 1)))
+        stream.let_go()
+    return said
 
 
 def read_index(path: Path) -> Index:

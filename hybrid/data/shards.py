@@ -7,6 +7,7 @@ Shards are read through memory maps, never copied whole.
 Shapes: N tokens of a stream, T = seq_len, H = history (tokens carried before each row).
 """
 
+import mmap
 import os
 import re
 from collections.abc import Iterable
@@ -114,6 +115,12 @@ class Stream:
                 return
             if isinstance(shard, np.memmap) and shard.base.size() < 4 * HEADER_INTS + shard.nbytes:  # type: ignore[union-attr, operator]
                 raise ShardError(f"{path}: cut while it was being read; copy it again, then --resume")
+
+    def let_go(self) -> None:
+        """Gives the pages read so far back to the system; they come from the disk when they are wanted again."""
+        for shard in self.shards:
+            if isinstance(shard, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+                shard.base.madvise(mmap.MADV_DONTNEED)  # type: ignore[union-attr]
 
     def check_unchanged(self) -> None:
         """Raises ShardError naming a shard whose tokens are not those of `digests`."""

@@ -60,8 +60,9 @@ _PRESETS = {
         table_step=0.5,
         gptq_tokens=131072,
     ),
-    # #1095: every block matrix a frozen orthogonal map + LoRA of rank 64; its extras as listed in its code.
-    "seed1095": _system(_RECORD_LINE, _SHORT_RUN, _SHARP, bigram_buckets=3072, xsa_layers=5, gptq_tokens=131072),
+    # #1095: every block matrix a frozen orthogonal map + LoRA of rank 64; its extras as listed in its code.  Adapters want half the rate of
+    # whole matrices (LOG.md, 2026-11-27).
+    "seed1095": _system(_RECORD_LINE, _SHORT_RUN, _SHARP, bigram_buckets=3072, xsa_layers=5, matrix_lr=0.016, gptq_tokens=131072),
     # #1113: 11 layers, the same idea at rank 32, with value residual and U-net skips.
     "random1113": _system(
         _RECORD_LINE,

@@ -42,6 +42,21 @@ def test_a_read_shard_is_a_read_only_memory_map(tmp_path: Path) -> None:
         tokens[0] = 9
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not say what of a file is in memory")
+def test_what_a_stream_let_go_of_is_out_of_memory_and_comes_back(tmp_path: Path) -> None:
+    def resident() -> int:
+        parts = Path("/proc/self/smaps").read_text().split("x.bin\n")[1:]
+        return sum(int(part.split("Rss:")[1].split()[0]) for part in parts)
+
+    write_shard(tmp_path / "x.bin", np.arange(1 << 20) % 999)
+    stream = Stream([tmp_path / "x.bin"])
+    before = stream.read(0, len(stream)).astype(np.int64).sum()
+    assert resident() >= 2048
+    stream.let_go()
+    assert resident() == 0
+    assert stream.read(0, len(stream)).astype(np.int64).sum() == before
+
+
 @pytest.mark.parametrize(
     "content, said",
     [
