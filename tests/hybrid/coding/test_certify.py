@@ -241,6 +241,7 @@ def test_a_certificate_passes_and_is_decoded_by_a_process_that_has_nothing_else(
     json.dumps(result)
 
 
+@pytest.mark.usefixtures("loaded_processes")
 @pytest.mark.parametrize(
     "options",
     [
