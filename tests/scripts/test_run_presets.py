@@ -23,6 +23,7 @@ from scripts.queue import flags as command_line
 from scripts.queue import run_presets, run_results
 from tests.support import loaded, tiny
 from tests.support.paths import ROOT
+from tests.support.training import environment
 
 SHAPE = f"""--layers 1 --d-model 32 --heads 2 --kv-heads 1 --mlp-mult 2 --rope-dims 8 --rank-attention 4 --rank-mlp 4 --basis hadamard
 --vocab-size {tiny.VOCAB} --seq-len 16 --batch-tokens 64 --microbatch-tokens 64 --holdout-tokens 200 --warmup-steps 1 --ngram-order 3
@@ -82,8 +83,8 @@ def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path
     (wrong / "tokenizer.model").write_bytes(b"no tokenizer at all")
     calls = ["gaussian874", "quickstart", "--data-for", f"gaussian874={wrong}", "--seconds", "3", "--keep", "quickstart"]
     flags = queue_flags(work, tiny_data, *calls)
-    command = [sys.executable, str(ROOT / "scripts/queue/run_presets.py"), *flags]
-    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [loaded.python(), str(ROOT / "scripts/queue/run_presets.py"), *flags]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment())
     run = next(iter(wait_for_folder(work, "quickstart")))
     wait_for(run / "train.jsonl", '"step"')
     first.send_signal(signal.SIGTERM)

@@ -13,7 +13,8 @@ import array
 import atexit
 import contextlib
 import functools
-import importlib
+import importlib.abc
+import importlib.util
 import json
 import os
 import runpy
@@ -168,15 +169,26 @@ def become(words: list[str], environment: dict[str, str], folder: str, program: 
     os._exit((code or 0) & 255)
 
 
+class Said(importlib.abc.InspectLoader):
+    """Loads a module from its text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def get_source(self, fullname: str) -> str:
+        return self.text
+
+
 def run(words: list[str]) -> None:
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     begin = {"-c": "", "-m": os.getcwd()}.get(words[0], str(Path(words[0]).resolve().parent))
     sys.path[:] = [begin, *paths, *(path for path in sys.path[1:] if path not in paths)]
     if words[0] == "-c":
         sys.argv = ["-c", *words[2:]]
-        main = type(sys)("__main__")
-        sys.modules["__main__"] = main
-        exec(compile(words[1], "<string>", "exec"), main.__dict__)
+        loader = Said(words[1])
+        main = importlib.util.module_from_spec(importlib.util.spec_from_loader("__main__", loader))  # type: ignore[arg-type]
+        sys.modules["__main__"], main.__spec__ = main, None
+        loader.exec_module(main)
     elif words[0] == "-m":
         sys.argv = [words[1], *words[2:]]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
