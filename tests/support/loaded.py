@@ -85,10 +85,14 @@ def python() -> str:
     return str(program)
 
 
-def serve(address: str) -> None:
-    """Forks for each client until stdin ends."""
+def load() -> None:
     for name in (*LIBRARIES, *OURS):
         importlib.import_module(name)
+
+
+def serve(address: str) -> None:
+    """Forks for each client until stdin ends."""
+    load()
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(address)
         door.listen(64)
