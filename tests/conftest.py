@@ -6,10 +6,13 @@ fresh ones (HYPOTHESIS_PROFILE=explore).
 
 import math
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.support import loaded
 
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None)
@@ -20,6 +23,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 def no_word_about_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands that tests call in this process print the same whether or not their kernels are in the cache."""
     monkeypatch.setattr("ngram.compiled.ANNOUNCE_AFTER_S", math.inf)
+
+
+@pytest.fixture
+def loaded_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that commands start with sys.executable begin with torch loaded; see tests/support/loaded.py for what that leaves out."""
+    monkeypatch.setattr(sys, "executable", loaded.python())
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import pytest
 from hybrid.cli import seedgram, train
 from ngram.cli import commands as ngram_commands
 from ngram.cli import parser as ngram_parser
-from tests.support import tiny, training
+from tests.support import loaded, tiny, training
 from tests.support.paths import ROOT
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -119,7 +119,7 @@ def test_the_n_grams_of_the_filter_page_are_trained_and_score(followed: Path, ca
 def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     for code in blocks(page, "python", run=True):
         (tmp_path / "script.py").write_text(code)
-        done = subprocess.run([sys.executable, "-W", "error", "script.py"], cwd=tmp_path, env=training.environment(), capture_output=True, text=True)
+        done = subprocess.run([loaded.python(), "-W", "error", "script.py"], cwd=tmp_path, env=training.environment(), capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
 

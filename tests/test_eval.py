@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hybrid.data.write_shards import write_shard
-from tests.support import tiny
+from tests.support import loaded, tiny
 from tests.support.folders import jsonl, prepare_into, write
 from tests.support.paths import ROOT
 
@@ -115,8 +115,8 @@ def test_audit_and_certify_become_commands_of_seedgram_wherever_they_are_started
     """Their output, errors and exit codes are those of `seedgram`; what lies in the current folder under our names is not imported."""
     (tmp_path / "hybrid.py").write_text("raise SystemExit(77)\n")
     ours, theirs = (
-        subprocess.run([sys.executable, *start, *argv], cwd=folder, capture_output=True, text=True, check=False)
-        for start, folder in (([str(ROOT / "eval.py")], tmp_path), (["-m", "hybrid"], ROOT))
+        subprocess.run([python, *start, *argv], cwd=folder, capture_output=True, text=True, check=False)
+        for python, start, folder in ((sys.executable, [str(ROOT / "eval.py")], tmp_path), (loaded.python(), ["-m", "hybrid"], ROOT))
     )
     assert (ours.returncode, ours.stdout, ours.stderr) == (theirs.returncode, theirs.stdout, theirs.stderr)
     assert ours.returncode == (0 if "--help" in argv else 2)

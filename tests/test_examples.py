@@ -7,6 +7,8 @@ import pytest
 
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.usefixtures("loaded_processes")  # of the audit; that a scorer starts afresh is asked in tests/hybrid/auditing
+
 
 def exit_code(name: str, flags: list[str], monkeypatch: pytest.MonkeyPatch) -> object:
     path = str(ROOT / "examples" / name)

@@ -109,7 +109,7 @@ def test_a_slow_rank_is_waited_for_and_changes_nothing(worker: Worker, tmp_path:
 
 
 def test_a_rank_that_is_silent_for_longer_than_the_limit_is_given_up(worker: Worker, tmp_path: Path) -> None:
-    result = worker.run(tmp_path, "--rank-timeout", "12", fault="stop")  # longer than a step takes on the busiest machine
+    result = worker.run(tmp_path, "--rank-timeout", "6", fault="stop")  # longer than a step takes on the busiest machine
     ended_well(result, tmp_path, "silent for too long", "--rank-timeout", codes=(2, -9))
 
 

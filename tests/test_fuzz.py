@@ -25,7 +25,7 @@ from tests.support import fuzz
 from tests.support.mutants import Sealed
 from tests.support.parsers import Parser, build
 
-SAMPLE = 40  # inputs a parser
+SAMPLE = 25  # inputs a parser
 NAMES = ["container", "artifact", "model", "counts", "checkpoint", "stream", "codec", "gate", "arpa", "shard", "tokenizer"]
 NAMES += ["texts.txt.xz", "texts.jsonl", "texts.jsonl.gz", "texts.jsonl.zst"]
 
@@ -53,7 +53,7 @@ def test_mutants_get_past_the_checksums(parsers: dict[str, Parser], folder: Path
     """Were digests not repaired, every mutant of a sealed file would be refused for its digest."""
     for name in ("artifact", "model", "checkpoint", "stream"):
         said = []
-        for number in range(40):
+        for number in range(30):
             path = folder / f"past-{name}"
             path.write_bytes(parsers[name].mutant(random.Random(number)))
             try:
@@ -70,7 +70,7 @@ def test_the_fuzzer_sees_a_crash_a_hang_and_greed(folder: Path) -> None:
     def hang(path: Path) -> None:
         while True:
             time.sleep(0)
-            if time.process_time() > started + 1.2:
+            if time.process_time() > started + 0.4:
                 return
 
     def greed(path: Path) -> bytes:
@@ -79,7 +79,7 @@ def test_the_fuzzer_sees_a_crash_a_hang_and_greed(folder: Path) -> None:
     started = time.process_time()
     for read, words in ((hang, " s"), (crash, "IndexError"), (greed, "more than ROOM")):
         with fuzz.limited_memory():
-            assert words in str(fuzz.complaint(Parser(read, lambda draw: b"x", b"x"), b"x", folder / "x"))
+            assert words in str(fuzz.complaint(Parser(read, lambda draw: b"x", b"x"), b"x", folder / "x", limit_s=0.3))
 
 
 def reseal(sealed: Sealed, path: Path) -> Path:
@@ -90,13 +90,13 @@ def reseal(sealed: Sealed, path: Path) -> Path:
 def test_code_words_that_no_encoder_writes_are_one_line(parsers: dict[str, Parser], folder: Path) -> None:
     """Found by the fuzzer once in 10,000 inputs: the coder's own assertion came through."""
     sealed, noise, refused = Sealed.open(parsers["stream"].seed), random.Random(1), 0
-    for _ in range(40):
+    for _ in range(20):
         sealed.sections["p"] = b"\xff" * noise.choice((4, 8, 12, 16)) + noise.randbytes(8)
         try:
             parsers["stream"].read(reseal(sealed, folder / "impossible"))
         except FileFormatError as error:
             refused += "does not decode" in str(error)
-    assert refused > 10
+    assert refused > 5
 
 
 @pytest.mark.parametrize("name", ["artifact", "model", "counts", "checkpoint", "stream"])
@@ -111,7 +111,7 @@ def test_another_version_is_refused_by_name(name: str, parsers: dict[str, Parser
 
 def test_an_artifact_that_unpacks_to_far_more_than_its_size_is_refused(parsers: dict[str, Parser], folder: Path) -> None:
     sealed = Sealed.open((folder / "artifact.bin").read_bytes())
-    bomb = brotli.compress(bytes(80 << 20))
+    bomb = brotli.compress(bytes(80 << 20), quality=5)
     sealed.sections["weights.matrices"], sealed.header["codecs"]["weights.matrices"] = bomb, ["brotli", 80 << 20]
     with fuzz.limited_memory(), pytest.raises(FileFormatError, match="claims to hold 83886080"):
         artifact.load(reseal(sealed, folder / "bomb"))
@@ -133,7 +133,7 @@ def test_maps_that_no_file_pays_for_are_refused_before_they_are_made(parsers: di
 
 def test_a_tokenizer_bomb_in_a_model_is_refused(parsers: dict[str, Parser], folder: Path) -> None:
     sealed = Sealed.open(parsers["model"].seed)
-    sealed.sections["tokenizer"] = lzma.compress(bytes(60 << 20), lzma.FORMAT_XZ, check=lzma.CHECK_NONE)
+    sealed.sections["tokenizer"] = lzma.compress(bytes(60 << 20), lzma.FORMAT_XZ, check=lzma.CHECK_NONE, preset=0)
     sealed.header["tokenizer_bytes"] = 60 << 20
     with fuzz.limited_memory(), pytest.raises(FileFormatError, match="claim to hold a tokenizer"):
         model_file.read_model(reseal(sealed, folder / "bomb"))

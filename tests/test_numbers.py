@@ -1,11 +1,10 @@
 """Numbers at their edges, against plain Python: smallest probabilities, zeros, counts at their top, vocabularies, long documents; and
 that results do not depend on threads, chunks, batches or ranks."""
 
+import functools
 import json
 import math
-import os
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -23,11 +22,12 @@ from ngram.counting.run import Run
 from ngram.errors import SeedgramError
 from ngram.online.cache import OnlineCache
 from ngram.storing import table_codec
-from tests.support import tiny
+from tests.support import loaded, tiny
 from tests.support.counting import BOS, adjusted_of, count, pruned_of
 from tests.support.kn_oracle import PAD, OnlineOracle, distribution, history_of
 from tests.support.paths import ROOT
 from tests.support.tables import decoded
+from tests.support.training import environment
 
 TOP = 2**32 - 1
 
@@ -149,6 +149,7 @@ NEURAL_BPB = 1e-5  # floats summed in another order
 ONE = Ranks(0, 1, torch.device("cpu"))
 
 
+@functools.cache
 def scores(made, **options):
     return evaluate.score(artifact.load(made / "artifact.bin"), [made / "tiny_val_000000.bin"], ONE, EvalOptions(**options))
 
@@ -156,23 +157,31 @@ def scores(made, **options):
 BPB = ("neural_bpb", "ngram_bpb", "blended_bpb")
 
 
-def command_scores(made, *launcher, threads=1):
-    """eval.py as its own processes."""
+def two_ranks(made):
+    """What eval.py says as two processes."""
     out = made / "eval.json"
-    names = {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads, "NUMBA_DISABLE_JIT": 1, "PYTHONPATH": ROOT}
     flags = [ROOT / "eval.py", "--artifact", made / "artifact.bin", "--data", made, "--json", out, "--device", "cpu"]
-    environment = {**os.environ, **{name: str(value) for name, value in names.items()}}
-    done = subprocess.run([sys.executable, *launcher, *map(str, flags)], env=environment, capture_output=True, text=True, check=False, timeout=200)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run([loaded.python(), *launcher, *map(str, flags)], env=environment(), capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
     return json.loads(out.read_text())
 
 
+def on_threads(number, made):
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        return scores.__wrapped__(made)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_scores_do_not_depend_on_threads_or_ranks(made):
-    one = scores(made)
-    found = command_scores(made, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", threads=2)
-    assert found["world"] == 2
-    for key in BPB:
-        assert found[key] == pytest.approx(one[key], abs=NEURAL_BPB), key
+    one = on_threads(1, made)
+    for found in (two_ranks(made), on_threads(2, made)):
+        for key in BPB:
+            assert found[key] == pytest.approx(one[key], abs=NEURAL_BPB), key
+    assert json.loads((made / "eval.json").read_text())["world"] == 2
 
 
 def test_scores_of_the_network_do_not_depend_on_the_batch(made):

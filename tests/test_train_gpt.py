@@ -12,7 +12,7 @@ import pytest
 
 import train_gpt
 from hybrid.training import checkpoint
-from tests.support import tiny
+from tests.support import loaded, tiny
 from tests.support.training import command, environment, finish, finish_here
 
 FORTY = ["--steps", "40", "--checkpoint-seconds", "0.001"]
@@ -36,14 +36,15 @@ def test_a_run_writes_artifact_log_and_summary(reference: Path) -> None:
 
 def test_a_run_killed_and_resumed_ends_in_the_same_bytes(tiny_data: Path, tmp_path: Path, reference: Path) -> None:
     out = tmp_path / "killed"
-    process = subprocess.Popen(command(tiny_data, out, *FORTY), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
+    begin = command(tiny_data, out, *FORTY, python=sys.executable)  # another process than the reference's, with another hash seed
+    process = subprocess.Popen(begin, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
     deadline = time.monotonic() + 200
     while not (out / "checkpoint.bin").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     process.kill()
     process.wait()
     interrupted = (out / "checkpoint.bin").exists()  # else the run was over before it could be killed
-    done = finish(tiny_data, out, *FORTY, "--resume=auto")
+    done = finish(tiny_data, out, *FORTY, "--resume=auto", python=sys.executable)
     assert done.returncode == 0, done.stderr
     assert (out / "artifact.bin").read_bytes() == (reference / "artifact.bin").read_bytes()
     assert not interrupted or any(json.loads(line)["event"] == "resume" for line in (out / "train.jsonl").read_text().splitlines())
@@ -113,7 +114,7 @@ def test_resume_without_a_checkpoint_stops_unless_it_is_automatic(
 
 
 def test_two_ranks_count_what_one_rank_counts_and_train_alike(tiny_data: Path, tmp_path: Path, reference: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    torchrun = [loaded.python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
         torchrun + command(tiny_data, tmp_path / "two", *FORTY)[1:], capture_output=True, text=True, env=environment(), timeout=240
     )

@@ -45,6 +45,8 @@ def load(folder: str | os.PathLike[str], **settings: Any) -> tuple[Any, Any]:
         raise missing("transformers") from None
     if wrong := sorted({"trust_remote_code", "use_safetensors", "local_files_only"} & set(settings)):
         raise SeedgramError(f"{', '.join(wrong)}: not a setting here; to load a model otherwise, load it yourself and pass it on")
+    if not os.path.isdir(folder):  # of a name, the library asks its hub for something even where it is told not to
+        raise SeedgramError(f"{folder}: cannot load: no folder of this name here, and nothing is fetched; download the model first")
     try:
         safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         model = AutoModelForCausalLM.from_pretrained(os.fspath(folder), use_safetensors=True, **safe, **settings)

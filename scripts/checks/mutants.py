@@ -240,7 +240,7 @@ def verdict(fault: Fault | None, folder: Path) -> tuple[str, str]:
     """("audit", "certify" or "SURVIVED", reason); None: the sources as they are, ("passed", "") or what fails."""
     with tempfile.TemporaryDirectory() as place:
         sources = Path(place) / "sources"
-        shutil.copytree(ROOT, sources, ignore=shutil.ignore_patterns(".*", "__pycache__", "runs", "build", "tests", "shared", "docs"))
+        shutil.copytree(ROOT, sources, ignore=shutil.ignore_patterns(".*", "runs", "build", "tests", "shared", "docs"))
         flags: list[str] = []
         if fault is not None:
             path = sources / fault.file
@@ -248,6 +248,8 @@ def verdict(fault: Fault | None, folder: Path) -> tuple[str, str]:
             if fault.old not in text:
                 raise SeedgramError(f"{fault.file}: has no line {fault.old.strip()!r}; bring the fault {fault.name!r} up to date")
             path.write_text(text.replace(fault.old, fault.new, 1))
+            for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):  # the others' bytecode is as good as it was
+                compiled.unlink()
             flags = list(fault.flags)
         for command, own in (("audit", AUDIT), ("certify", [*CERTIFY, "--out", str(Path(place) / "F")])):
             code, why = asked(sources, folder, command, [*own, *flags])

@@ -1,7 +1,6 @@
 """Shards in another tokenizer: the same bytes, also where a document begins with a space or ends inside a character."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from hybrid.data import tokenizer
 from hybrid.data.shards import read_shard
 from hybrid.data.token_bytes import TokenBytes
 from hybrid.data.write_shards import write_shard
+from tests.support import loaded
 from tests.support.paths import ROOT
 
 TEXTS = [" begins with a space, naïve café\n\n", "  and this with two ▁ of them", "", "plain words and words and words", "cut in a café"]
@@ -25,7 +25,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def retokenize(models: tuple[Path, Path], source: Path, out: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-W", "error", str(ROOT / "scripts/queue/retokenize_shards.py"), str(source)]
+    command = [loaded.python(), "-W", "error", str(ROOT / "scripts/queue/retokenize_shards.py"), str(source)]
     command += ["--from", str(models[0]), "--to", str(models[1]), "--out", str(out)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 

@@ -26,6 +26,7 @@ import train_gpt
 from hybrid.data.shards import HEADER_INTS, Loader
 from hybrid.model import hybrid_lm
 from ngram.errors import run_cli
+from tests.support import loaded
 
 WORLD = 2
 LIMIT_S = 60.0  # what no fault may exceed
@@ -194,6 +195,7 @@ def carry_out(run: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    loaded.load()  # else every rank would import torch's compiler at its optimiser's first step, and what train_gpt.py needs to train
     for line in sys.stdin:
         with contextlib.suppress(BrokenPipeError):
             print(json.dumps(carry_out(json.loads(line))), flush=True)

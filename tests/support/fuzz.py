@@ -37,7 +37,7 @@ ROOM = 256 << 20  # of address space; all seeds are files of at most 200 kB, who
 BATCH = 500  # inputs a forked process
 
 
-def complaint(parser: Parser, data: bytes, path: Path) -> str | None:
+def complaint(parser: Parser, data: bytes, path: Path, limit_s: float = LIMIT_S) -> str | None:
     """What is wrong with how the parser took these bytes; None when it read or refused them as it should."""
     path.write_bytes(data)
     begin = time.process_time()
@@ -51,7 +51,7 @@ def complaint(parser: Parser, data: bytes, path: Path) -> str | None:
     except BaseException:
         return traceback.format_exc(limit=-4)
     spent = time.process_time() - begin
-    return f"{spent:.2f} s" if spent > LIMIT_S else None
+    return f"{spent:.2f} s" if spent > limit_s else None
 
 
 @contextmanager

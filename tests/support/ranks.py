@@ -3,9 +3,9 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 
+from tests.support import loaded
 from tests.support.paths import ROOT
 
 
@@ -24,6 +24,6 @@ def run_together(commands: Sequence[Sequence[str]], timeout: float, **environmen
 
 
 def spawn(function: Callable[..., None], args: tuple[object, ...], nprocs: int) -> None:
-    """Runs `function(rank, *args)` in a process for each rank; args: what JSON can say.  Fails with what a rank says that fails."""
+    """Runs `function(rank, *args)` in a process for each rank, forked with torch loaded; args: what JSON can say.  Fails with what a rank says that fails."""
     code = f"import json, sys; from {function.__module__} import {function.__name__} as run; run(*json.loads(sys.argv[1]))"
-    run_together([[sys.executable, "-c", code, json.dumps([rank, *args])] for rank in range(nprocs)], timeout=300)
+    run_together([[loaded.python(), "-c", code, json.dumps([rank, *args])] for rank in range(nprocs)], timeout=300)

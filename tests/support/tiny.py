@@ -39,11 +39,11 @@ def stream(seed=0, count=60):
     return np.concatenate(list(tokenizer.load(tokenizer_bytes()).encode_documents(documents(count, seed))))
 
 
-def write_data(folder):
-    """Writes tokenizer.model and the shards tiny_train (45 documents) and tiny_val (6 documents) into `folder`."""
+def write_data(folder, train=45, val=6):
+    """Writes tokenizer.model and the shards tiny_train and tiny_val with so many documents into `folder`."""
     (folder / "tokenizer.model").write_bytes(tokenizer_bytes())
-    write_shards(folder, "tiny", "train", stream(seed=3, count=45))
-    write_shards(folder, "tiny", "val", stream(seed=4, count=6))
+    write_shards(folder, "tiny", "train", stream(seed=3, count=train))
+    write_shards(folder, "tiny", "val", stream(seed=4, count=val))
 
 
 def config(seq_len=32):

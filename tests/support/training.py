@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from hybrid.parallel.ranks import Ranks
 from hybrid.settings.config import CacheConfig, Config, ModelConfig, TrainConfig
 from hybrid.training.run_log import RunLog
 from hybrid.training.trainer import Trainer
-from tests.support import tiny
+from tests.support import loaded, tiny
 from tests.support.paths import ROOT
 
 SHAPE: dict[str, Any] = {
@@ -56,12 +55,14 @@ def trainer(config: Config, data: Path, folder: Path) -> Trainer:
     return Trainer(config, loader, HybridLM(config.model), Ranks(0, 1, torch.device("cpu")), RunLog(folder / "log", active=False))
 
 
-def command(data: Path, out: Path, *extra: str) -> list[str]:
-    """The command that trains the small model on a folder with shards and tokenizer.model; `extra` comes last and wins."""
+def command(data: Path, out: Path, *extra: str, python: str | None = None) -> list[str]:
+    """The command that trains the small model on a folder with shards and tokenizer.model; `extra` comes last and wins.
+
+    python: sys.executable for a process that begins with nothing; else it begins with torch loaded (tests/support/loaded.py)."""
     values = SHAPE | STEPS | {"ngram_order": ORDER} | WITHOUT
     shape = [word for name, value in values.items() for word in ("--" + name.replace("_", "-"), str(value))]
     places = ["--data", str(data), "--tokenizer", str(data / "tokenizer.model"), "--out", str(out)]
-    return [sys.executable, str(ROOT / "train_gpt.py"), "--preset", "seed1095", "--device", "cpu", "--no-score", *places, *shape, *extra]
+    return [python or loaded.python(), str(ROOT / "train_gpt.py"), "--preset", "seed1095", "--device", "cpu", "--no-score", *places, *shape, *extra]
 
 
 def environment() -> dict[str, str]:
@@ -69,9 +70,9 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
-def finish(data: Path, out: Path, *extra: str) -> "subprocess.CompletedProcess[str]":
+def finish(data: Path, out: Path, *extra: str, python: str | None = None) -> "subprocess.CompletedProcess[str]":
     """Runs the command to its end."""
-    return subprocess.run(command(data, out, *extra), capture_output=True, text=True, env=environment(), timeout=240)
+    return subprocess.run(command(data, out, *extra, python=python), capture_output=True, text=True, env=environment(), timeout=240)
 
 
 def finish_here(data: Path, out: Path, *extra: str) -> None:

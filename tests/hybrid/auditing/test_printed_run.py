@@ -36,6 +36,7 @@ def audited(made, tokens=300, positions=40, **options):
     return printed_run.audit_artifact(str(made / "a.bin"), str(made), EvalOptions(max_tokens=tokens, **options), positions, Ranks(0, 1, CPU))
 
 
+@pytest.mark.usefixtures("loaded_processes")  # `printed` above is a process that begins with nothing
 @pytest.mark.parametrize(
     "options",
     [{}, {"online": False}, {"product": False}, {"adapt": AdaptConfig(rate=0.01), "stride": 4}, {"cache_by_chunk": True, "read_tokens": 7}],

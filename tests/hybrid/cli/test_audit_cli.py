@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from hybrid.auditing import printed_run
 from hybrid.cli import seedgram
@@ -10,6 +11,7 @@ from hybrid.data.write_shards import write_shard
 from ngram.terminal import UsageError
 from tests.support import tiny
 
+pytestmark = pytest.mark.usefixtures("loaded_processes")  # eval.py, which the audit starts
 
 def call(*argv):
     """Exit code of `seedgram audit` with these arguments."""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hybrid.cli import prepare as cli
 from hybrid.cli import seedgram
 from ngram.errors import run_cli
+from tests.support import loaded
 from tests.support.folders import jsonl, prepare_into, read_back, write
 from tests.support.paths import ROOT
 from tests.support.tokenizers import kinds, without_bytes
@@ -183,7 +184,7 @@ def test_seedgram_prepare_is_this_command(place: Path) -> None:
 
 def test_the_script_is_this_command(place: Path) -> None:
     def script(*arguments: str, **more: str) -> "subprocess.CompletedProcess[bytes]":
-        command = [sys.executable, "-W", "error", str(ROOT / "scripts/prepare_data.py"), *arguments]
+        command = [loaded.python(), "-W", "error", str(ROOT / "scripts/prepare_data.py"), *arguments]
         return subprocess.run(command, capture_output=True, check=False, timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT), **more})
 
     done = script("a.jsonl", "--tokenizer", "m.model", "--val-fraction", "0.2", "--out", "\u4e2d", PYTHONIOENCODING="cp1252")

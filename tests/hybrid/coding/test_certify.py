@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -20,14 +21,14 @@ from hybrid.parallel.ranks import Ranks
 from hybrid.scoring import evaluate
 from hybrid.scoring.mixture import Mixture, load_gate
 from hybrid.scoring.options import SCOPES, AdaptConfig, EvalOptions
-from hybrid.scoring.printed import Printed
+from hybrid.scoring.printed import Printed, run_eval
 from hybrid.storing import artifact
 from hybrid.storing.counted_code import counted_files
 from ngram import container
 from ngram.errors import FileFormatError, SeedgramError
 from ngram.online.cache import OnlineCache
 from ngram.score_first import ScoreFirst
-from tests.support import tiny
+from tests.support import loaded, tiny
 from tests.support.paths import ROOT
 
 CPU = torch.device("cpu")
@@ -225,7 +226,15 @@ def certificate(artifact_path, folder, size, streams=8, order_bytes=600, **optio
     return certify.certify(str(artifact_path), str(folder), str(folder / "F"), wanted, Ranks(0, 1, CPU))
 
 
-def test_a_certificate_passes_and_is_decoded_by_a_process_that_has_nothing_else(tiny_file, tmp_path):
+def test_a_certificate_passes_and_is_decoded_by_a_process_that_has_nothing_else(tiny_file, tmp_path, monkeypatch):
+    """The decoders are processes started from nothing; eval.py is forked."""
+
+    def forked(*arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "executable", loaded.python())
+            return run_eval(*arguments)
+
+    monkeypatch.setattr(certify, "run_eval", forked)
     write_shard(tmp_path / "x_val_000000.bin", tiny.stream(seed=2, count=30))
     result = certificate(tiny_file, tmp_path, 2000)
     assert result["passed"], result["faults"]
@@ -241,6 +250,7 @@ def test_a_certificate_passes_and_is_decoded_by_a_process_that_has_nothing_else(
     json.dumps(result)
 
 
+@pytest.mark.usefixtures("loaded_processes")
 @pytest.mark.parametrize(
     "options",
     [

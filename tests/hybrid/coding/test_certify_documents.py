@@ -43,6 +43,7 @@ def test_eval_divides_by_the_bytes_of_the_documents_and_says_how_they_are_counte
     assert result["bytes_are"] == "bytes as the challenge counts them"
 
 
+@pytest.mark.usefixtures("loaded_processes")
 def test_the_certificate_returns_the_documents_byte_for_byte(folder: Path) -> None:
     wanted = certify.CertifyOptions(len(BYTES), 120, streams=3)
     result = certify.certify(str(folder / "artifact.bin"), str(folder / "data"), str(folder / "F"), wanted, ONE)

@@ -23,7 +23,7 @@ from hybrid.scoring import evaluate
 from hybrid.scoring.options import EvalOptions
 from hybrid.storing import artifact
 from ngram.errors import SeedgramError
-from tests.support import tiny
+from tests.support import loaded, tiny
 from tests.support.paths import ROOT
 from tests.support.tokenizers import kinds
 
@@ -158,7 +158,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path, a
 
 def test_standard_input_goes_in_and_the_coded_file_comes_out_of_standard_output(tmp_path, art):
     text = b"the cache scores every token before the gate learns"
-    words = [sys.executable, "-m", "hybrid", "compress", "-", "-o", "-", "--artifact", str(art)]
+    words = [loaded.python(), "-m", "hybrid", "compress", "-", "-o", "-", "--artifact", str(art)]
     done = subprocess.run(words, input=text, capture_output=True, check=False, timeout=300, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0 and b"bytes, compressed" in done.stderr, done.stderr
     (tmp_path / "coded").write_bytes(done.stdout)

@@ -18,7 +18,7 @@ from hybrid.data.shards import DataError, Stream, find_shards
 from hybrid.data.token_bytes import accounting
 from hybrid.data.write_shards import write_shard
 from hybrid.extras import MissingPackageError
-from tests.support import tiny
+from tests.support import loaded, tiny
 from tests.support.hub import CUT, SIGNATURE, WRONG, StandIn, serving
 from tests.support.paths import ROOT
 from tests.support.training import environment
@@ -206,7 +206,7 @@ def test_the_command_reads_the_token_of_hf_home_and_prints_it_nowhere(published:
         variables = {name: value for name, value in environment().items() if not name.startswith("HF_")}
         words = ["prepare", "fineweb", "--dataset", DATASET, "--variant", "sp320", "--train-shards", "1", "--out", str(tmp_path / "d")]
         done = subprocess.run(
-            [sys.executable, "-m", "hybrid", *words],
+            [loaded.python(), "-m", "hybrid", *words],
             cwd=ROOT,
             capture_output=True,
             text=True,

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from hybrid.parallel.ranks import Ranks
 from hybrid.scoring import evaluate
 from hybrid.scoring.options import EvalOptions
 from hybrid.storing import artifact
-from tests.support import tiny
+from tests.support import loaded, tiny
 from tests.support.paths import ROOT
 
 ROLLING = """
@@ -49,7 +48,7 @@ metric_list: [{metric: acc}]
 
 def harness(folder: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
     offline = {"HF_HOME": str(folder / "home"), "HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "hybrid.hf.harness", *flags]
+    command = [loaded.python(), "-m", "hybrid.hf.harness", *flags]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, **offline}, check=False)
 
 

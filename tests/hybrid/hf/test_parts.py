@@ -1,5 +1,6 @@
 """Loading models: safetensors alone, nothing of the folder's is run, nothing is fetched."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,11 @@ import torch
 from hybrid import hf
 from ngram.errors import SeedgramError
 from tests.support import tiny_hf
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *name: pytest.fail(f"looks for {name}"))
 
 
 def test_a_folder_with_safetensors_is_loaded_with_its_tokenizer(tmp_path: Path) -> None:

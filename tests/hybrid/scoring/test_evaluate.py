@@ -5,6 +5,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -239,12 +240,16 @@ def test_what_the_match_model_copies_is_worth_something_where_text_repeats():
     assert np.log(scores.probs[70:, MATCH]).mean() > np.log(scores.probs[:50, MATCH]).mean() + 0.3
 
 
-def test_the_gate_is_fitted_on_what_it_is_given_and_nothing_else():
+def test_the_gate_is_fitted_on_what_it_is_given_and_nothing_else(monkeypatch):
+    """With a third of the positions from which a gate has hidden units: the same path, in a third of the time."""
+    monkeypatch.setattr(fit, "SMALLEST", 3000)
+    monkeypatch.setattr(fit, "fit", partial(fit.fit, smallest=3000))
     config = replace(Config(), train=replace(Config().train, seq_len=16), cache=replace(Config().cache, chunk_tokens=64))
     assert fit_gate(TinyLM(), table(), stream(1), CPU, config).to_bytes() == load_fallback().to_bytes()
     if not SLOW:
         tokens = stream(fit.SMALLEST + 100)
         data = fit_gate(TinyLM(), table(), tokens, CPU, config).to_bytes()
+        assert Gate.from_bytes(data, GATE_FEATURES).kind == "network"
         assert data == fit_gate(TinyLM(), table(), tokens, CPU, config).to_bytes()
         fitted, _ = whole_run(tokens, fused=True, chunk=64, gate=Gate.from_bytes(data, GATE_FEATURES))
         fixed, _ = whole_run(tokens, fused=True, chunk=64, gate=load_fallback(learning=False))

@@ -53,7 +53,7 @@ def art(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def text():
-    return tiny.stream(seed=2, count=10)[:230]
+    return tiny.stream(seed=2, count=10)[:150]
 
 
 def printed_bits(art, text, **options):
@@ -81,7 +81,7 @@ def test_the_printed_bits_are_the_audited_and_the_coded_ones(art, text, options)
     assert np.array_equal(coded.each, printed)
 
 
-@given(st.lists(st.integers(1, 229), max_size=12), st.sampled_from(["default", "by chunk", "blocks that cut chunks", "no product"]))
+@given(st.lists(st.integers(1, 149), max_size=12), st.sampled_from(["default", "by chunk", "blocks that cut chunks", "no product"]))
 @settings(deadline=None, max_examples=15)
 def test_where_calls_cut_the_stream_changes_no_bit(art, text, cuts, way):
     options = EvalOptions(exact=True, **WAYS[way])

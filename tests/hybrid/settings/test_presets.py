@@ -4,7 +4,6 @@ import dataclasses
 import json
 import re
 import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -14,6 +13,9 @@ from hybrid.model.hybrid_lm import HybridLM
 from hybrid.model.parameters import count_frozen, describe
 from hybrid.settings import config, presets
 from hybrid.settings.config import Config, ConfigError
+from tests.support import loaded
+from tests.support.paths import ROOT
+from tests.support.training import environment
 
 FAMILY = "seed1095 random1113 random1295 basis1684 selective1301 progressive1301 upfrozen1228 adapter2058 gaussian874 dense9".split()
 
@@ -123,7 +125,7 @@ def test_describing_regenerates_no_map():
         "from hybrid.model import parameters, random_maps; from hybrid.settings import presets; random_maps.map_bits = None; "
         "print(parameters.describe(presets.get('seed1095'))['layers'])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "5"
+    assert subprocess.run([loaded.python(), "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True).stdout.strip() == "5"
 
 
 def test_settings_of_published_systems_are_set_by_their_presets_and_by_no_other():

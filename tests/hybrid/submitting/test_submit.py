@@ -22,16 +22,32 @@ WHO = ["--name", "Tiny", "--author", "A. Uthor", "--github-id", "author", "--blu
 
 
 @pytest.fixture(scope="module")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Less than the other tests have: what stands alone runs with its kernels as plain Python."""
+    folder = tmp_path_factory.mktemp("data")
+    tiny.write_data(folder, train=20, val=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def two(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two runs of the small model with seeds 1 and 2."""
     folder = tmp_path_factory.mktemp("runs")
     return [make_run(tiny_data, folder / f"seed{seed}", seed=seed) for seed in (1, 2)]
 
 
+@pytest.fixture(scope="module")
+def code() -> tuple[bytes, list[str]]:
+    """The archive and what it needs: tests/hybrid/submitting/test_archive.py asks whether they are right."""
+    return archive.archive_bytes(), archive.requirements()
+
+
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(code: tuple[bytes, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels as plain Python in processes with an empty home, no long measurements; the first test below audits, the others do not."""
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    monkeypatch.setattr(archive, "archive_bytes", lambda: code[0])
+    monkeypatch.setattr(archive, "requirements", lambda: code[1])
     monkeypatch.setattr(machine, "ROUNDS", 1)
     monkeypatch.setattr(machine, "measure", lambda device: {"device": "cpu"})
     verdicts = {name: Verdict(name) for name in ("C1", "C2", "C3", "C4")}
@@ -75,10 +91,12 @@ def test_the_copy_stands_alone_and_says_what_is_claimed(
     assert told["checks"]["audit of seed 1"] == "128 distributions: C1 held, C2 held, C3 held, C4 held"
 
 
+@pytest.mark.usefixtures("loaded_processes")
 def test_a_run_whose_printed_bits_are_not_those_of_its_distributions_is_not_submitted(
     tiny_data: Path, two: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, claimed: list[list[str]]
 ) -> None:
     """The audit's own verdict, on an eval.py that prints a hundredth of a bit less for every token than the model it scores gives."""
+    monkeypatch.delenv("NUMBA_DISABLE_JIT")
     monkeypatch.setattr(checks, "audit_artifact", audit_artifact)
 
     def flattering(*arguments: Any) -> Printed:

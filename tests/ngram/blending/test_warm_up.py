@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import threading
 
 import pytest
@@ -10,10 +9,11 @@ import pytest
 from hybrid.data.write_shards import write_shard
 from ngram.blending import warm_up
 from ngram.errors import SeedgramError
-from tests.support import tiny
+from tests.support import loaded, tiny
 from tests.support.paths import ROOT
 
-# In a process of its own: kernels stay loaded.  Each kernel that the warm-up, and then the work, needs as machine code is printed.
+# In a process of its own, forked before any kernel is loaded, because kernels stay loaded.
+# Each kernel that the warm-up, and then the work, needs as machine code is printed.
 SCORE = """
 from hybrid.data.shards import find_shards
 from hybrid.parallel.ranks import Ranks
@@ -56,7 +56,7 @@ work()
 def test_no_kernel_of_ngrams_is_compiled_after_the_warm_up(setup, tmp_path):
     tiny.write_artifact(tmp_path / "a.bin")
     write_shard(tmp_path / "x_val_000000.bin", tiny.stream(seed=2, count=30))
-    command = [sys.executable, "-c", FRAME.format(setup=setup), str(tmp_path)]
+    command = [loaded.python(), "-c", FRAME.format(setup=setup), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("warm-up ngram") >= 10

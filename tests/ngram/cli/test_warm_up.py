@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ngram.private_files import VARIABLE
-from tests.support import tiny
+from tests.support import loaded, tiny
 from tests.support.paths import ROOT
 
 # Runs commands one after the other and prints which kernels each asked the cache for: those, for these argument types, it needs as
@@ -38,7 +38,7 @@ for command in json.loads(sys.argv[1]):
 
 def process(*command: object, **more: str) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **more}
-    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
+    done = subprocess.run([loaded.python(), *map(str, command)], capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr
     return done
 

@@ -1,6 +1,5 @@
 """Ranks: the sum of runs is the run of the whole stream, to the bit, on every rank, however the stream was split."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 from ngram.counting.all_reduce import all_reduce_run
 from ngram.counting.counter import NgramCache
 from ngram.counting.run import Run
+from tests.support import loaded
 from tests.support.all_reduce_worker import ORDER, VOCAB
 from tests.support.paths import ROOT
 from tests.support.ranks import run_together
@@ -35,10 +35,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where two ranks have left the results of all scenarios; fails with their stderr."""
     folder = tmp_path_factory.mktemp("ranks")
     np.save(folder / "stream.npy", make_stream())
-    # A few hundred tokens: compiling would take far longer than counting.
-    command = [sys.executable, str(ROOT / "tests" / "support" / "all_reduce_worker.py")]
+    command = [loaded.python(), str(ROOT / "tests" / "support" / "all_reduce_worker.py")]
     commands = [[*command, str(rank), str(WORLD), str(folder)] for rank in range(WORLD)]
-    run_together(commands, timeout=150, OMP_NUM_THREADS="1", NUMBA_DISABLE_JIT="1")
+    run_together(commands, timeout=150, OMP_NUM_THREADS="1")
     return folder
 
 

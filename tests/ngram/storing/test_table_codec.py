@@ -1,5 +1,6 @@
 """The codec gives back every n-gram, its counts on the log scale, and refuses everything it did not write."""
 
+import functools
 import hashlib
 from dataclasses import replace
 
@@ -25,6 +26,7 @@ EXAMPLES = examples(50, 10)
 LEVELS = level_values(table_codec.FINENESS)
 
 
+@functools.cache
 def nearest(value):
     return min(LEVELS.tolist(), key=lambda level: (abs(level - value), level))
 
