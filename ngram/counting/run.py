@@ -125,8 +125,8 @@ def merge(*runs: Run, spent: Collection[Run] = ()) -> Run:
 
     spent: those of the runs that nobody reads again, by identity; their memory is given back while they are merged (on Linux).
 
-    Keys are cut into ranges that hold about PART entries of all runs together.  A range is merged pair by pair in room that is
-    used again, and only its result goes to new memory, so each entry moves through memory once however many runs there are."""
+    Keys are cut into ranges that hold about PART entries of all runs together.  Only a range's sum goes to new memory, so each entry
+    moves through memory once however many runs there are."""
     orders = sorted({(run.order, run.bits) for run in runs})
     if len(orders) > 1:
         raise SeedgramError(f"runs of (order, bits a token) {orders} cannot be merged; count all with the same orders and tokenizer")
