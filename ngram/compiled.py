@@ -88,41 +88,30 @@ def compile_seconds() -> float:
 class Notice:
     """The line that tells the user of a command, once a process, why its first start takes long."""
 
-    def __init__(self) -> None:
-        self._wanted = False
-
-    def enable(self, wanted: bool = True) -> None:
-        """For commands, on their first rank; a library says nothing."""
-        self._wanted = wanted
+    wanted = False  # for commands to set, on their first rank; a library says nothing
 
     def consider(self) -> None:
         """To call when a kernel was compiled and kept."""
-        if self._wanted and compile_seconds() > ANNOUNCE_AFTER_S:
-            self._wanted = False
+        if self.wanted and compile_seconds() > ANNOUNCE_AFTER_S:
+            self.wanted = False
             print(f"compiling kernels for this machine, once: later starts load them from {store().folder}", file=sys.stderr, flush=True)
 
 
 NOTICE = Notice()
 
 
-class KernelCache(caching._Cache):
+class KernelCache(caching.NullCache):
     """One kernel's place in the store, in the form that numba's dispatcher asks for."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
 
-    @property
-    def cache_path(self) -> str | None:
-        return str(store().folder) if store().folder is not None else None
-
-    def _key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:
-        """Everything that decides this machine code beside the store's folder."""
+    def _name(self, signature: Any, codegen: Any) -> str:
+        """Of a file, from everything that decides this machine code beside the store's folder."""
         code = self._function.__code__
         closure = tuple(cell.cell_contents for cell in self._function.__closure__ or ())
         where = (self._function.__module__, self._function.__qualname__, code.co_firstlineno)
-        return where, sources_digest(package_folder(code.co_filename)), serialize.dumps(closure), codegen.magic_tuple(), signature
-
-    def _name(self, key: tuple[Any, ...]) -> str:
+        key = where, sources_digest(package_folder(code.co_filename)), serialize.dumps(closure), codegen.magic_tuple(), signature
         return f"{self._function.__name__}-{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}"
 
     # numba's classes beneath its public ones differ between versions, and whatever goes wrong here is mended by compiling:
@@ -132,12 +121,8 @@ class KernelCache(caching._Cache):
         """The compiled kernel for these argument types, or None."""
         target_context.refresh()  # numba's own cache does so first: registers what the machine code refers to
         try:
-            key = self._key(signature, target_context.codegen())
-            content = store().load(self._name(key))
-            if content is None:
-                return None
-            found, reduced = serialize.loads(content)
-            return compiler.CompileResult._rebuild(target_context, *reduced) if found == key else None
+            content = store().load(self._name(signature, target_context.codegen()))
+            return None if content is None else compiler.CompileResult._rebuild(target_context, *serialize.loads(content))
         except Exception:
             return None
 
@@ -146,18 +131,8 @@ class KernelCache(caching._Cache):
         try:
             if store().folder is None or result.library.has_dynamic_globals or any(not part.can_cache for part in result.lifted):
                 return
-            key = self._key(signature, result.codegen)
-            saved = store().save(self._name(key), serialize.dumps((key, result._reduce())))
+            saved = store().save(self._name(signature, result.codegen), serialize.dumps(result._reduce()))
         except Exception:
             return
         if saved:
             NOTICE.consider()
-
-    def enable(self) -> None:
-        """Always on."""
-
-    def disable(self) -> None:
-        """Always on; SEEDGRAM_CACHE_DIR switches it off."""
-
-    def flush(self) -> None:
-        """A file is never out of date: its name says what it was made from."""

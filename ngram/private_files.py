@@ -53,17 +53,22 @@ class Store:
             content = (self.folder / name).read_bytes()
         except OSError:
             return None
-        return content[32:] if hashlib.sha256(content[32:]).digest() == content[:32] else None
+        return content[32:] if _seal(name, content[32:]) == content[:32] else None
 
     def save(self, name: str, content: bytes) -> bool:
         """Keeps content under a name, if that can be done; says whether it was."""
         try:
             if self.folder is None or not _is_private(_made(self.folder)):
                 return False
-            atomic_write(self.folder / name, hashlib.sha256(content).digest() + content)
+            atomic_write(self.folder / name, _seal(name, content) + content)
         except (OSError, SeedgramError):  # read-only, full, or removed by another process
             return False
         return True
+
+
+def _seal(name: str, content: bytes) -> bytes:
+    """What stands before a file's content: the digest of both, so that no file is taken for another."""
+    return hashlib.sha256(name.encode() + content).digest()
 
 
 def _made(folder: Path) -> Path:

@@ -47,11 +47,6 @@ class ScoreFirst:
         self.mark = 1  # next position to score: everything before it has been scored
         self._pending: tuple[int, int] | None = None  # the chunk that was scored and not yet learned
 
-    @property
-    def done(self) -> bool:
-        """Every target has been scored."""
-        return self.mark >= len(self.tokens)
-
     def chunks(self, size: int) -> Iterator[tuple[int, int]]:
         """The remaining positions as ranges of `size` targets, the last one shorter where they do not divide."""
         if size < 1:

@@ -53,7 +53,7 @@ def read(words: list[str]) -> bool:
     if words[0] == "scripts/prepare_data.py":
         words = ["seedgram", "prepare", *words[1:]]
     if words[0] == "train_gpt.py":
-        train.parse(words[1:], {})
+        train.settings_of(train.make_parser().parse_args(words[1:]), {})
     elif words[0] == "eval.py":
         seedgram.parse(words[1:] if words[1] in ("audit", "certify") else ["eval", *words[1:]])
     elif words[0] == "seedgram":

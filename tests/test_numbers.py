@@ -151,7 +151,7 @@ ONE = Ranks(0, 1, torch.device("cpu"))
 
 @functools.cache
 def scores(made, **options):
-    return evaluate.score(artifact.load(made / "artifact.bin"), [made / "tiny_val_000000.bin"], ONE, EvalOptions(**options))
+    return evaluate.evaluate(artifact.load(made / "artifact.bin"), [made / "tiny_val_000000.bin"], ONE, EvalOptions(**options))[0]
 
 
 BPB = ("neural_bpb", "ngram_bpb", "blended_bpb")

@@ -29,7 +29,7 @@ def run(flags: argparse.Namespace) -> int:
     from ngram.compiled import NOTICE
 
     options, here = options_of(flags), ranks.start(flags.device)
-    NOTICE.enable(here.is_first)
+    NOTICE.wanted = here.is_first
     with failures.together(here):
         art = artifact.load(flags.artifact)
         result, scores = evaluate.evaluate(art, find_shards(flags.data, "val"), here, options)

@@ -119,7 +119,7 @@ def main() -> int:
         flags = parse(sys.argv[1:])
         from ngram.compiled import NOTICE  # numba loads here, and not for --help
 
-        NOTICE.enable()
+        NOTICE.wanted = True
         return carry_out(flags._run, flags)
     except ModuleNotFoundError as error:
         raise explained(error) from None

@@ -23,10 +23,10 @@ import torch
 from hybrid.coding.adapted_streams import AdaptedStreams
 from hybrid.coding.cache_rows import CacheRows
 from hybrid.coding.network_rows import NetworkRows
+from hybrid.coding.pinned import host_buffer
 from hybrid.coding.symbols import Step, empty_step, fill_step
 from hybrid.coding.threads import Threads
 from hybrid.model.hybrid_lm import HybridLM
-from hybrid.parallel.pinned import host_buffer
 from hybrid.scoring.mixture import EXPERTS, MATCH, NEURAL, NGRAM, PRODUCT, Mixture, features_of
 from hybrid.scoring.options import AdaptConfig
 from ngram.arrays import F32, F64, U16

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from hybrid.coding.adapted_streams import AdaptedStreams
+from hybrid.coding.pinned import host_buffer
 from hybrid.model.cached_model import CachedModel
 from hybrid.model.hybrid_lm import HybridLM
-from hybrid.parallel.pinned import host_buffer
 from ngram.arrays import F64, U16
 
 

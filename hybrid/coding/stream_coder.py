@@ -40,7 +40,7 @@ from ngram.score_first import ScoreFirst
 from ngram.terminal import track
 
 MAGIC = b"SGSTREAM"
-VERSION = 5  # 2: test-time training in the settings; 3: its scope; 4: eval.py's order, every option, a digest of the original bytes; 5: no decay
+VERSION = 6  # 2: test-time training in the settings; 4: eval.py's order, every option, a digest of the original bytes; 5: no decay; 6: no scope
 MAX_HEADER = 640  # bytes of everything but the payload
 STREAMS = {"cpu": 64, "cuda": 256}  # side by side: enough to keep the device busy, few enough not to lose context
 IN_ORDER = 0  # streams of a file in eval.py's order

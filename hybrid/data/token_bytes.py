@@ -51,20 +51,10 @@ class TokenBytes:
         return sum(int(self.count(tokens[start : start + BLOCK_TOKENS + 1]).sum()) for start in range(0, len(tokens) - 1, BLOCK_TOKENS))
 
 
-@dataclass(frozen=True)
-class Accounting:
-    """How the bytes of some shards are counted.
+def accounting(paths: Sequence[str | os.PathLike[str]], model: bytes) -> tuple[TokenBytes, str]:
+    """What scoring divides by for some shards, and the same in words, for every output beside a figure.
 
-    counter: bytes of each token; how: the same in words, for every output beside a figure; documents: whether they are the very bytes of
-    the documents that were read."""
-
-    counter: TokenBytes
-    how: str
-    documents: bool
-
-
-def accounting(paths: Sequence[str | os.PathLike[str]], model: bytes) -> Accounting:
-    """What scoring divides by for some shards; this also checks that the shards are whole and belong to the tokenizer `model`.
+    This also checks that the shards are whole and belong to the tokenizer `model`.
 
     Shards that were prepared losslessly decode to their documents byte for byte, so the bytes of any part of the stream are those that
     its tokens decode to, a space at the beginning of a document included.  Others are counted as the challenge does, which drops that
@@ -78,7 +68,7 @@ def accounting(paths: Sequence[str | os.PathLike[str]], model: bytes) -> Account
         None: "bytes that the tokens decode to, as the challenge counts them",
     }
     counter = TokenBytes.from_model(model, spaces_after_bos=encoding in (LOSSLESS, LOSSY))
-    return Accounting(counter, how.get(encoding, how[None]), encoding == LOSSLESS)
+    return counter, how.get(encoding, how[None])
 
 
 def bits_per_byte(nats: float, total_bytes: int) -> float:

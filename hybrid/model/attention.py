@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybrid.model import fused_heads
 from hybrid.model.projection import Projection
 from hybrid.settings.config import ModelConfig
 
@@ -119,9 +118,6 @@ class Attention(nn.Module):
     def _heads(self, qkv_TO: Tensor, window: Window) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, L, H, N) and keys (B, L, K, N), normed, rotated and scaled; values (T, K·N) as they are."""
         shape, rope, _ = window
-        if rope is not None and fused_heads.available(qkv_TO.device, self.width):
-            cos_LM, sin_LM = rope[0][:, 0, 0], rope[1][:, 0, 1]
-            return fused_heads.norm_rotate(qkv_TO, self.query_gain, cos_LM, sin_LM, self.kv_heads, NORM_EPSILON)
         normed, v = qkv_TO.split([(self.heads + self.kv_heads) * self.width, self.kv_heads * self.width], dim=-1)
         normed = rms_norm(normed.reshape(*shape, -1, self.width))
         q, k = (normed if rope is None else rotate(normed, *rope)).split([self.heads, self.kv_heads], dim=2)

@@ -50,17 +50,6 @@ class _MergedProduct(torch.autograd.Function):
         return dx_TI, None, dy_TO.t() @ low_TR, dlow_TR.t() @ x_TI
 
 
-def block_diagonal(blocks: Sequence[Tensor]) -> Tensor:
-    """The blocks along the diagonal of one matrix, zero elsewhere; differentiable, free of graph breaks."""
-    if len(blocks) == 1:
-        return blocks[0]
-    width, rows, left = sum(block.shape[1] for block in blocks), [], 0
-    for block in blocks:
-        rows.append(F.pad(block, (left, width - left - block.shape[1])))
-        left += block.shape[1]
-    return torch.cat(rows)
-
-
 def adapted_linear(x_TI: Tensor, map_OI: Tensor, scale: float, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """scale · x Mᵀ + the adapters' share (T, ΣO), in x's dtype, for matrices stacked along their outputs that read the same input.
 
@@ -72,7 +61,7 @@ def adapted_linear(x_TI: Tensor, map_OI: Tensor, scale: float, a: Sequence[Tenso
     a_cast, b_cast = [m.to(dtype) for m in a], [m.to(dtype) for m in b]
     with torch.no_grad():
         w_OI = merged_weight(map_OI, scale, a_cast, b_cast)
-    product: Tensor = _MergedProduct.apply(x_TI, w_OI, block_diagonal(a_cast), torch.cat(b_cast))  # type: ignore[no-untyped-call]
+    product: Tensor = _MergedProduct.apply(x_TI, w_OI, torch.block_diag(*a_cast), torch.cat(b_cast))  # type: ignore[no-untyped-call]
     return product
 
 

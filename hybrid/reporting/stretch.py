@@ -73,11 +73,11 @@ def read_tokens(art: Artifact, data: str, options: EvalOptions) -> tuple[Tokens,
     """(tokens (N,), bytes of each target (N-1,), how they are counted) of the beginning of a validation stream."""
     shards = find_shards(data, "val")
     tokens = evaluate.load_tokens(shards, art.config.model.vocab_size, art.config.train.seq_len, options.protocol, options.max_tokens)
-    counted = accounting(shards, art.tokenizer)
-    size_bytes = counted.counter.count(tokens)
+    counter, how = accounting(shards, art.tokenizer)
+    size_bytes = counter.count(tokens)
     if not size_bytes.any():
         raise DataError(f"{shards[0]}: the validation tokens decode to no text at all; use the tokenizer that made them")
-    return tokens, size_bytes, counted.how
+    return tokens, size_bytes, how
 
 
 def read_stretch(art: Artifact, data: str, options: EvalOptions, ranks: Ranks, wanted: int = 0) -> tuple[Stretch, list[Rows]]:

@@ -101,13 +101,8 @@ def score_tokens(art: Artifact, tokens: Tokens, options: EvalOptions, ranks: Ran
         return Scores(blend, network.nll_nats(), art.table is not None, predictor.checked, seconds)
 
 
-def score(art: Artifact, paths: Sequence[Path], ranks: Ranks, options: EvalOptions = DEFAULTS) -> dict[str, Any]:
-    """Bits per byte of an artifact on validation shards, as a JSON-able dict; see `evaluate`."""
-    return evaluate(art, paths, ranks, options)[0]
-
-
-def evaluate(art: Artifact, paths: Sequence[Path], ranks: Ranks, options: EvalOptions) -> tuple[dict[str, Any], Scores]:
-    """The figures as a JSON-able dict, and every target's scores; the same on every rank.
+def evaluate(art: Artifact, paths: Sequence[Path], ranks: Ranks, options: EvalOptions = DEFAULTS) -> tuple[dict[str, Any], Scores]:
+    """The figures of an artifact on validation shards as a JSON-able dict, and every target's scores; the same on every rank.
 
     neural_bpb, ngram_bpb, blended_bpb (None without a cache), tokens (targets), bytes, sizes, timings, versions.
     seconds: of work of "network", "seed" (the cache from its table, beside the network), "cache", "gate", "product" (with the cache's
@@ -115,10 +110,10 @@ def evaluate(art: Artifact, paths: Sequence[Path], ranks: Ranks, options: EvalOp
     begin = time.monotonic()
     config, seq_len = art.config, art.config.train.seq_len
     tokens = load_tokens(paths, config.model.vocab_size, seq_len, options.protocol, options.max_tokens)
-    counted = accounting(paths, art.tokenizer)
+    counter, how = accounting(paths, art.tokenizer)
     if ranks.is_first:
         check_scored(paths, Pieces(art.tokenizer).bos, allowed=options.allow_overlap)
-    total_bytes = counted.counter.total(tokens)
+    total_bytes = counter.total(tokens)
     if total_bytes == 0:
         raise DataError(f"{paths[0]}: the validation tokens decode to no text at all; use the tokenizer that made them")
     scores = score_tokens(art, tokens, options, ranks)
@@ -132,7 +127,7 @@ def evaluate(art: Artifact, paths: Sequence[Path], ranks: Ranks, options: EvalOp
         "blended_bpb": mixed if scores.has_cache else neural_bpb,
         "tokens": len(tokens) - 1,
         "bytes": total_bytes,
-        "bytes_are": counted.how,
+        "bytes_are": how,
         "artifact_bytes": art.size_bytes,
         "code_bytes": code,
         "total_bytes": code + art.size_bytes,

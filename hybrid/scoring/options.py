@@ -8,8 +8,6 @@ from hybrid.settings.config import Checked, ConfigError, add_flag, setting
 from ngram.terminal import output
 
 READ_TOKENS = 1024  # targets whose rows are read before the cache learns them; on dev 64 would be worth 0.0004 BPB, and too slow
-MOST_READ_TOKENS = 1 << 16  # room for their rows is kept
-SCOPES = {"matrices": ("matrix",), "scalars": ("matrix", "scalar"), "all": ("matrix", "scalar", "embedding")}  # kinds of parameters
 
 
 @dataclass(frozen=True)
@@ -18,18 +16,6 @@ class AdaptConfig(Checked):
 
     chunk_tokens: int = setting(0, "targets scored between two updates of the network, 0: one window; tokens", low=0)
     rate: float = setting(1e-4, "step of every weight a chunk, in units of its gradient's running root mean square", low=0, high=1)
-    scope: str = setting("all", "what takes steps: block matrices; scalars: gains and gates as well; all: embeddings, too", choices=tuple(SCOPES))
-
-
-def add_adapt_flags(parser: argparse._ActionsContainer) -> None:
-    """One flag for every field of AdaptConfig."""
-    for field in fields(AdaptConfig):
-        add_flag(parser, f"--ttt-{field.name.replace('_tokens', '')}", field)
-
-
-def adapt_settings(flags: argparse.Namespace) -> AdaptConfig:
-    """What the flags of `add_adapt_flags` say.  Raises ConfigError on a value out of range."""
-    return AdaptConfig(flags.ttt_chunk, flags.ttt_rate, flags.ttt_scope)
 
 
 @dataclass(frozen=True)
@@ -48,7 +34,7 @@ class EvalOptions(Checked):
     match: bool = setting(True, "the match model has a say")
     product: bool = setting(True, "the product of network and cache has a say")
     read_tokens: int = setting(
-        READ_TOKENS, "targets whose whole cache distributions the product reads at once, before the cache learns them", low=1, high=MOST_READ_TOKENS
+        READ_TOKENS, "targets whose whole cache distributions the product reads at once, before the cache learns them", low=1, high=1 << 16
     )
     gate_learns: bool = setting(True, "the gate adapts, where anything does")
     adapt: AdaptConfig | None = None
@@ -84,13 +70,14 @@ def add_option_flags(parser: argparse.ArgumentParser) -> None:
             add_flag(first if field.name in FIRST else learns, "--" + field.name.replace("_", "-"), field)
     learns.add_argument("--fixed-gate", dest="gate_learns", action="store_false", help="the same as --no-gate-learns")
     adapts.add_argument("--ttt", action="store_true", help="test-time training: the network, too, learns from what was scored")
-    add_adapt_flags(adapts)
+    for field in fields(AdaptConfig):
+        add_flag(adapts, f"--ttt-{field.name.replace('_tokens', '')}", field)
 
 
 def options_of(flags: argparse.Namespace) -> EvalOptions:
     """What the flags of `add_option_flags` say.  Raises ConfigError on a value out of range."""
     names = {field.name for field in fields(EvalOptions)} - {"adapt"}
-    adapt = adapt_settings(flags)
+    adapt = AdaptConfig(flags.ttt_chunk, flags.ttt_rate)
     if not flags.ttt and adapt != AdaptConfig():
-        raise ConfigError("--ttt-chunk, --ttt-rate and --ttt-scope say how --ttt learns; give --ttt, too")
+        raise ConfigError("--ttt-chunk and --ttt-rate say how --ttt learns; give --ttt, too")
     return EvalOptions(**{name: value for name, value in vars(flags).items() if name in names}, adapt=adapt if flags.ttt else None)

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hybrid.parallel.pinned import host_buffer
 from hybrid.scoring.network import Rows
 from ngram.arrays import F64
 from ngram.blending.gate import FALLBACK_EXPONENTS, LEAST
@@ -63,7 +62,7 @@ class ProductScorer:
             return
         device = mine[0][1].device
         if not len(self._host):
-            self._host = host_buffer((self.room, self.cache.vocab_size), device)
+            self._host = torch.empty(self.room, self.cache.vocab_size, dtype=torch.float64, pin_memory=device.type == "cuda")
         read, rows_SV, reading = 0, self._host.numpy(), []
         size = max(LEAST_READ, -(-len(self._where) // MOST_READERS))
         for first, rows in mine:

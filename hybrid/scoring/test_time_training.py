@@ -18,11 +18,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hybrid.model.hybrid_lm import HybridLM
-from hybrid.model.parameters import flat_gradients, parameter_kind
+from hybrid.model.parameters import flat_gradients
 from hybrid.parallel.ranks import Ranks
 from hybrid.scoring import windows
 from hybrid.scoring.network import NeuralScores
-from hybrid.scoring.options import SCOPES, AdaptConfig
+from hybrid.scoring.options import AdaptConfig
 from hybrid.settings.config import ConfigError
 from ngram.arrays import digest
 from ngram.score_first import ScoreFirst, Tokens
@@ -31,15 +31,13 @@ CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # cuBLAS repeats its bits only wit
 
 
 class Learner:
-    """A private copy of a model whose parameters in adapt.scope take steps: of matrices, the adapters where maps are frozen.
+    """A private copy of a model, all of whose parameters take steps.
 
     Steps are Adam's without momentum: with it, what was learned from one document pushes on into the next (LOG.md)."""
 
     def __init__(self, model: HybridLM, adapt: AdaptConfig, ranks: Ranks) -> None:
-        self.model, self.adapt, self.ranks = copy.deepcopy(model).to(ranks.device), adapt, ranks
-        for name, p in self.model.named_parameters():
-            p.requires_grad_(parameter_kind(name, p.ndim) in SCOPES[adapt.scope])
-        self.parameters: list[torch.Tensor] = [p for p in self.model.parameters() if p.requires_grad]
+        self.model, self.adapt, self.ranks = copy.deepcopy(model).to(ranks.device).requires_grad_(), adapt, ranks
+        self.parameters: list[torch.Tensor] = list(self.model.parameters())
         self.gradients = flat_gradients(self.parameters)
         on_cuda = ranks.device.type == "cuda"
         self.optimiser = torch.optim.Adam(self.parameters, lr=adapt.rate, betas=(0.0, 0.999), foreach=not on_cuda, fused=on_cuda)

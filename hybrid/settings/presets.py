@@ -139,8 +139,7 @@ _PRESETS = {
     ),
     # #874: the plainest of the family: 5 layers, every matrix a Gaussian map with an adapter of rank 16.
     "gaussian874": _system(activation="relu2", rope_dims=64, basis="gaussian", map_seed=874, rank_attention=16, rank_mlp=16),
-    # The yardstick: the challenge's naive baseline, nothing frozen.  17.06 M entries; blended BPB on dev: 1.1781 with 7 bits, 1.1738 with 6
-    # and GPTQ, 1.1727 with 5 and GPTQ, whose 5.4 MB of cache gain more.
+    # The yardstick: the challenge's naive baseline, nothing frozen.  Of 5, 6 and 7 bits, 5 leave the best blend (LOG.md, 2026-11-26).
     "dense9": _system(
         layers=9,
         mlp_mult=2.0,
@@ -152,9 +151,8 @@ _PRESETS = {
         weight_bits=5,
         gptq_tokens=131072,
     ),
-    # seed1095's idea at a size that two processor cores train in a minute and a half.  Chosen on the documentation corpus at equal
-    # processor time (100 s): hashed bigrams and SmearGate 2.205 → 2.100 bits a byte, rank 64 instead of 32 → 2.084; batches of 1,024 tokens
-    # → 2.146 at rank 32.  d 192 instead of 128 loses (2.55 against 2.49 after 60 and 50 s): steps count for more than width.
+    # seed1095's idea at a size that two processor cores train in a minute and a half, chosen on the documentation corpus at equal
+    # processor time: hashed bigrams, SmearGate and rank 64 gain; d 192 and batches of 1,024 tokens lose (LOG.md).
     "quickstart": _system(
         layers=3,
         d_model=128,

@@ -55,16 +55,13 @@ class Packer:
         self.config = config
         self._header: dict[str, Any] = {"config": config.to_json(), "maps": dict(map_checksums), "codecs": {}}
         self._sections: dict[str, bytes] = {}
-        self.add("tokenizer", tokenizer)
+        self.add({"tokenizer": tokenizer})
 
     def add_weights(self, meta: Any, sections: Mapping[str, bytes]) -> None:
         self._header["weights"] = meta
-        self._add_all({"weights." + name: data for name, data in sections.items()})
+        self.add({"weights." + name: data for name, data in sections.items()})
 
-    def add(self, name: str, data: bytes) -> None:
-        self._add_all({name: data})
-
-    def _add_all(self, sections: Mapping[str, bytes]) -> None:
+    def add(self, sections: Mapping[str, bytes]) -> None:
         def squeeze(name: str) -> tuple[str, bytes]:
             return ("none", sections[name]) if name in STORED_AS_IS else byte_codecs.compress(sections[name])
 

@@ -2,10 +2,9 @@
 
     python -m hybrid.storing.counted_code      # the files with their sizes, largest first
 
-A submission trains with `train_gpt.py` and is scored with `eval.py`; the import closure of these two is counted.  An installed
-package trains with `seedgram train`, which is the same code; it brings copies of the scripts, so that it counts the same bytes.  The tools that prove a
-score are not: `eval.py audit` and `eval.py certify` become `seedgram audit` and `seedgram certify`, a program of its own that no training
-and no scoring starts.  They run the counted predictor, and add an auditor and a range coder that the printed figure does not depend on.
+That is the import closure of `train_gpt.py` and `eval.py`, also of an installed package, which brings copies of the two.  The tools that
+prove a score are not counted: `eval.py audit` and `eval.py certify` become `seedgram`, a program of its own that no training and no scoring
+starts.  It runs the counted predictor, and adds an auditor and a range coder that the printed figure does not depend on.
 """
 
 from functools import cache

@@ -25,11 +25,10 @@ class Batches:
 
     def __init__(self, config: Config, loader: Loader, ranks: Ranks) -> None:
         self.loader, self.device = loader, ranks.device
-        self.context = max(config.cache.ngram_order - 1, 1)
         per_rank = config.train.batch_tokens // ranks.world
         self.micro_rows = max(1, min(config.train.microbatch_tokens, per_rank) // config.train.seq_len)
-        self.rows = per_rank // config.train.seq_len
-        if self.rows * config.train.seq_len * ranks.world != config.train.batch_tokens or self.rows % self.micro_rows:
+        rows = loader.rows_per_rank
+        if rows * config.train.seq_len * ranks.world != config.train.batch_tokens or rows % self.micro_rows:
             raise TrainError(
                 f"--batch-tokens {config.train.batch_tokens} does not split into {ranks.world} ranks of whole microbatches of "
                 f"{self.micro_rows} rows of {config.train.seq_len} tokens; choose multiples of one another"
@@ -41,7 +40,7 @@ class Batches:
         if self.device.type == "cuda":
             tensor = tensor.pin_memory().to(self.device, non_blocking=True)
         tokens = tensor.to(torch.int64) & 0xFFFF
-        inputs, targets = tokens[:, self.context - 1 : -1].contiguous(), tokens[:, self.context :].contiguous()
+        inputs, targets = (tokens[:, self.loader.history + at : at or None].contiguous() for at in (-1, 0))
         return list(zip(inputs.split(self.micro_rows), targets.split(self.micro_rows), strict=True))
 
 

@@ -70,23 +70,16 @@ def load(path: Path) -> Any:
         raise FileFormatError(f"{path}: malformed checkpoint ({str(error).splitlines()[0]}); delete it and start again") from None
 
 
-class Writer:
+class Writer(Worker):
     """Writes snapshots to `path` on a background thread, one at a time; the next call raises what the last write raised."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self._worker = path, Worker("checkpoint", 1)
+        super().__init__("checkpoint", 1)
+        self.path = path
 
-    def submit(self, tensors: Sequence[torch.Tensor], skeleton: str) -> None:
+    def write(self, tensors: Sequence[torch.Tensor], skeleton: str) -> None:
         self.wait()
-        self._worker.submit(partial(save, self.path, tensors, skeleton))
-
-    def ready(self) -> bool:
-        """Whether nothing is being written."""
-        return self._worker.idle()
-
-    def wait(self) -> None:
-        """Returns when nothing is being written."""
-        self._worker.wait()
+        self.submit(partial(save, self.path, tensors, skeleton))
 
 
 def check_resume(path: Path, resume: str | None) -> None:

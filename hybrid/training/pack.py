@@ -90,7 +90,7 @@ def _fit_gate(config: Config, model: HybridLM, run: Run, loader: Loader, ranks: 
     with _phase("gate", log) as figures:
         gate = fit_gate(model, table, holdout, ranks.device, config)
         figures |= {"kind": gate.kind, "positions": max(0, len(holdout) - 1)}
-        packer.add("gate", gate.to_bytes())
+        packer.add({"gate": gate.to_bytes()})
     if figures["positions"] < fit.SMALLEST:
         how = f"{gate.kind} weights, chosen by cross-validation" if figures["positions"] else "85 % of the network, not fitted at all"
         warn(f"gate: {how}: {figures['positions']:,} held-out positions are fewer than {fit.SMALLEST:,}; raise --holdout-tokens for a better one")
@@ -106,14 +106,14 @@ def _fit_cache(config: Config, run: Run, bos: int, packer: artifact.Packer, log:
         figures["ngrams"] = sum(exact.sizes())
     with _phase("cache", log) as figures:
         table, coded = fit_bytes(exact, packer.room(reserve=GATE_BYTES))
-        packer.add("ngram", coded)
+        packer.add({"ngram": coded})
         figures |= {"ngrams": sum(table.sizes()), "bytes": len(coded), "bits_an_ngram": 8 * len(coded) / max(1, sum(table.sizes()))}
     return table
 
 
 def _log_gap(config: Config, model: HybridLM, reloaded: HybridLM, holdout: U16, tokenizer: bytes, ranks: Ranks, log: RunLog) -> None:
     """Bits per byte of the held-out training text before and after quantisation."""
-    size = int(TokenBytes.from_model(tokenizer).count(holdout).sum()) if len(holdout) > 1 else 0
+    size = TokenBytes.from_model(tokenizer).total(holdout)
     if size:
         bpb = [
             bits_per_byte(float(windows.neural_scores(m, holdout, config.train.seq_len, 0, ranks.device).nll_nats.sum()), size)

@@ -61,7 +61,7 @@ def train(settings: Config, places: Places, ranks: Ranks) -> dict[str, Any]:
             ranks.barrier()  # the artifact is on disk, and scored as anybody would read it
             if not places.no_score:
                 options = EvalOptions(allow_overlap=places.allow_overlap)
-                summary["scores"] = evaluate.score(artifact.load(out / "artifact.bin"), find_shards(places.data, "val"), ranks, options)
+                summary["scores"] = evaluate.evaluate(artifact.load(out / "artifact.bin"), find_shards(places.data, "val"), ranks, options)[0]
             if ranks.is_first:
                 atomic_write(out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
                 if not places.keep_checkpoint:

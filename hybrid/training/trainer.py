@@ -44,6 +44,15 @@ class TrainResult:
     interrupted: bool
 
 
+@contextmanager
+def compiler_cache() -> Iterator[None]:
+    """Inside, torch keeps on disk what it compiles even where our own backward passes are in it: a second start takes seconds.
+
+    They are part of the cache's key.  It is a setting of the whole process, put back at the end."""
+    with functorch_config.patch(autograd_cache_allow_custom_autograd_functions=True):
+        yield
+
+
 class Trainer:
     """Weights, optimisers and counts of one run; `run` is the loop.
 
@@ -129,12 +138,9 @@ class Trainer:
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
+    @compiler_cache()
     def run(self, writer: checkpoint.Writer) -> TrainResult:
         """Trains until the clock or the step count is used up, SIGTERM or Ctrl-C.  The weights end unrounded."""
-        with compiler_cache():
-            return self._run(writer)
-
-    def _run(self, writer: checkpoint.Writer) -> TrainResult:
         settings, state = self.config.train, self.state
         warmup_s = self._warm_up_or_resume(writer)
         patience_s = self.ranks.timeout_s if self.ranks.world > 1 else math.inf
@@ -159,8 +165,8 @@ class Trainer:
                 if settings.val_every and state.step % settings.val_every == 0:
                     begin += self._watch()
                 due = settings.checkpoint_seconds and time.monotonic() - saved_at >= settings.checkpoint_seconds
-                if self.ranks.is_first and writer.ready() and due:
-                    writer.submit(*checkpoint.snapshot(state.to_tree()))
+                if self.ranks.is_first and writer.idle() and due:
+                    writer.write(*checkpoint.snapshot(state.to_tree()))
                     saved_at = time.monotonic()
         synchronize(self.ranks.device)
         losses.drain()
@@ -219,7 +225,7 @@ class Trainer:
             checkpoint.save(writer.path, *checkpoint.snapshot(self.state.to_tree()))
         if self.cache is not None:
             self.cache.drain()
-            whole = self.state.step * self.batches.rows * self.ranks.world >= self.batches.loader.rows_per_epoch
+            whole = self.state.step * self.batches.loader.batch_rows >= self.batches.loader.rows_per_epoch
             if whole and self.ranks.is_first and not interrupted:  # the end of the corpus that fills no row
                 self.cache.update(self.batches.loader.remainder()[None])
         if not interrupted:
@@ -245,15 +251,6 @@ def compiled(loss: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     CUDA graphs: with other work beside it, the host is too slow for some hundred launches a direction (LOG.md, 2026-11-26)."""
     result: Callable[..., torch.Tensor] = torch.compile(loss, dynamic=False, fullgraph=True, options={"triton.cudagraphs": True})
     return result
-
-
-@contextmanager
-def compiler_cache() -> Iterator[None]:
-    """Inside, torch keeps on disk what it compiles even where our own backward passes are in it: a second start takes seconds.
-
-    They are part of the cache's key.  It is a setting of the whole process, put back at the end."""
-    with functorch_config.patch(autograd_cache_allow_custom_autograd_functions=True):
-        yield
 
 
 def synchronize(device: torch.device) -> None:

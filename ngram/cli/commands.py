@@ -31,7 +31,7 @@ from ngram.words import WordVocabulary
 def carry_out(asked: options.Options) -> None:
     """Does what a command line asks for."""
     silence_sentencepiece()
-    NOTICE.enable()
+    NOTICE.wanted = True
     match asked:
         case options.TrainOptions():
             train(asked)

@@ -194,6 +194,6 @@ def _score_stream(part: TargetScores, tokens: Tokens, online: bool, chunk_tokens
             out.append(loop.score_then_update(start, stop)["cache"])
         else:
             out.append(loop.score(start, stop)["cache"])
-            if online and not loop.done:
+            if online and stop < len(tokens):
                 loop.update(start, stop)
     return np.concatenate(out)

@@ -8,8 +8,9 @@ slots in that block.
 import ctypes
 import mmap
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -78,13 +79,34 @@ SAMPLES = 8  # keys looked at for each range of entries
 Columns = tuple[U64, U64, U16, I64, I64]
 
 
-def blank(size: int, overflow: int) -> Columns:
-    words = np.empty(size, np.uint64), np.empty(size, np.uint64)
-    return *words, np.empty(size, np.uint16), np.empty(overflow, np.int64), np.empty(overflow, np.int64)
+class Room:
+    """Memory for runs that are made one behind the other; pages that are never written take none.
+
+    size: keys that fit; positions: that they stand for, of which an overflow entry has at least 65,535."""
+
+    def __init__(self, size: int, positions: int) -> None:
+        words, over = (np.empty(size, np.uint64), np.empty(size, np.uint64)), positions // kernels.FULL + 1
+        self.columns: Columns = *words, np.empty(size, np.uint16), np.empty(over, np.int64), np.empty(over, np.int64)
+        self.size = self.over = 0
+
+    def add(self, a: Run, b: Run) -> Run:
+        """Puts the sum of two runs behind what is there, and returns it: views, but for the overflow."""
+        hi, lo, counts, index, exact = self.columns
+        start, first = self.size, self.over
+        target = hi[start:], lo[start:], counts[start:], index[first:], exact[first:]
+        found, over = kernels.merge_runs(a.columns(), b.columns(), target)
+        summed = _filled(a.order, a.bits, target, found, over)
+        index[first : first + over] += start
+        self.size, self.over = start + found, first + over
+        return summed
+
+    def run(self, order: int, bits: int) -> Run:
+        """All that was added as one run; its keys were added in rising order."""
+        return _filled(order, bits, self.columns, self.size, self.over)
 
 
 def _filled(order: int, bits: int, columns: Columns, size: int, overflow: int) -> Run:
-    """The run in the first `size` entries of blank columns; pages that were never written take no memory."""
+    """The run in the first entries of some columns."""
     hi, lo, counts, over_index, over_count = columns
     return Run(order, hi[:size], lo[:size], counts[:size], over_index[:overflow].copy(), over_count[:overflow].copy(), bits)
 
@@ -94,7 +116,7 @@ def run_of_keys(tokens: Tokens, keys: U64, positions: tuple[U32, U32], fill: int
     ordered, other = positions
     if kernels.sort_positions(tokens, fill, order, vocab_size, ordered, other):
         ordered = other
-    columns = blank(fill, fill // kernels.FULL + 1)
+    columns = Room(fill, fill).columns
     return _filled(order, slot_bits(vocab_size, order), columns, *kernels.group_keys(keys, ordered[:fill], *columns))
 
 
@@ -103,33 +125,37 @@ def merge(*runs: Run, spent: Collection[Run] = ()) -> Run:
 
     spent: those of the runs that nobody reads again, by identity; their memory is given back while they are merged (on Linux).
 
-    Keys are cut into ranges that hold about PART entries of all runs together.  A range is merged pair by pair in room that is
-    used again, and only its result goes to new memory, so each entry moves through memory once however many runs there are."""
+    Keys are cut into ranges that hold about PART entries of all runs together.  Only a range's sum goes to new memory, so each entry
+    moves through memory once however many runs there are."""
     orders = sorted({(run.order, run.bits) for run in runs})
     if len(orders) > 1:
         raise SeedgramError(f"runs of (order, bits a token) {orders} cannot be merged; count all with the same orders and tokenizer")
     filled = [run for run in runs if len(run)]
     if len(filled) < 2:
         return filled[0] if filled else runs[0]
-    # an overflow entry stands for at least 65,535 positions, which bounds how many there can be
-    over = sum(run.total() for run in filled) // kernels.FULL + 1
-    out, size, overflow = blank(sum(map(len, filled)), over), 0, 0
-    edges = _edges(filled)
-    widest = int(np.diff(edges, axis=1).sum(axis=0).max())
-    rooms = [blank(widest, over) for _ in range((len(filled) - 1).bit_length() - 1)]
-    for number, (start, stop) in enumerate(zip(edges[:, :-1].T.tolist(), edges[:, 1:].T.tolist(), strict=True)):
-        pieces = [run.slice(a, b) for run, a, b in zip(filled, start, stop, strict=True)]
-        for room in rooms:
-            pieces = merge_pairs(pieces, room)
-        target = _rest(out, size, overflow)
-        found, over_found = kernels.merge_runs(pieces[0].columns(), pieces[1].columns(), target)
-        target[3][:over_found] += size
-        size, overflow = size + found, overflow + over_found
+    out, edges = Room(sum(map(len, filled)), sum(run.total() for run in filled)), _edges(filled)
+    for number, (pieces, stop) in enumerate(zip(ranges(filled, edges), edges[:, 1:].T.tolist(), strict=True)):
+        out.add(*pieces)
         if number % RANGES_KEPT == 0:
             for run, end in zip(filled, stop, strict=True):
                 if any(run is one for one in spent):
                     _give_back(run, end)
-    return _filled(*orders[0], out, size, overflow)
+    return out.run(*orders[0])
+
+
+def ranges(runs: Sequence[Any], edges: I64) -> Iterator[list[Run]]:
+    """Each range of keys of some runs (with `slice` and `total`), added up pair by pair until one or two runs are left.
+
+    edges (runs, ranges + 1): where the ranges begin and end.  The room is used again: a range is to be used up before the next is asked for."""
+    widest, positions = int(np.diff(edges, axis=1).sum(axis=0).max()), sum(run.total() for run in runs)
+    rooms = [Room(widest, positions) for _ in range((len(runs) - 1).bit_length() - 1)]
+    for start, stop in zip(edges[:, :-1].T.tolist(), edges[:, 1:].T.tolist(), strict=True):
+        pieces = [run.slice(a, b) for run, a, b in zip(runs, start, stop, strict=True)]
+        for room in rooms:
+            room.size = room.over = 0
+            odd = pieces[len(pieces) // 2 * 2 :]
+            pieces = [room.add(a, b) for a, b in zip(pieces[::2], pieces[1::2], strict=False)] + odd
+        yield pieces
 
 
 def _give_back(run: Run, end: int) -> None:
@@ -148,20 +174,3 @@ def _edges(runs: list[Run]) -> I64:
     samples = np.sort(np.concatenate([run.hi[stride::stride] for run in runs]))
     cuts = np.unique(samples[SAMPLES::SAMPLES])
     return np.array([[0, *np.searchsorted(run.hi, cuts), len(run)] for run in runs], np.int64)
-
-
-def merge_pairs(pieces: list[Run], room: "Columns") -> list[Run]:
-    """Half as many runs, the results in `room`; an odd one stays as it is."""
-    merged, size, overflow = [], 0, 0
-    for a, b in zip(pieces[::2], pieces[1::2], strict=False):
-        target = _rest(room, size, overflow)
-        found, over_found = kernels.merge_runs(a.columns(), b.columns(), target)
-        merged.append(_filled(a.order, a.bits, target, found, over_found))
-        size, overflow = size + found, overflow + over_found
-    return merged + pieces[2 * len(merged) :]
-
-
-def _rest(columns: "Columns", size: int, overflow: int) -> "Columns":
-    """What lies behind the first entries of blank columns."""
-    hi, lo, counts, over_index, over_count = columns
-    return hi[size:], lo[size:], counts[size:], over_index[overflow:], over_count[overflow:]

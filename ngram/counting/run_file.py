@@ -17,8 +17,7 @@ import numpy as np
 import xxhash
 
 from ngram.arrays import I64, U64, Array
-from ngram.counting.kernels import FULL
-from ngram.counting.run import Run, blank, merge_pairs
+from ngram.counting.run import Room, Run, ranges
 from ngram.errors import FileFormatError, SeedgramError
 
 COLUMNS = {"hi": "<u8", "lo": "<u8", "counts": "<u2", "overflow_index": "<i8", "overflow_count": "<i8", "samples": "<u8"}  # the last: see SAMPLE
@@ -164,14 +163,10 @@ def merged_ranges(runs: Sequence[Run | RunFile], entries: int) -> Iterator[Run]:
     step = max(1, entries // SAMPLE - len(filled))
     cuts = np.unique(samples[step::step])
     edges = np.array([[0, *_places(run, cuts), len(run)] for run in filled])
-    widest = int(np.diff(edges, axis=1).sum(axis=0).max())
-    over = sum(run.total() for run in filled) // FULL + 1  # an overflow entry stands for at least 65,535 positions
-    rooms = [blank(widest, over) for _ in range((len(filled) - 1).bit_length())]
-    for start, stop in zip(edges[:, :-1].T.tolist(), edges[:, 1:].T.tolist(), strict=True):
-        pieces = [run.slice(a, b) for run, a, b in zip(filled, start, stop, strict=True)]
-        for room in rooms:
-            pieces = merge_pairs(pieces, room)
-        yield pieces[0]
+    room = Room(int(np.diff(edges, axis=1).sum(axis=0).max()), sum(run.total() for run in filled))
+    for pieces in ranges(filled, edges):
+        room.size = room.over = 0
+        yield room.add(*pieces) if len(pieces) > 1 else pieces[0]
 
 
 def _places(run: Run | RunFile, cuts: U64) -> I64:

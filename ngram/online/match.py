@@ -139,12 +139,6 @@ def _score_range(
             size += 1
 
 
-@njit
-def _look_at(state: MatchState, past: Array, size: int, tokens: Array, t: int) -> tuple[int, int, float]:
-    """`look` at position t of any stream."""
-    return look(state, past, size, tokens, t, history_start(tokens, t, state.settings[0]))
-
-
 class MatchModel:
     """A part for ScoreFirst: p = s·[the token that followed] + (1-s)/V, with s the share of past successes at that length.
 
@@ -170,7 +164,8 @@ class MatchModel:
 
     def row(self, tokens: Tokens, t: int) -> F64:
         """(V,) float64 distribution of the token at position t, given what stands before it."""
-        candidate, _, sure = _look_at(self.state, self.past, self.size, read_only(tokens, self.vocab_size), t)
+        stream = read_only(tokens, self.vocab_size)
+        candidate, _, sure = look(self.state, self.past, self.size, stream, t, history_start(stream, t, self.bos))
         row_V = np.full(self.vocab_size, (1.0 - sure) / self.vocab_size)
         if candidate >= 0:
             row_V[candidate] += sure

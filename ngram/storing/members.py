@@ -34,17 +34,9 @@ def group_children(first, classes):
     members = np.empty(len(classes), np.uint32)
     rank = np.empty(len(classes), np.uint32)
     tally = np.zeros(CLASSES, np.int64)
-    groups = 0
-    for context in range(contexts):
-        seen = np.uint64(0)
-        for child in range(first[context], first[context + 1]):
-            bit = np.uint64(1) << np.uint64(classes[child])
-            if not seen & bit:
-                groups += 1
-            seen |= bit
     group_first = np.zeros(contexts + 1, np.int64)
-    group_stop = np.empty(groups, np.int64)
-    group_class = np.empty(groups, np.uint8)
+    group_stop = np.empty(len(classes), np.int64)  # at most so many: pages that are never written take no memory
+    group_class = np.empty(len(classes), np.uint8)
     group = 0
     for context in range(contexts):
         start, stop = first[context], first[context + 1]
@@ -68,7 +60,7 @@ def group_children(first, classes):
             for child in range(start, stop):
                 tally[classes[child]] = 0
         group_first[context + 1] = group
-    return members, rank, group_first, group_stop, group_class
+    return members, rank, group_first, group_stop[:group], group_class[:group]
 
 
 @njit
@@ -138,29 +130,18 @@ def expand_members(
             key = rows[index] * CLASSES + group_class[group]
             base = used[key] - start
             place = start
-            while cursor[key] < event_first[key + 1] and events[cursor[key]] - base < stop:
-                event = events[cursor[key]] - base
-                if inverted[key]:
-                    if written + event - place > len(out):
-                        return -1
-                    while place < event:
-                        out[written] = members[place]
-                        written += 1
-                        place += 1
-                    place += 1
-                else:
-                    if written >= len(out):
-                        return -1
-                    out[written] = members[event]
-                    written += 1
-                cursor[key] += 1
-            if inverted[key]:
-                if written + stop - place > len(out):
+            event = place
+            while event < stop:
+                more = cursor[key] < event_first[key + 1] and events[cursor[key]] - base < stop
+                event = events[cursor[key]] - base if more else stop
+                cursor[key] += more
+                size = event - place if inverted[key] else int(more)
+                if written + size > len(out):
                     return -1
-                while place < stop:
-                    out[written] = members[place]
-                    written += 1
-                    place += 1
+                for i in range(size):
+                    out[written + i] = members[place + i if inverted[key] else event]
+                written += size
+                place = event + 1
             used[key] += stop - start
             start = stop
         sort_range(out, begin, written)

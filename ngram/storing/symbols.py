@@ -26,50 +26,32 @@ _LOOKED_UP = 4096  # smaller values have their level read from a table
 
 
 class Coder:
-    """A range coder that writes (no data given) or reads."""
+    """A range coder that reads `words`, or without them notes what is to be written: parts of a stream are prepared on several threads."""
 
     def __init__(self, words: U32 | None = None) -> None:
-        self.reading = words is not None
-        self._coder: Any = constriction.stream.queue.RangeDecoder(words) if self.reading else constriction.stream.queue.RangeEncoder()
+        self._reader: Any = None if words is None else constriction.stream.queue.RangeDecoder(words)
+        self._noted: list[tuple[Any, I32]] = []
 
     def code(self, model: Any, count: int, symbols: I32 | None) -> I32:
         """Codes `count` symbols with one model.  Returns int32 (count,).  Raises FileFormatError on impossible data."""
         if count == 0:
             return np.empty(0, np.int32)
-        if not self.reading:
+        if self._reader is None:
             assert symbols is not None
-            self._coder.encode(np.ascontiguousarray(symbols, np.int32), model)
+            self._noted.append((model, symbols))
             return symbols
         try:
-            return self._coder.decode(model, count)  # type: ignore[no-any-return]
+            return self._reader.decode(model, count)  # type: ignore[no-any-return]
         except AssertionError:
             raise FileFormatError("n-gram data: impossible code words; the file was altered, make it again") from None
 
-    def words(self) -> U32:
-        """What was written, uint32."""
-        return self._coder.get_compressed()  # type: ignore[no-any-return]
-
-
-class Tape:
-    """Stands in for a writing coder and only notes what it is given, so that parts of a stream can be prepared on several threads."""
-
-    reading = False
-
-    def __init__(self) -> None:
-        self._noted: list[tuple[Any, int, I32 | None]] = []
-
-    def code(self, model: Any, count: int, symbols: I32 | None) -> I32:
-        """As Coder.code when writing."""
-        assert symbols is not None
-        if count:
-            self._noted.append((model, count, symbols))
-        return symbols
-
-    def play(self, coder: Coder) -> None:
-        """Codes everything noted, in order."""
-        for model, count, symbols in self._noted:
-            coder.code(model, count, symbols)
-        self._noted.clear()
+    def words(self, *others: "Coder") -> U32:
+        """Everything that this coder has noted, and then the others, as code words."""
+        writer = constriction.stream.queue.RangeEncoder()
+        for coder in (self, *others):
+            for model, symbols in coder._noted:
+                writer.encode(np.ascontiguousarray(symbols, np.int32), model)
+        return writer.get_compressed()  # type: ignore[no-any-return]
 
 
 def log16(values: npt.NDArray[Any]) -> I32:
@@ -105,7 +87,7 @@ def _model(probabilities: F64, count: int) -> Any:
     return constriction.stream.model.Categorical(probabilities, lazy=count < 2 * len(probabilities), perfect=False)
 
 
-def code_classed(coder: Coder | Tape, rows: I32, columns: I32, alphabet: int, symbols: I32 | None) -> I32:
+def code_classed(coder: Coder, rows: I32, columns: I32, alphabet: int, symbols: I32 | None) -> I32:
     """Codes symbols 0…alphabet-1 whose distribution depends on a class (row, column): nothing but the symbols is stored.
 
     rows, columns: (n,) class of each symbol, known to the reader.  Classes go one after the other, in blocks that
@@ -142,7 +124,7 @@ def code_classed(coder: Coder | Tape, rows: I32, columns: I32, alphabet: int, sy
     return out
 
 
-def _code_class(coder: Coder | Tape, prior: F64, count: int, symbols: I32 | None) -> tuple[I32, F64]:
+def _code_class(coder: Coder, prior: F64, count: int, symbols: I32 | None) -> tuple[I32, F64]:
     weights = prior * _PRIOR_WEIGHT
     parts, done, block = [], 0, _FIRST_BLOCK
     while done < count:
@@ -155,7 +137,7 @@ def _code_class(coder: Coder | Tape, prior: F64, count: int, symbols: I32 | None
     return np.concatenate(parts), weights / weights.sum()
 
 
-def code_numbers(coder: Coder | Tape, classes: I32, numbers: I64 | None) -> I64:
+def code_numbers(coder: Coder, classes: I32, numbers: I64 | None) -> I64:
     """Codes integers 0…2^48 as bit lengths (given a class of 0…63 each) and plain lower bits.  Returns int64 (n,)."""
     lengths = None if numbers is None else np.where(numbers > 0, np.frexp(numbers.astype(np.float64))[1], 0).astype(np.int32)
     lengths = code_classed(coder, np.zeros_like(classes), classes, 49, lengths)
@@ -169,7 +151,7 @@ def code_numbers(coder: Coder | Tape, classes: I32, numbers: I64 | None) -> I64:
     return out
 
 
-def code_positions(coder: Coder | Tape, size: int, count: int, positions: I64 | None) -> I64:
+def code_positions(coder: Coder, size: int, count: int, positions: I64 | None) -> I64:
     """Codes `count` ascending positions below `size`, 0 < count ≤ size/2, as geometric gaps.  Returns int64 (count,).
 
     A gap's low bits are all but uniform and coded as such; the rest is a truncated geometric symbol with an escape.

@@ -19,7 +19,7 @@ from ngram.arrays import I32, I64, U32, Mask, Tokens, token_type
 from ngram.errors import FileFormatError, SeedgramError
 from ngram.storing import members as kernels
 from ngram.storing.header import Head, pack_head, pad, read_head
-from ngram.storing.symbols import Coder, Tape, code_classed, code_numbers, code_positions, level_values, log16, nearest_level
+from ngram.storing.symbols import Coder, code_classed, code_numbers, code_positions, level_values, log16, nearest_level
 from ngram.table import MAX_ORDER, MAX_VOCAB, NgramTable, stored_counts, suffix_rows
 from ngram.threads import each
 
@@ -65,18 +65,15 @@ def encode_read(table: NgramTable, suffixes: list[I64] | None = None) -> tuple[b
     truths = _truths(table, levels, suffixes if suffixes is not None else suffix_rows(table))
     alphabets = [(int(t.levels.max(initial=-1)) + 1, int(t.totals.max(initial=-1)) + 1) for t in truths]
     orders = each(lambda n: _known_order(table, n, levels, truths[n - 1]), range(1, table.order + 1))
-    tapes = [Tape() for _ in orders]
-    _unigrams(tapes[0], levels, table.vocab_size, alphabets[0][0], truths[0].levels)
+    coders = [Coder() for _ in orders]
+    _unigrams(coders[0], levels, table.vocab_size, alphabets[0][0], truths[0].levels)
 
     def record(n: int) -> None:
-        _code_order(tapes[n - 1], levels, orders[: n - 1], alphabets[n - 1], len(table.tokens[n - 1]), truths[n - 1])
+        _code_order(coders[n - 1], levels, orders[: n - 1], alphabets[n - 1], len(table.tokens[n - 1]), truths[n - 1])
 
     each(record, range(table.order, 1, -1))  # the longest orders take longest
-    coder = Coder()
-    for tape in tapes:
-        tape.play(coder)
     head = Head(FINENESS, table.vocab_size, table.bos, int(table.pruned[0][0]), table.discounts, table.sizes(), alphabets)
-    data = pad(pack_head(head) + coder.words().astype("<u4").tobytes(), sum(table.sizes()))
+    data = pad(pack_head(head) + Coder.words(*coders).astype("<u4").tobytes(), sum(table.sizes()))
     return data, lambda: _table(head, orders)
 
 
@@ -143,7 +140,7 @@ def _known_order(table: NgramTable, n: int, levels: I64, truth: _Truth) -> _Orde
     return _Order(table.tokens[n - 1], table.parents[n - 1].astype(np.int64), truth.suffixes, counts, truth.first, totals)
 
 
-def _unigrams(coder: Coder | Tape, levels: I64, vocab_size: int, alphabet: int, truth: I32 | None) -> _Order:
+def _unigrams(coder: Coder, levels: I64, vocab_size: int, alphabet: int, truth: I32 | None) -> _Order:
     zeros = np.zeros(vocab_size, np.int32)
     counts = levels[code_classed(coder, zeros, zeros, alphabet, truth)]
     first = np.array([0, vocab_size], np.int64)
@@ -153,7 +150,7 @@ def _unigrams(coder: Coder | Tape, levels: I64, vocab_size: int, alphabet: int, 
 
 
 def _code_order(
-    coder: Coder | Tape, levels: I64, orders: list[_Order], alphabet: tuple[int, int], size: int, truth: _Truth | None
+    coder: Coder, levels: I64, orders: list[_Order], alphabet: tuple[int, int], size: int, truth: _Truth | None
 ) -> _Order:
     """Codes the next order on top of `orders`: totals, then members, then counts."""
     below = orders[-1]
@@ -192,7 +189,7 @@ def _code_order(
 
 
 def _code_members(
-    coder: Coder | Tape, below: _Order, parents: I64, rows: I64, log_counts: I32, size: int, truth: _Truth | None
+    coder: Coder, below: _Order, parents: I64, rows: I64, log_counts: I32, size: int, truth: _Truth | None
 ) -> tuple[I64, I64]:
     """Codes which candidates are children.  Returns offsets (len(parents) + 1,) and the children's suffixes (size,)."""
     classes = np.where(log_counts > 0, np.minimum(((log_counts - 16) * 3 >> 4) + 1, kernels.CLASSES - 1), 0).astype(np.uint8)
@@ -223,7 +220,7 @@ def _code_members(
     return out_first, out.astype(np.int64)
 
 
-def _code_events(coder: Coder | Tape, slots: I64, found: I64, inverted: Mask, members: I64 | None) -> I64:
+def _code_events(coder: Coder, slots: I64, found: I64, inverted: Mask, members: I64 | None) -> I64:
     """Codes each bucket's rarer kind of slot.  members (sum of found,) or None; returns all buckets' events in one array."""
     parts = [np.empty(0, np.int64)]
     stops = np.cumsum(found)

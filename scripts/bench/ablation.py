@@ -18,7 +18,7 @@ from hybrid.data.token_bytes import bits_per_byte
 from hybrid.parallel import ranks as distributed
 from hybrid.scoring import evaluate
 from hybrid.scoring.build import network_ahead
-from hybrid.scoring.options import AdaptConfig, EvalOptions, adapt_settings, add_adapt_flags
+from hybrid.scoring.options import AdaptConfig, EvalOptions
 from hybrid.scoring.report import write_json
 from hybrid.storing import artifact
 from ngram.errors import SeedgramError, run_cli
@@ -86,13 +86,14 @@ def main() -> int:
     parser.add_argument("--stride", type=int, default=64, help="of the last row, 0: no such row; tokens [64]")
     parser.add_argument("--tokens", type=int, default=0, help="of each stream's beginning, 0: all [0]")
     parser.add_argument("--json", metavar="F", help="write the rows there too")
-    add_adapt_flags(parser)
+    parser.add_argument("--ttt-chunk", type=int, default=AdaptConfig.chunk_tokens, metavar="N", help="of the row that learns; tokens [0]")
+    parser.add_argument("--ttt-rate", type=float, default=AdaptConfig.rate, metavar="X", help="of the same [0.0001]")
     flags = parser.parse_args()
     texts = dict(pair.split("=", 1) for pair in flags.data if "=" in pair)
     if len(texts) != len(flags.data):
         raise SeedgramError("--data takes NAME=PATH, each name once")
     ranks, art = distributed.start(), artifact.load(flags.artifact)
-    rows = rows_of(art, adapt_settings(flags), flags.stride)
+    rows = rows_of(art, AdaptConfig(flags.ttt_chunk, flags.ttt_rate), flags.stride)
     results: dict[str, Any] = {}
     for name, path in texts.items():
         tokens, size = held_out(art, path, flags.tokens)

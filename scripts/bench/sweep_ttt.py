@@ -1,7 +1,7 @@
 """Which way of learning at evaluation suits a network: its bits per byte, frozen and under every setting of a grid.
 
-    python scripts/bench/sweep_ttt.py --artifact RUN/artifact.bin --data DEV [--tokens N] [--rates 1e-4 2e-4] [--scopes matrices scalars all]
-                                [--chunks 0 4096] [--stride 64] [--json F]
+    python scripts/bench/sweep_ttt.py --artifact RUN/artifact.bin --data DEV [--tokens N] [--rates 1e-4 2e-4] [--chunks 0 4096]
+                                [--stride 64] [--json F]
 
 DEV: shards that are held out from training and that no reported figure comes from; choosing on reported text would be fitting it.
 Prints a Markdown table; its last line is the best setting as flags of eval.py.
@@ -23,7 +23,7 @@ from hybrid.parallel import failures
 from hybrid.parallel import ranks as distributed
 from hybrid.parallel.device import add_device_flag
 from hybrid.scoring.build import network_ahead
-from hybrid.scoring.options import SCOPES, AdaptConfig, EvalOptions
+from hybrid.scoring.options import AdaptConfig, EvalOptions
 from hybrid.scoring.report import write_json
 from hybrid.scoring.test_time_training import AdaptedNetwork
 from hybrid.storing import artifact
@@ -35,9 +35,9 @@ from scripts.bench.held_out import held_out
 Row = dict[str, Any]
 
 
-def grid(rates: Sequence[float], scopes: Sequence[str], chunks: Sequence[int]) -> list[AdaptConfig]:
+def grid(rates: Sequence[float], chunks: Sequence[int]) -> list[AdaptConfig]:
     """Every combination, each once.  Raises ConfigError on a value out of range."""
-    return list(dict.fromkeys(AdaptConfig(chunk, rate, scope=scope) for scope, chunk, rate in itertools.product(scopes, chunks, rates)))
+    return list(dict.fromkeys(AdaptConfig(chunk, rate) for chunk, rate in itertools.product(chunks, rates)))
 
 
 def measure(
@@ -60,10 +60,10 @@ def table(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         ttt, bpb = row["ttt"], row["bpb"]
-        cells = [ttt["scope"], ttt["chunk_tokens"] or "a window", f"{ttt['rate']:g}"] if ttt else ["frozen", "–", "–"]
+        cells = [ttt["chunk_tokens"] or "a window", f"{ttt['rate']:g}"] if ttt else ["frozen", "–"]
         cells += ["diverged", "–"] if bpb is None else [f"{bpb:.4f}", f"{bpb - rows[0]['bpb']:+.4f}" if ttt else "–"]
         lines.append([*map(str, cells), f"{row['tokens_per_s']:,.0f}"])
-    return markdown(("scope", "chunk, tokens", "rate", "network BPB", "to frozen", "tokens/s"), lines)
+    return markdown(("chunk, tokens", "rate", "network BPB", "to frozen", "tokens/s"), lines)
 
 
 def best(rows: Sequence[Row]) -> AdaptConfig | None:
@@ -86,7 +86,6 @@ def main() -> int:
     parser.add_argument("--data", required=True, metavar="DEV", help="held-out shards, none that figures are reported on: a folder with *_val_*.bin, or one")
     parser.add_argument("--tokens", type=int, default=0, metavar="N", help="of their beginning, 0: all [0]")
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 2e-4, 4e-4, 8e-4], metavar="X", help="--ttt-rate [1e-4 2e-4 4e-4 8e-4]")
-    parser.add_argument("--scopes", nargs="+", default=list(SCOPES), choices=tuple(SCOPES), help="--ttt-scope [all three]")
     parser.add_argument("--chunks", type=int, nargs="+", default=[0], metavar="N", help="--ttt-chunk, 0: one window; tokens [0]")
     parser.add_argument("--stride", type=int, default=0, metavar="S", help="new targets a window, 0: side by side; tokens [0]")
     add_device_flag(parser)
@@ -94,11 +93,11 @@ def main() -> int:
     flags = parser.parse_args()
     if flags.tokens < 0:
         parser.error(f"--tokens {flags.tokens} must not be negative")
-    settings, ranks = grid(flags.rates, flags.scopes, flags.chunks), distributed.start(flags.device)
+    settings, ranks = grid(flags.rates, flags.chunks), distributed.start(flags.device)
     with failures.together(ranks):
         art = artifact.load(flags.artifact)
         tokens, size = held_out(art, flags.data, flags.tokens)
-        for adapt in grid(flags.rates[:1], flags.scopes[:1], flags.chunks):  # a bad chunk is refused now, not after an hour
+        for adapt in grid(flags.rates[:1], flags.chunks):  # a bad chunk is refused now, not after an hour
             AdaptedNetwork(art.model, art.config.train.seq_len, flags.stride, adapt, ranks)
         some = tokens[: 2 * art.config.train.seq_len]
         for warm in (None, settings[-1]):

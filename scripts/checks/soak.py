@@ -90,7 +90,7 @@ def train_and_score(shards: Path, val: Path, tokenizer: bytes, out: Path) -> flo
     trainer.run(writer)
     run = pack.merge_counts(trainer.cache, ranks, log)
     pack.pack(wanted, model, run, loader, tokenizer, ranks, out, log)
-    scores = evaluate.score(artifact.load(out / "artifact.bin"), [val], ranks)
+    scores = evaluate.evaluate(artifact.load(out / "artifact.bin"), [val], ranks)[0]
     writer.path.unlink()
     log.close()
     return float(scores["blended_bpb"])

@@ -293,8 +293,7 @@ def test_a_command_says_once_that_it_compiles_a_library_never(tmp_path, monkeypa
         monkeypatch.setattr(compiled, "store", lambda key=str(wanted): Store(tmp_path / "kernels" / key))
         notice = compiled.Notice()
         monkeypatch.setattr(compiled, "NOTICE", notice)
-        if wanted:
-            notice.enable()
+        notice.wanted = wanted
         kernel = compiled.njit(lambda x: x + 1)
         kernel(1), kernel(1.0)
         said = capsys.readouterr()

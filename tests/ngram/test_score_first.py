@@ -55,13 +55,13 @@ def test_every_target_is_scored_once_tail_included():
         scorer.score(start, stop)
         scorer.update(start, stop)
     assert seen == list(range(1, len(STREAM)))
-    assert scorer.done
+    assert scorer.mark == len(STREAM)
 
 
 def test_the_last_chunk_needs_no_update():
     scorer = order()
     scorer.score(1, 10)
-    assert scorer.done
+    assert scorer.mark == len(STREAM)
 
 
 @pytest.mark.parametrize(

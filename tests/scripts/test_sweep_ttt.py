@@ -25,15 +25,14 @@ def call(module, made, *flags):
 
 
 def test_rows_and_the_best_flags_are_what_eval_says(made, capsys):
-    grid = ["--rates", "1e-3", "1e-2", "--scopes", "matrices", "all", "--stride", "16"]
+    grid = ["--rates", "1e-3", "1e-2", "--chunks", "0", "64", "--stride", "16"]
     assert call(sweep_ttt, made, *grid, "--json", str(made / "s.json")) == 0
     *lines, last = capsys.readouterr().out.strip().splitlines()
     rows = json.loads((made / "s.json").read_text())["rows"]
     assert len(lines) == 2 + len(rows) == 2 + 5
     assert rows[0]["ttt"] is None and lines[2].startswith("| frozen | ")
     chosen = min(rows, key=lambda row: row["bpb"])
-    assert chosen["ttt"]["scope"] == "all"  # random weights: everything is worth learning
-    assert last == f"--stride 16 --ttt --ttt-chunk 0 --ttt-rate {chosen['ttt']['rate']} --ttt-scope all"
+    assert last == f"--stride 16 --ttt --ttt-chunk {chosen['ttt']['chunk_tokens']} --ttt-rate {chosen['ttt']['rate']}"
     assert any(f"| {chosen['bpb']:.4f} | {chosen['bpb'] - rows[0]['bpb']:+.4f} |" in line for line in lines)
     for flags, row in ((last.split(), chosen), (["--stride", "16"], rows[0])):
         assert call(importlib.import_module("eval"), made, *flags, "--json", str(made / "e.json")) == 0
@@ -43,12 +42,12 @@ def test_rows_and_the_best_flags_are_what_eval_says(made, capsys):
 
 def test_frozen_wins_a_tie_and_what_diverged_wins_nothing():
     frozen: sweep_ttt.Row = {"ttt": None, "bpb": 1.5, "tokens_per_s": 9.0}
-    ttt = {"chunk_tokens": 0, "rate": 0.1, "scope": "all"}
+    ttt = {"chunk_tokens": 0, "rate": 0.1}
     rows = [frozen, {**frozen, "ttt": ttt, "bpb": 1.5}, {**frozen, "ttt": ttt, "bpb": None}]
     assert sweep_ttt.best(rows) is None
     assert sweep_ttt.flags_of(None, 0) == ""
-    assert sweep_ttt.best([*rows, {**frozen, "ttt": ttt, "bpb": 1.4}]) == AdaptConfig(0, 0.1, "all")
-    assert sweep_ttt.table(rows).splitlines()[-1] == "| all | a window | 0.1 | diverged | – | 9 |"
+    assert sweep_ttt.best([*rows, {**frozen, "ttt": ttt, "bpb": 1.4}]) == AdaptConfig(0, 0.1)
+    assert sweep_ttt.table(rows).splitlines()[-1] == "| a window | 0.1 | diverged | – | 9 |"
 
 
 @pytest.mark.parametrize(
@@ -56,7 +55,6 @@ def test_frozen_wins_a_tie_and_what_diverged_wins_nothing():
     [
         (["--chunks", "0", "33"], "--ttt-chunk 33 must be a whole number of windows of 32"),
         (["--rates", "2"], "AdaptConfig.rate: 2.0 is outside"),
-        (["--scopes", "none"], "none"),
         (["--stride", "99"], "strides of 99"),
         (["--tokens", "1"], "--tokens"),
     ],

@@ -19,7 +19,7 @@ ABLATION = {"val": {"network": {"bpb": 5.25, "tokens_per_s": 900.0}, "+ trained 
 def make_run(data: Path, folder: Path) -> dict[str, Any]:
     """Trains the small model on `data` into `folder`, scores it, and writes an audit and an ablation; the result of the evaluation."""
     training.finish_here(data, folder, "--steps", "8", "--log-every", "2", "--val-every", "4")
-    result = evaluate.score(artifact.load(folder / "artifact.bin"), [data / "tiny_val_000000.bin"], ranks.start("cpu"), EvalOptions())
+    result = evaluate.evaluate(artifact.load(folder / "artifact.bin"), [data / "tiny_val_000000.bin"], ranks.start("cpu"), EvalOptions())[0]
     sums = np.array([1.0, 1.0 + 1e-7, 1.0 - 1e-7, 3.5])
     audit = AuditReport("eval.py", {"C1": Verdict("C1"), "C2": Verdict("C2", passed=False)}, np.arange(4), sums)
     for name, values in {"eval": result, "audit": audit.to_json(), "ablation": ABLATION}.items():

@@ -67,8 +67,8 @@ def write_artifact(path, *, cache=True, gate=None, documents=30, vocabulary=None
     if cache:
         counts = NgramCache(VOCAB, 4)
         counts.count_stream(stream(seed=1, count=documents))
-        packer.add("ngram", table_codec.encode(counts.table()))
-        packer.add("gate", gate or load_fallback().to_bytes())
+        packer.add({"ngram": table_codec.encode(counts.table())})
+        packer.add({"gate": gate or load_fallback().to_bytes()})
     packer.write(path)
     return settings
 

@@ -11,7 +11,7 @@ from tests.support import tiny
 
 def test_the_report_sets_the_result_beside_compressors(made, capsys):
     ranks: Ranks = start("cpu")
-    result = evaluate.score(artifact.load(made / "artifact.bin"), [made / "tiny_val_000000.bin"], ranks)
+    result = evaluate.evaluate(artifact.load(made / "artifact.bin"), [made / "tiny_val_000000.bin"], ranks)[0]
     (made / "eval.json").write_text(json.dumps(result))
     (made / "m.model").write_bytes(tiny.tokenizer_bytes())
     assert tiny.exit_code(beside_compressors, "--eval", made / "eval.json", "--data", made, "--tokenizer", made / "m.model") == 0

@@ -37,9 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_eval_divides_by_the_bytes_of_the_documents_and_says_how_they_are_counted(folder: Path) -> None:
     art = artifact.load(folder / "artifact.bin")
-    result = evaluate.score(art, find_shards(folder / "data", "val"), ONE)
+    result = evaluate.evaluate(art, find_shards(folder / "data", "val"), ONE)[0]
     assert (result["bytes"], result["bytes_are"]) == (len(BYTES), "bytes of the documents")
-    result = evaluate.score(art, find_shards(folder / "challenge", "val"), ONE)
+    result = evaluate.evaluate(art, find_shards(folder / "challenge", "val"), ONE)[0]
     assert result["bytes_are"] == "bytes as the challenge counts them"
 
 
@@ -74,4 +74,4 @@ def test_eval_refuses_shards_of_another_tokenizer(folder: Path, tmp_path: Path) 
     other = write(tmp_path / "o.model", tokenizer.train([f"Quite {i} other words, {i % 7} of them new\n" * 3 for i in range(60)], tiny.VOCAB))
     prepare_into(tmp_path / "other", val=(str(folder / "val.jsonl"),), tokenizer=other)
     with pytest.raises(DataError, match="was made with another tokenizer than the one given"):
-        evaluate.score(artifact.load(folder / "artifact.bin"), find_shards(tmp_path / "other", "val"), ONE)
+        evaluate.evaluate(artifact.load(folder / "artifact.bin"), find_shards(tmp_path / "other", "val"), ONE)[0]

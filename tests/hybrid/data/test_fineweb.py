@@ -79,7 +79,7 @@ def test_what_is_published_arrives_as_a_prepared_folder(there: StandIn, publishe
     manifest = fetch(FinewebConfig(str(tmp_path / "d"), "sp320", 2, DATASET), lambda *what: seen.append(what), QUICK)
     assert_whole(tmp_path / "d", published)
     assert check_shards(find_shards(tmp_path / "d", "train"), tiny.tokenizer_bytes()) == read_manifest(tmp_path / "d")
-    assert "as the challenge counts" in accounting(find_shards(tmp_path / "d", "val"), tiny.tokenizer_bytes()).how
+    assert "as the challenge counts" in accounting(find_shards(tmp_path / "d", "val"), tiny.tokenizer_bytes())[1]
     assert manifest["splits"]["train"]["documents"] == 40 and manifest["splits"]["val"]["tokens"] == len(Stream(find_shards(tmp_path / "d", "val")))
     assert manifest["overlap"] == 0 and manifest["vocab_size"] == tiny.VOCAB
     fetched = [(done, total) for what, done, total in seen if what.startswith("fetching")]

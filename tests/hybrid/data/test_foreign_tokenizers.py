@@ -41,9 +41,9 @@ def test_shards_hold_the_documents_byte_for_byte_and_are_divided_by_their_bytes(
     assert sorted(back) == sorted(TEXTS)
     model, shards = (out / "tokenizer.model").read_bytes(), find_shards(str(out), "val")
     assert model.startswith(CONVERTED) and Pieces(out / "tokenizer.model").bos == json.loads((out / "manifest.json").read_text())["bos"]
-    counted, tokens = accounting(shards, model), load_stream(str(out), "val", Pieces(model).vocab_size)
+    (counter, how), tokens = accounting(shards, model), load_stream(str(out), "val", Pieces(model).vocab_size)
     documents = read_back(out, "val")
-    assert counted.documents and counted.counter.total(tokens) == sum(map(len, documents))
+    assert how == "bytes of the documents" and counter.total(tokens) == sum(map(len, documents))
     assert check_documents(shards, model, tokens) == len(documents)
 
 

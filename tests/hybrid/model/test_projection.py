@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hybrid.model.cached_model import MergedProjection, merged
-from hybrid.model.projection import Projection, adapted_linear, block_diagonal, fake_quantise, merged_weight
+from hybrid.model.projection import Projection, adapted_linear, fake_quantise, merged_weight
 from hybrid.storing.quantise import dequantise_rows, step_rows
 
 
@@ -70,11 +70,6 @@ def test_the_backward_pass_makes_no_gradient_of_a_frozen_map(product, makes_one)
         total.backward()
     assert ((7, 5) in shapes.seen or (5, 7) in shapes.seen) == makes_one
     assert frozen.grad is None
-
-
-def test_block_diagonal_puts_blocks_on_the_diagonal():
-    blocks = [torch.full((2, 1), 1.0), torch.full((1, 3), 2.0)]
-    assert block_diagonal(blocks).tolist() == [[1, 0, 0, 0], [1, 0, 0, 0], [0, 2, 2, 2]]
 
 
 def filled(frozen=True, rank=2):

@@ -88,4 +88,4 @@ def test_blended_scores_are_the_mixture_of_the_oracles_distributions(trained, te
             twin.update(np.array(seen, np.float32), np.array(probs))
             for t in range(start, stop):
                 oracle.count(tokens.tolist(), t)
-    assert scorer.done
+    assert scorer.mark == len(tokens)

@@ -14,7 +14,7 @@ from hybrid.model.parameters import parameter_kind
 from hybrid.parallel.ranks import Ranks
 from hybrid.scoring import test_time_training, windows
 from hybrid.scoring.network import joined
-from hybrid.scoring.options import SCOPES, AdaptConfig
+from hybrid.scoring.options import AdaptConfig
 from hybrid.scoring.test_time_training import AdaptedNetwork, adapted_blocks
 from hybrid.settings import presets
 from hybrid.settings.config import ConfigError
@@ -55,10 +55,10 @@ def test_with_steps_of_size_zero_it_is_the_frozen_network(stride):
     np.testing.assert_allclose(scores.nll_nats, frozen(model, tokens, stride), atol=1e-5)
 
 
-@pytest.mark.parametrize(("stride", "chunk", "scope"), [(0, 16, "matrices"), (0, 48, "scalars"), (4, 8, "matrices"), (0, 32, "all")])
-def test_a_chunks_scores_are_those_of_weights_that_took_plain_adam_steps_on_the_chunks_before(stride, chunk, scope):
+@pytest.mark.parametrize(("stride", "chunk"), [(0, 16), (0, 48), (4, 8)])
+def test_a_chunks_scores_are_those_of_weights_that_took_plain_adam_steps_on_the_chunks_before(stride, chunk):
     """The oracle keeps no gradient buffer and no windows: one loss a chunk, one step."""
-    tokens, adapt = text(120), AdaptConfig(chunk, rate=0.01, scope=scope)
+    tokens, adapt = text(120), AdaptConfig(chunk, rate=0.01)
     found = adapted_scores(network(), tokens, LENGTH, stride, adapt, ALONE).nll_nats
     model = network()
     square = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
@@ -73,9 +73,8 @@ def test_a_chunks_scores_are_those_of_weights_that_took_plain_adam_steps_on_the_
         total.backward()
         with torch.no_grad():
             for name, p in model.named_parameters():
-                if parameter_kind(name, p.ndim) in SCOPES[scope]:
-                    square[name].mul_(0.999).add_(0.001 * p.grad**2)
-                    p.sub_(0.01 * p.grad / ((square[name] / (1 - 0.999**step)).sqrt() + 1e-8))
+                square[name].mul_(0.999).add_(0.001 * p.grad**2)
+                p.sub_(0.01 * p.grad / ((square[name] / (1 - 0.999**step)).sqrt() + 1e-8))
 
 
 def test_the_future_changes_no_score_and_the_model_given_is_left_alone():
@@ -89,26 +88,14 @@ def test_the_future_changes_no_score_and_the_model_given_is_left_alone():
     assert all(torch.equal(p, before[name]) for name, p in model.state_dict().items())
 
 
-@pytest.mark.parametrize(("scope", "kinds"), [("matrices", {"matrix"}), ("scalars", {"matrix", "scalar"}), ("all", {"matrix", "scalar", "embedding"})])
-def test_the_scope_says_what_moves_and_what_does_not(scope, kinds):
+def test_everything_takes_steps_also_what_training_froze():
     model, tokens = network(), text()
-    part = AdaptedNetwork(model, LENGTH, 0, AdaptConfig(32, 0.01, scope=scope), ALONE)
+    model.requires_grad_(False)
+    part = AdaptedNetwork(model, LENGTH, 0, AdaptConfig(32, 0.01), ALONE)
     part.update(tokens, 1, 33)
-    learned, moved = part.learner.model.state_dict(), set()
-    for name, p in model.state_dict().items():
-        if not torch.equal(p, learned[name]):
-            moved.add(parameter_kind(name, p.ndim))
-    assert moved == kinds
-
-
-def test_by_default_everything_takes_steps():
-    scores = [adapted_scores(network(), text(), LENGTH, 0, adapt, ALONE).nll_nats for adapt in (AdaptConfig(32, 0.01), AdaptConfig(32, 0.01, "all"))]
-    assert np.array_equal(*scores)
-
-
-def test_an_unknown_scope_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match="AdaptConfig.scope: 'everything' is not a choice; write one of matrices, scalars, all"):
-        AdaptConfig(scope="everything")
+    learned = part.learner.model.state_dict()
+    moved = {parameter_kind(name, p.ndim) for name, p in model.state_dict().items() if not torch.equal(p, learned[name])}
+    assert moved == {"matrix", "scalar", "embedding"}
 
 
 def test_repeated_text_is_learned():
@@ -159,10 +146,10 @@ def test_two_ranks_give_the_scores_of_one(tmp_path):
     np.testing.assert_allclose(first, alone, atol=2e-4)
 
 
-def learned_in_streams(model, scope, window, device):
+def learned_in_streams(model, window, device):
     """Digests of a coder's learner after each of its steps over four streams side by side, longer than a window."""
     tokens_ST = np.resize(text(), (4, 2 * window)).astype(np.uint16)
-    streams = AdaptedStreams(model, 4, window, window // 4, AdaptConfig(0, 0.01, scope), device)
+    streams = AdaptedStreams(model, 4, window, window // 4, AdaptConfig(0, 0.01), device)
     digests = [streams.learner.digest()]
     for column in range(tokens_ST.shape[1]):
         if streams.due(column):
@@ -172,13 +159,12 @@ def learned_in_streams(model, scope, window, device):
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))])
-@pytest.mark.parametrize("scope", SCOPES)
-def test_a_coders_learner_takes_the_same_steps_every_time_to_the_bit(scope, device):
+def test_a_coders_learner_takes_the_same_steps_every_time_to_the_bit(device):
     """A decoder has nothing but this: another process, the same tokens."""
     model, window = network(), LENGTH
     if device == "cuda":  # shapes whose products and sums a library may split
         model, window = HybridLM(replace(presets.get("dense9").model, vocab_size=tiny.VOCAB, layers=2)), 1024
-    first, second = (learned_in_streams(model, scope, window, torch.device(device)) for _ in range(2))
+    first, second = (learned_in_streams(model, window, torch.device(device)) for _ in range(2))
     assert first == second
     assert len(set(first)) == len(first) > 4
 

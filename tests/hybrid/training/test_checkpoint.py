@@ -78,12 +78,12 @@ def test_a_checkpoint_of_another_model_or_other_data_is_refused_in_one_line(tiny
 def test_the_writer_reports_its_failure_on_the_next_call(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     writer = checkpoint.Writer(tmp_path / "file" / "checkpoint")
-    writer.submit(*checkpoint.snapshot({"w": torch.zeros(1)}))
+    writer.write(*checkpoint.snapshot({"w": torch.zeros(1)}))
     with pytest.raises(SeedgramError, match="cannot write"):
         writer.wait()
-    writer.submit(*checkpoint.snapshot({"w": torch.zeros(1)}))
+    writer.write(*checkpoint.snapshot({"w": torch.zeros(1)}))
     with pytest.raises(SeedgramError, match="cannot write"):  # the loop asks every step, however far off the next checkpoint is
-        any(writer.ready() for _ in itertools.repeat(None))
+        any(writer.idle() for _ in itertools.repeat(None))
 
 
 def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from hybrid.parallel.ranks import Ranks
 from hybrid.scoring import evaluate
 from hybrid.storing import artifact
 import torch
-work = lambda: evaluate.score(art, find_shards(folder, "val"), Ranks(0, 1, torch.device("cpu")))
+work = lambda: evaluate.evaluate(art, find_shards(folder, "val"), Ranks(0, 1, torch.device("cpu")))[0]
 sets = (warm_up.SCORING,)
 """
 CODE = """
