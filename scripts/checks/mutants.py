@@ -1,6 +1,6 @@
 """Breaks one line between artifact and printed figure at a time, and asks `eval.py audit` and `eval.py certify`, as a user would.
 
-    python scripts/checks/mutants.py [--only NAME …] [--jobs 2] [--markdown F]
+    python scripts/checks/mutants.py [--only NAME …] [--jobs 2] [--markdown F]       # a row is printed, and written to F, as soon as it is known
 
 Each fault goes into a temporary copy of the sources; the audit comes first, the certificate where the audit passed.  A fault is caught
 when one of them ends with another exit code than 0.  Exit code 1 when one survives.  The artifact is the tests' tiny one.
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -269,16 +269,17 @@ def main() -> int:
         honest = verdict(None, folder)
         if honest[0] != "passed":
             raise SeedgramError(f"without any fault {honest[0]} fails: {honest[1]}")
-        rows = ["| fault | line in | caught by | what it says |", "|---|---|---|---|"]
-        survived = 0
-        for fault, (caught, why) in zip(chosen, pool.map(lambda fault: verdict(fault, folder), chosen), strict=True):
+        rows, survived = {-1: "| fault | line in | caught by | what it says |\n|---|---|---|---|"}, 0
+        running = {pool.submit(verdict, fault, folder): number for number, fault in enumerate(chosen)}
+        for ended in as_completed(running):
+            fault, (caught, why) = chosen[running[ended]], ended.result()
             survived += caught == "SURVIVED"
             said = textwrap.shorten(why.replace(place, "").replace("|", "/"), 160, placeholder=" …")
-            rows.append(f"| {fault.name} | `{fault.file}` | {caught} | {said} |")
-            print(rows[-1], flush=True)
+            rows[running[ended]] = f"| {fault.name} | `{fault.file}` | {caught} | {said} |"
+            print(rows[running[ended]], flush=True)
+            if flags.markdown:
+                Path(flags.markdown).write_text("\n".join(row for _, row in sorted(rows.items())) + "\n")
     print(f"{len(chosen) - survived} of {len(chosen)} caught")
-    if flags.markdown:
-        Path(flags.markdown).write_text("\n".join(rows) + "\n")
     return 1 if survived else 0
 
 
