@@ -21,6 +21,7 @@ Shapes: N tokens of the stretch, V vocabulary.
 
 import dataclasses
 import math
+import os
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,7 @@ import numpy as np
 
 from hybrid.auditing.report import CONDITIONS, AuditReport, Verdict
 from hybrid.auditing.sampling import SLACK_BITS
-from hybrid.data.decoded_text import check_documents, is_exact, text_bytes
+from hybrid.data.decoded_text import beginning, check_documents, is_exact, text_bytes
 from hybrid.data.shards import find_shards
 from hybrid.parallel.ranks import Ranks
 from hybrid.scoring import evaluate
@@ -42,7 +43,8 @@ from hybrid.scoring.options import EvalOptions
 from hybrid.scoring.predictor import Predictor
 from hybrid.scoring.printed import Printed, run_eval
 from hybrid.scoring.scores import ENTRY_TOLERANCE, SUM_TOLERANCE
-from hybrid.scoring.stepwise import network_stepwise, predictor_stepwise
+from hybrid.scoring.stepwise import NetworkStepwise, network_stepwise, predictor_stepwise
+from hybrid.scoring.windows import score_windows, windows_of
 from hybrid.storing import artifact
 from ngram.arrays import F64
 from ngram.score_first import ScoreFirst, Tokens
@@ -68,8 +70,9 @@ class SharedNetwork(NetworkAhead):
         return [piece.part(max(start, piece.first), piece.stop) for piece in kept if piece.stop > start]
 
 
-def audit_artifact(path: str, data: str, options: EvalOptions, positions: int, ranks: Ranks) -> AuditReport:
-    """The report on one printed run; positions: at which the network is computed again without its future."""
+def audit_artifact(path: str, data: str, options: EvalOptions, positions: int, ranks: Ranks, printing_ranks: int = 1) -> AuditReport:
+    """The report on one printed run; positions: at which the network is computed again without its future; printing_ranks: processes that
+    eval.py is run with."""
     art, device = artifact.load(path), ranks.device
     options = dataclasses.replace(options, exact=options.exact or (options.adapt is not None and device.type == "cuda"))  # gradients repeat only so
     model, seq_len = art.config.model, art.config.train.seq_len
@@ -77,12 +80,14 @@ def audit_artifact(path: str, data: str, options: EvalOptions, positions: int, r
     tokens = evaluate.load_tokens(shards, model.vocab_size, seq_len, options.protocol, options.max_tokens)
     check_documents(shards, art.tokenizer, tokens)
     with ThreadPoolExecutor(1) as beside:
-        printing = beside.submit(run_eval, path, data, options, device)
+        printing = beside.submit(run_eval, path, data, options, device, printing_ranks)
         with exact() if options.exact else nullcontext():
             audit = _Pass(art, tokens, options, positions, ranks)
             audit.run()
         printed = printing.result()
-    audit.compare(printed, len(text_bytes(art.tokenizer, tokens, exact=is_exact(shards))))
+    audit.compare(printed, len(text_bytes(art.tokenizer, tokens, exact=is_exact(shards))), os.path.getsize(path))
+    if not np.array_equal(tokens, beginning(data, options.max_tokens, seq_len if options.protocol == "challenge" else 0)):
+        audit.verdicts["C4"].see(0, np.inf, 0, "the tokens that are scored are not those of the shards, from their beginning")
     return audit.report()
 
 
@@ -105,7 +110,7 @@ class _Pass:
         network = SharedNetwork(network_ahead(self.art, self.tokens, self.options, self.ranks).blocks)
         shown, again = np.zeros(len(self.tokens), np.uint16), frozenset(self.again.tolist())
         shown[0] = self.tokens[0]
-        second = network_stepwise(self.art, len(self.tokens), self._second_options(), self.ranks)
+        second = network_stepwise(self.art, len(self.tokens), self.options, self.ranks)
         with (
             closing(predictor_of(self.art, network, self.options, ranks=self.ranks)) as scorer,
             closing(predictor_stepwise(self.art, network, self.options, ranks=self.ranks)) as reader,
@@ -117,7 +122,7 @@ class _Pass:
                 for t in range(start, stop):
                     self._read(reader, shown, t)
                     if t in again:
-                        self._network_again(second.look(shown, t), network.look(shown, t), t)
+                        self._network_again(self._afresh(second, shown, t), network.look(shown, t), t)
                     shown[t] = self.tokens[t]
                     second.tell(shown, t)
                     if self._learns_at_once():
@@ -172,21 +177,23 @@ class _Pass:
         if self.options.online and not self._learns_at_once() and (stop - 1) % size == 0 and stop < len(shown):
             self._learn(reader, shown, stop - size, stop)
 
-    def _second_options(self) -> EvalOptions:
-        """On a CPU one window at a time: enough, and much cheaper than a batch for every position.  A network that learns must take the same
-        steps, and so the same batches."""
-        one_by_one = self.ranks.device.type == "cpu" and self.options.adapt is None
-        return dataclasses.replace(self.options, exact=self.options.exact or one_by_one)
+    def _afresh(self, second: NetworkStepwise, shown: Tokens, t: int) -> NeuralScores:
+        """The network's row of target t from the tokens before it.  On a CPU its window ends there, which is enough and much cheaper; on CUDA
+        the windows are those of the printed run, as bfloat16 depends on shapes."""
+        if self.ranks.device.type != "cpu" or self.options.adapt is not None:
+            return second.look(shown, t)
+        seq_len = self.art.config.train.seq_len
+        return score_windows(self.art.model, shown, windows_of(t, t + 1, len(shown), seq_len, self.options.stride), seq_len, self.ranks)
 
     def _network_again(self, again: NeuralScores, used: NeuralScores, t: int) -> None:
         assert again.rows is not None and used.rows is not None
         apart = float((again.rows.double().exp() - used.rows.double().exp()).abs().max())
         self.verdicts["C1"].see(t, apart, SAME_ROW[self.ranks.device.type], "the network's distribution is another one without the tokens that come")
 
-    def compare(self, printed: Printed, size_bytes: int) -> None:
+    def compare(self, printed: Printed, size_bytes: int, artifact_bytes: int) -> None:
         """C4: the printed bits are those of the rows, and the printed figure is their sum over the text's bytes."""
         verdict, targets = self.verdicts["C4"], len(self.tokens) - 1
-        fault = printed.fault(targets, size_bytes)
+        fault = printed.fault(targets, size_bytes, artifact_bytes)
         if fault:
             verdict.see(0, np.inf, 0, fault)
         if len(printed.bits) != targets:

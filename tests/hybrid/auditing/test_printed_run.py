@@ -56,9 +56,11 @@ def test_an_honest_run_passes(made, options):
         ({"size_bytes": 10**6}, "1,000,000 bytes, the text has"),
         ({"tokens": 298}, "prints 298 tokens"),
         ({"result": {"blended_bpb": 1.5}}, "says 1.5 bits per byte"),
+        ({"artifact_bytes": 7}, "an artifact of 7 bytes"),
     ],
 )
 def test_a_printed_figure_that_the_text_does_not_bear_out_fails(made, printed, change, why, monkeypatch):
+    change = {name: {**printed.result, **value} if name == "result" else value for name, value in change.items()}
     monkeypatch.setattr(printed_run, "run_eval", lambda *_: dataclasses.replace(printed, **change))
     report = audited(made)
     assert not report.verdicts["C4"].passed and why in report.verdicts["C4"].why
