@@ -91,7 +91,8 @@ def run_eval(
         command += [*flags_of(options), "--json", str(result), "--bits", str(bits)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env={**os.environ, **own})
         if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            lines = done.stderr.strip().splitlines() or ["no reason given"]
+            reason = ([line for line in lines if re.match(r"\w+Error: ", line)] or lines)[-1]  # torchrun says more behind it
             raise SeedgramError(f"eval.py failed with code {done.returncode}: {reason}")
         try:
             return Printed(*printed_figure(done.stdout), json.loads(result.read_text()), np.fromfile(bits, dtype="<f8"))
