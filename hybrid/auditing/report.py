@@ -37,7 +37,7 @@ class AuditReport:
     """Verdicts by condition, and the sum of every audited distribution, z (P,), at `positions` (P,).
 
     tried: how many positions of each kind were looked at.  power: by gain in per cent of the bits, the least probability with which a scorer
-    that gained it by looking where it may not would have failed (sampling.py).  seed: of what was drawn."""
+    that gained it by looking where it may not would have failed (sampling.py); power_of: the same in words.  seed: of what was drawn."""
 
     name: str
     verdicts: dict[str, Verdict]
@@ -46,6 +46,7 @@ class AuditReport:
     bits: float = 0.0  # claimed code length of all scored targets
     tried: dict[str, int] = field(default_factory=dict)
     power: dict[str, float] = field(default_factory=dict)
+    power_of: str = "of the bits, a gain by looking where it may not"
     seed: int | None = None
 
     @property
@@ -83,7 +84,7 @@ class AuditReport:
             lines.append("  tried: " + ", ".join(f"{count:,} {what}" for what, count in self.tried.items() if count))
         if self.power:
             caught = ", ".join(f"{gain} with {_percent(chance)}" for gain, chance in self.power.items())
-            lines.append(f"  power: of the bits, a gain by looking where it may not would have been caught: {caught}")
+            lines.append(f"  power: {self.power_of} would have been caught: {caught}")
         return "\n".join([*lines, self.histogram()])
 
 

@@ -1,6 +1,6 @@
 """Command line of `seedgram audit`, which `eval.py audit` starts as well.
 
-    seedgram audit --artifact A --data D [the options of eval.py] [--positions 256] [--thorough] [--json F] [--png F]
+    seedgram audit --artifact A --data D [the options of eval.py] [--ranks N] [--positions 256] [--thorough] [--json F] [--png F]
     seedgram audit --control [--data D --tokenizer M] [--json F]
     seedgram audit --published-rule TRAIN_DIR --artifact A --data D [the options of eval.py] [--json F]
 """
@@ -9,6 +9,7 @@ import argparse
 
 from hybrid.auditing import control, printed_run
 from hybrid.auditing import report as audit_report
+from hybrid.cli.printing_ranks import add_ranks_flag, ranks_of
 from hybrid.data.overlap import check_manifest
 from hybrid.data.shards import find_shards
 from hybrid.extras import need
@@ -28,6 +29,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", metavar="M", help="with --control --data: SentencePiece model of the shards")
     words = "at which the network is computed again [256]; with --control: distributions to sum [2000]"
     parser.add_argument("--positions", type=int, default=0, metavar="N", help=words)
+    add_ranks_flag(parser)
     parser.add_argument("--png", type=output, metavar="F", help="draw the sums of all distributions there (.png or .svg)")
 
 
@@ -50,8 +52,9 @@ def _printed_run(flags: argparse.Namespace) -> int:
     if flags.thorough and flags.max_tokens == printed_run.MAX_TOKENS:
         flags.max_tokens = 0
     check_manifest(find_shards(flags.data, "val"), allowed=flags.allow_overlap)
+    printing_ranks, here = ranks_of(flags), ranks.start(flags.device)
     with WarmUp(SCORING):
-        found = printed_run.audit_artifact(flags.artifact, flags.data, options_of(flags), positions, ranks.start(flags.device))
+        found = printed_run.audit_artifact(flags.artifact, flags.data, options_of(flags), positions, here, printing_ranks)
     print(found.text())
     if flags.png:
         audit_report.draw({found.name: found}, flags.png)

@@ -1,10 +1,11 @@
 """Command line of `seedgram certify`, which `eval.py certify` starts as well.
 
-    seedgram certify --artifact A --data D --bytes N --out F [the options of eval.py] [--json F]
+    seedgram certify --artifact A --data D --bytes N --out F [the options of eval.py] [--ranks N] [--json F]
 """
 
 import argparse
 
+from hybrid.cli.printing_ranks import add_ranks_flag, ranks_of
 from hybrid.scoring import report
 from hybrid.scoring.options import add_scoring_flags, options_of
 from ngram.terminal import UsageError, output
@@ -15,6 +16,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bytes", type=int, required=True, metavar="N", help="validation text to encode, from its beginning; bytes")
     parser.add_argument("--order-bytes", type=int, default=-1, metavar="N", help="of its beginning, in eval.py's order [65536 on CUDA, 4096 on a CPU]")
     parser.add_argument("--out", type=output, required=True, metavar="F", help="the coded file; F.order is the one in eval.py's order")
+    add_ranks_flag(parser)
     parser.add_argument("--streams", type=int, default=0, metavar="N", help="streams side by side, 0: 64 on a CPU, 256 on CUDA [0]")
 
 
@@ -29,7 +31,7 @@ def run(flags: argparse.Namespace) -> int:
     from ngram.blending.warm_up import WarmUp
     from ngram.blending.warm_up_columns import CODING
 
-    wanted = certify.CertifyOptions(flags.bytes, flags.order_bytes, flags.streams, options_of(flags))
+    wanted = certify.CertifyOptions(flags.bytes, flags.order_bytes, flags.streams, options_of(flags), ranks_of(flags))
     check_manifest(find_shards(flags.data, "val"), allowed=flags.allow_overlap)
     with WarmUp(CODING):
         result = certify.certify(flags.artifact, flags.data, flags.out, wanted, ranks.start(flags.device))

@@ -46,12 +46,14 @@ DECODE_TIMEOUT_S = 7200
 
 @dataclass(frozen=True)
 class CertifyOptions:
-    """size_bytes of decoded text to certify; order_bytes: of its beginning, in eval.py's order, -1: by device, 0: none; streams 0: by device."""
+    """size_bytes of decoded text to certify; order_bytes: of its beginning, in eval.py's order, -1: by device, 0: none; streams 0: by device;
+    ranks: processes that eval.py is run with."""
 
     size_bytes: int
     order_bytes: int = -1
     streams: int = 0
     options: EvalOptions = DEFAULTS
+    ranks: int = 1
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,15 @@ def certify(path: str, data: str, out: str, wanted: CertifyOptions, ranks: Ranks
     whole = _stretch(art, data, wanted.size_bytes, wanted.options)
     streams = wanted.streams or stream_coder.STREAMS[device.type]
     wide, _ = _code(path, art, whole, out, streams, wanted.options, device)
-    printed = run_eval(path, data, dataclasses.replace(wanted.options, max_tokens=len(whole.tokens)), device)
-    faults = [*wide.pop("faults"), printed.fault(len(whole.tokens) - 1, len(whole.said))]
+    printed = run_eval(path, data, dataclasses.replace(wanted.options, max_tokens=len(whole.tokens)), device, wanted.ranks)
+    artifact_bytes = os.path.getsize(path)
+    faults = [*wide.pop("faults"), printed.fault(len(whole.tokens) - 1, len(whole.said), artifact_bytes)]
     in_order = None
     if order_bytes:
         part = _stretch(art, data, min(order_bytes, len(whole.said)), wanted.options)
         in_order, coded = _code(path, art, part, f"{out}.order", IN_ORDER, wanted.options, device)
-        exactly = run_eval(path, data, dataclasses.replace(wanted.options, max_tokens=len(part.tokens), exact=True), device)
-        faults += [*in_order.pop("faults"), *_compare(exactly, printed, coded, part)]
+        exactly = run_eval(path, data, dataclasses.replace(wanted.options, max_tokens=len(part.tokens), exact=True), device, wanted.ranks)
+        faults += [*in_order.pop("faults"), *_compare(exactly, printed, coded, part, artifact_bytes)]
         in_order["printed_bpb"] = exactly.bpb
     faults = [fault for fault in faults if fault]
     eval_bpb = float(printed.bits.sum()) / len(whole.said)
@@ -96,12 +99,12 @@ def certify(path: str, data: str, out: str, wanted: CertifyOptions, ranks: Ranks
     }
 
 
-def _compare(exactly: Printed, printed: Printed, coded: Coded, part: Stretch) -> list[str]:
+def _compare(exactly: Printed, printed: Printed, coded: Coded, part: Stretch, artifact_bytes: int) -> list[str]:
     """Why the figures of eval.py over the stretch in its order are not what the coder promised; empty strings where they are.
 
     exactly: by one window at a time, as the coder; printed: as eval.py does by default, over more text."""
     targets = len(part.tokens) - 1
-    faults = [exactly.fault(targets, len(part.said))]
+    faults = [exactly.fault(targets, len(part.said), artifact_bytes)]
     if not faults[0]:
         apart = np.abs(exactly.bits - coded.each)
         if not apart.max() <= SAME_BITS * np.maximum(1, coded.each[apart.argmax()]):

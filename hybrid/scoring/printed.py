@@ -28,16 +28,20 @@ SAME_FIGURE = 1e-9  # relative difference of two sums of the same bits
 
 @dataclass(frozen=True)
 class Printed:
-    """bpb, tokens, size_bytes as read from the printed table; result: its JSON; bits (N-1,) float64 of every target."""
+    """bpb, tokens, size_bytes, artifact_bytes as read from the printed table; result: its JSON; bits (N-1,) float64 of every target."""
 
     bpb: float
     tokens: int
     size_bytes: int
+    artifact_bytes: int
     result: dict[str, Any]
     bits: F64
 
-    def fault(self, tokens: int, size_bytes: int) -> str:
-        """Why the printed figure is not that of these bits over `tokens` targets that say `size_bytes` bytes; "" where it is."""
+    def fault(self, tokens: int, size_bytes: int, artifact_bytes: int) -> str:
+        """Why the printed figure is not that of these bits over `tokens` targets that say `size_bytes` bytes, or the artifact's size is not
+        its own; "" where all is as printed."""
+        if self.result["artifact_bytes"] != artifact_bytes or self.artifact_bytes != artifact_bytes:
+            return f"eval.py prints an artifact of {self.artifact_bytes:,} bytes, the file has {artifact_bytes:,}"
         if (self.tokens, self.size_bytes) != (tokens, size_bytes):
             return f"eval.py prints {self.tokens:,} tokens and {self.size_bytes:,} bytes, the text has {tokens:,} and {size_bytes:,}"
         if self.bits.shape != (tokens,) or not np.isfinite(self.bits).all():
@@ -50,14 +54,15 @@ class Printed:
         return ""
 
 
-def printed_figure(text: str) -> tuple[float, int, int]:
-    """(bits per byte, tokens, bytes) that the table of scoring/report.py states.  Raises ValueError where it states none."""
+def printed_figure(text: str) -> tuple[float, int, int, int]:
+    """(bits per byte, tokens, bytes, bytes of the artifact) that the table of scoring/report.py states.  Raises ValueError where it states none."""
     counts, figure = re.search(r": ([\d,]+) tokens, ([\d,]+) bytes", text), re.search(r"blended\D*([\d.]+)", text)
     network = re.search(r"network\D*([\d.]+)", text)
-    if counts is None or network is None:
+    artifact = re.search(r"artifact ([\d,]+) bytes", text)
+    if counts is None or network is None or artifact is None:
         raise ValueError("no table of eval.py")
-    tokens, size = (int(number.replace(",", "")) for number in counts.groups())
-    return float((figure or network).group(1)), tokens, size
+    tokens, size, stored = (int(number.replace(",", "")) for number in (*counts.groups(), artifact.group(1)))
+    return float((figure or network).group(1)), tokens, size, stored
 
 
 def flags_of(options: EvalOptions) -> list[str]:
@@ -73,17 +78,21 @@ def flags_of(options: EvalOptions) -> list[str]:
     return words
 
 
-def run_eval(artifact: str | os.PathLike[str], data: str | os.PathLike[str], options: EvalOptions, device: torch.device) -> Printed:
-    """Runs eval.py and reads what it says.  Raises SeedgramError with its reason where it fails."""
+def run_eval(
+    artifact: str | os.PathLike[str], data: str | os.PathLike[str], options: EvalOptions, device: torch.device, ranks: int = 1
+) -> Printed:
+    """Runs eval.py, in so many processes, and reads what it says.  Raises SeedgramError with its reason where it fails."""
     with tempfile.TemporaryDirectory() as folder:
         result, bits = Path(folder) / "result", Path(folder) / "bits"
         script = ROOT / "eval.py"  # an installed package has the same as a command
-        start = [str(script)] if script.exists() else ["-P", "-m", "hybrid", "eval"]
-        command = [sys.executable, *start, "--artifact", str(artifact), "--data", str(data), "--device", device.type]
+        start, own = ([str(script)], {}) if script.exists() else (["-m", "hybrid", "eval"], {"PYTHONSAFEPATH": "1"})
+        several = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
+        command = [sys.executable, *several, *start, "--artifact", str(artifact), "--data", str(data), "--device", device.type]
         command += [*flags_of(options), "--json", str(result), "--bits", str(bits)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env={**os.environ, **own})
         if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            lines = done.stderr.strip().splitlines() or ["no reason given"]
+            reason = ([line for line in lines if re.match(r"\w+Error: ", line)] or lines)[-1]  # torchrun says more behind it
             raise SeedgramError(f"eval.py failed with code {done.returncode}: {reason}")
         try:
             return Printed(*printed_figure(done.stdout), json.loads(result.read_text()), np.fromfile(bits, dtype="<f8"))

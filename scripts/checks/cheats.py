@@ -1,23 +1,29 @@
 """How often the auditor catches each of the tests' cheats, and how often it lets honest scorers pass: the table of docs/audit.md.
 
-    python scripts/checks/cheats.py --record F [--seeds 20] [--honest 25] [--tokens 40000] [--only NAME …] [--table]
+    python scripts/checks/cheats.py --record F [--seeds 20] [--honest 25] [--tokens 40000] [--jobs 1] [--only NAME …] [--table]
 
-A seed chooses the text; what the auditor draws nobody can foresee.  Each audit is a line of F, and what stands there is not done again, so
-the work can be stopped and shared.  At the end, or at once with --table, the table of all that F holds: how many bits fewer than the honest
-relative is claimed, mean over seeds, and how often the audit failed.  Exit code 1 where a cheat passed or an honest scorer failed.
+A seed chooses the text; what the auditor draws nobody can foresee.  Each audit is a line of F, written as soon as it ends, and what stands
+there is not done again, so the work can be stopped and shared.  At the end, or at once with --table, the table of all that F holds: how
+many bits fewer than the honest relative is claimed, mean over seeds, and how often the audit failed.  Exit code 1 where a cheat passed or
+an honest scorer failed.
 """
 
 import argparse
 import functools
 import json
+import multiprocessing
+import os
 import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+for library in ("OMP", "OPENBLAS", "NUMBA"):  # the audits side by side are what the cores are for
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
+import numpy as np
 
 from hybrid.auditing.audit import audit_scorer
 from tests.support import cheats, honest_scorers
@@ -76,17 +82,21 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=20, help="texts a cheat")
     parser.add_argument("--honest", type=int, default=25, help="texts an honest scorer")
     parser.add_argument("--tokens", type=int, default=40_000)
+    parser.add_argument("--jobs", type=int, default=1, help="audits at a time, each with two processes more that take turns with it [1]")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="class names of tests/support/cheats.py")
     parser.add_argument("--table", action="store_true", help="only show what the record holds")
     flags = parser.parse_args()
     wanted = [kind for kind in (*honest_scorers.HONEST, *cheats.CHEATS) if not flags.only or kind.__name__ in flags.only]
-    for seed in range(0 if flags.table else max(flags.seeds, flags.honest)):
-        done = {(line["name"], line["seed"], line["tokens"]) for line in read(flags.record)}
-        for kind in wanted:
-            if seed < (flags.honest if kind in honest_scorers.HONEST else flags.seeds) and (kind.__name__, seed, flags.tokens) not in done:
-                line = json.dumps(audited(kind, seed, flags.tokens))
-                with flags.record.open("a") as file:
-                    file.write(line + "\n")
+    done = {(line["name"], line["seed"], line["tokens"]) for line in read(flags.record)}
+    todo = [
+        (kind, seed)
+        for seed in range(0 if flags.table else max(flags.seeds, flags.honest))
+        for kind in wanted
+        if seed < (flags.honest if kind in honest_scorers.HONEST else flags.seeds) and (kind.__name__, seed, flags.tokens) not in done
+    ]
+    with ProcessPoolExecutor(flags.jobs, multiprocessing.get_context("spawn")) as pool, flags.record.open("a") as file:
+        for ended in as_completed([pool.submit(audited, kind, seed, flags.tokens) for kind, seed in todo]):
+            print(json.dumps(ended.result()), file=file, flush=True)
     return 0 if table(read(flags.record)) else 1
 
 

@@ -1,6 +1,6 @@
 """Breaks one line between artifact and printed figure at a time, and asks `eval.py audit` and `eval.py certify`, as a user would.
 
-    python scripts/checks/mutants.py [--only NAME …] [--jobs 2] [--markdown F]
+    python scripts/checks/mutants.py [--only NAME …] [--jobs 2] [--markdown F]       # a row is printed, and written to F, as soon as it is known
 
 Each fault goes into a temporary copy of the sources; the audit comes first, the certificate where the audit passed.  A fault is caught
 when one of them ends with another exit code than 0.  Exit code 1 when one survives.  The artifact is the tests' tiny one.
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,11 +27,12 @@ from tests.support import tiny
 AUDIT = ["--max-tokens", "1500", "--positions", "64"]
 CERTIFY = ["--bytes", "1200", "--order-bytes", "400", "--streams", "4"]
 TTT = ("--ttt", "--ttt-rate", "0.01", "--stride", "8")
+TWO_RANKS = ("--ranks", "2")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`old` becomes `new` in `file`; flags: of eval.py, where the line matters only then."""
+    """`old` becomes `new` in `file`; flags: of audit and certify, where the line matters only then."""
 
     name: str
     file: str
@@ -60,6 +61,9 @@ FEATURES = "            told = [counted.features]\n"
 INPUTS = "        inputs_BL[row, : end - begin] = tokens[begin:end]"
 LOG = "        return torch.exp(-(whole_S - mixed_SV.gather(1, targets[:, None])[:, 0]).double()).cpu().numpy()"
 NATS = "    nll_S = -logp_SV.gather(1, targets_S[:, None])[:, 0]\n"
+LOADED = "    return stream.read(0, usable)"
+SIZES = "        size = np.array([len(piece) for piece in pieces.piece_bytes])\n"
+OTHERS_NATS = "            dist.all_reduce(torch.from_numpy(out), group=ranks.patient_group)"
 ROWS = "        rows = [(at, min(at + self.seq_len, stop - 1)) for at in range(start - 1, stop - 1, self.seq_len)]\n"
 
 FAULTS = (
@@ -196,6 +200,48 @@ FAULTS = (
         "            report.show(result)\n",
         '            result["blended_bpb"] = int(10 * result["blended_bpb"]) / 10\n            report.show(result)\n',
     ),
+    Fault("BOS counts as a byte", BYTES, SIZES, SIZES.replace("[len(piece) for", "[max(len(piece), 1) for")),
+    Fault(
+        "a space at a document's beginning counts where the challenge leaves it out",
+        BYTES,
+        "spaces_after_bos=encoding in (LOSSLESS, LOSSY)",
+        "spaces_after_bos=True",
+    ),
+    Fault(
+        "pieces say one byte more than they do",
+        "ngram/pieces.py",
+        'piece.replace(SPACE, " ").encode()',
+        'piece.replace(SPACE, "  ").encode()',
+    ),
+    Fault(
+        "the sum is divided by one byte in a hundred more than is printed",
+        BYTES,
+        "    return nats / math.log(2) / total_bytes",
+        "    return nats / math.log(2) / (1.01 * total_bytes)",
+    ),
+    Fault("the figure is of the text behind its first hundred tokens", EVALUATE, LOADED, "    return stream.read(100, usable + 100)"),
+    Fault(
+        "the first shard is left out",
+        "hybrid/data/shards.py",
+        "    return found\n\n\nclass Stream",
+        "    return found[1:] or found\n\n\nclass Stream",
+    ),
+    Fault("nothing is paid for what another rank has scored", WINDOWS, OTHERS_NATS, OTHERS_NATS.replace("out)", "out.copy())"), TWO_RANKS),
+    Fault(
+        "the product's share comes from every rank, once more for each",
+        PREDICTOR,
+        "            probs_nK[:, PRODUCT] = product_n.numpy()",
+        "            probs_nK[:, PRODUCT] = self.ranks.world * product_n.numpy()",
+        TWO_RANKS,
+    ),
+    Fault(
+        "the challenge's protocol drops a window more",
+        EVALUATE,
+        "(usable - 1) // seq_len * seq_len + 1",
+        "((usable - 1) // seq_len - 1) * seq_len + 1",
+        ("--protocol", "challenge"),
+    ),
+    Fault("the artifact is printed as half as large", EVALUATE, '        "artifact_bytes": art.size_bytes', '        "artifact_bytes": art.size_bytes // 2'),
     Fault(
         "the bits that are written are not those that are summed",
         EVALUATE,
@@ -206,9 +252,10 @@ FAULTS = (
 
 
 def inputs(folder: Path) -> None:
-    """An artifact and a validation shard."""
+    """An artifact and two validation shards, for which no manifest vouches: what that would find is not asked here."""
     tiny.write_artifact(folder / "a.bin")
-    write_shard(folder / "x_val_000000.bin", tiny.stream(seed=2, count=40))
+    for shard, seed in enumerate((2, 5)):
+        write_shard(folder / f"x_val_{shard:06}.bin", tiny.stream(seed=seed, count=40))
 
 
 def asked(sources: Path, folder: Path, command: str, flags: list[str]) -> tuple[int, str]:
@@ -271,16 +318,17 @@ def main() -> int:
         honest = verdict(None, folder)
         if honest[0] != "passed":
             raise SeedgramError(f"without any fault {honest[0]} fails: {honest[1]}")
-        rows = ["| fault | line in | caught by | what it says |", "|---|---|---|---|"]
-        survived = 0
-        for fault, (caught, why) in zip(chosen, pool.map(lambda fault: verdict(fault, folder), chosen), strict=True):
+        rows, survived = {-1: "| fault | line in | caught by | what it says |\n|---|---|---|---|"}, 0
+        running = {pool.submit(verdict, fault, folder): number for number, fault in enumerate(chosen)}
+        for ended in as_completed(running):
+            fault, (caught, why) = chosen[running[ended]], ended.result()
             survived += caught == "SURVIVED"
             said = textwrap.shorten(why.replace(place, "").replace("|", "/"), 160, placeholder=" …")
-            rows.append(f"| {fault.name} | `{fault.file}` | {caught} | {said} |")
-            print(rows[-1], flush=True)
+            rows[running[ended]] = f"| {fault.name} | `{fault.file}` | {caught} | {said} |"
+            print(rows[running[ended]], flush=True)
+            if flags.markdown:
+                Path(flags.markdown).write_text("\n".join(row for _, row in sorted(rows.items())) + "\n")
     print(f"{len(chosen) - survived} of {len(chosen)} caught")
-    if flags.markdown:
-        Path(flags.markdown).write_text("\n".join(rows) + "\n")
     return 1 if survived else 0
 
 

@@ -9,6 +9,7 @@ import torch
 from hybrid.auditing import printed_run
 from hybrid.data.write_shards import write_shard
 from hybrid.parallel.ranks import Ranks
+from hybrid.scoring.mixture import Mixture
 from hybrid.scoring.options import AdaptConfig, EvalOptions
 from hybrid.scoring.predictor import Predictor
 from hybrid.scoring.printed import run_eval
@@ -56,9 +57,11 @@ def test_an_honest_run_passes(made, options):
         ({"size_bytes": 10**6}, "1,000,000 bytes, the text has"),
         ({"tokens": 298}, "prints 298 tokens"),
         ({"result": {"blended_bpb": 1.5}}, "says 1.5 bits per byte"),
+        ({"artifact_bytes": 7}, "an artifact of 7 bytes"),
     ],
 )
 def test_a_printed_figure_that_the_text_does_not_bear_out_fails(made, printed, change, why, monkeypatch):
+    change = {name: {**printed.result, **value} if name == "result" else value for name, value in change.items()}
     monkeypatch.setattr(printed_run, "run_eval", lambda *_: dataclasses.replace(printed, **change))
     report = audited(made)
     assert not report.verdicts["C4"].passed and why in report.verdicts["C4"].why
@@ -75,7 +78,7 @@ def test_a_printed_bit_less_than_the_distribution_says_fails(made, printed, monk
 def test_a_network_that_sees_its_target_fails(made, printed, monkeypatch):
     """Its rows sum to 1 and agree with the scores; only without the text to come are they others."""
     monkeypatch.setattr(printed_run, "run_eval", lambda *_: printed)
-    honest = printed_run.HiddenText.take
+    honest = printed_run.SharedNetwork.take
 
     def look(self, tokens, t):
         seen = honest(self, tokens, t, t + 1)[0]
@@ -85,8 +88,8 @@ def test_a_network_that_sees_its_target_fails(made, printed, monkeypatch):
         return dataclasses.replace(seen, rows=rows)
 
     text = tiny.stream(seed=2, count=20)
-    monkeypatch.setattr(printed_run.HiddenText, "text", text, raising=False)
-    monkeypatch.setattr(printed_run.HiddenText, "look", look)
+    monkeypatch.setattr(printed_run.SharedNetwork, "text", text, raising=False)
+    monkeypatch.setattr(printed_run.SharedNetwork, "look", look)
     report = audited(made)
     assert not report.verdicts["C1"].passed, report.text()
 
@@ -114,3 +117,41 @@ def test_a_cache_that_has_learned_its_token_fails(made, printed, monkeypatch):
     monkeypatch.setattr(StreamCache, "score_then_update", learned_first)
     report = audited(made)
     assert not report.verdicts["C2"].passed and "not the target's entry" in report.verdicts["C2"].why
+
+
+def test_a_score_that_depends_on_how_calls_cut_the_stream_fails(made, printed, monkeypatch):
+    """The weights of a target may not see the features of its neighbours, which depend on the target."""
+    monkeypatch.setattr(printed_run, "run_eval", lambda *_: printed)
+    honest = Mixture.weights
+    monkeypatch.setattr(Mixture, "weights", lambda self, features_nF: honest(self, features_nF - 0.1 * features_nF.mean(axis=0)))
+    verdict = audited(made).verdicts["C2"]
+    assert not verdict.passed and "not the target's entry" in verdict.why
+
+
+def test_a_scorer_that_has_learned_something_else_than_the_text_so_far_fails(made, printed, monkeypatch):
+    monkeypatch.setattr(printed_run, "run_eval", lambda *_: printed)
+    honest = Predictor.score_then_update
+
+    def learned_twice(self, tokens, start, stop):
+        found = honest(self, tokens, start, stop)
+        if stop == len(tokens):  # no score can show it any more
+            self.cache.update(tokens, start, stop)
+        return found
+
+    monkeypatch.setattr(Predictor, "score_then_update", learned_twice)
+    monkeypatch.setattr(printed_run, "DIGESTS", 299)
+    assert "not what the scorer has learned" in audited(made).verdicts["C3"].why
+
+
+def test_the_stated_power_of_the_network_is_that_of_drawing_its_positions():
+    """A network that gains all it can at the fewest positions, against draws of the same size."""
+    random = np.random.default_rng(0)
+    bits = random.exponential(2.0, 400)
+    room = np.log2(256) + printed_run.SLACK_BITS - bits
+    power = printed_run.network_power(bits, 256, 100)
+    for gain in printed_run.SHOWN_GAINS:
+        order = np.argsort(-room)
+        cheated = set(order[: 1 + np.searchsorted(np.cumsum(room[order]), gain * bits.sum())].tolist())
+        caught = np.mean([not cheated.isdisjoint(random.choice(400, 100, replace=False).tolist()) for _ in range(4000)])
+        assert abs(caught - power[f"{100 * gain:g} %"]) < 0.03
+    assert printed_run.network_power(bits, 256, 400)["0.5 %"] == 1.0

@@ -276,8 +276,8 @@ def test_a_printed_bit_that_was_not_promised_is_a_fault(coded, change, why):
     for place, amount in change.items():
         bits[place] += amount
     size, sums = 10, [float(some.sum()) for some in (bits, each)]
-    printed = Printed(round(sums[0] / size, 4), 20, size, {"blended_bpb": sums[0] / size}, bits)
-    faults = certify._compare(printed, printed, dataclasses.replace(made, each=each, bits=sums[1]), certify.Stretch(np.zeros(21, np.uint16), b"x" * size))
+    printed = Printed(round(sums[0] / size, 4), 20, size, 9, {"blended_bpb": sums[0] / size, "artifact_bytes": 9}, bits)
+    faults = certify._compare(printed, printed, dataclasses.replace(made, each=each, bits=sums[1]), certify.Stretch(np.zeros(21, np.uint16), b"x" * size), 9)
     assert [bool(re.match(why, fault)) for fault in faults if fault][:1] == ([True] if why else [])
 
 

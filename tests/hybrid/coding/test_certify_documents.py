@@ -1,19 +1,23 @@
 """Bytes are the documents' bytes from preparation to the certificate: prepare → score → certify → decode returns the very texts."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from hybrid.coding import certify, compress
+from hybrid.coding import certify, compress, stream_coder
 from hybrid.data import tokenizer
-from hybrid.data.decoded_text import check_documents
+from hybrid.data.decoded_text import check_documents, text_bytes
 from hybrid.data.load_stream import load_stream
 from hybrid.data.shards import DataError, find_shards
 from hybrid.data.write_shards import write_shard
 from hybrid.parallel.ranks import Ranks
 from hybrid.scoring import evaluate
+from hybrid.scoring.options import DEFAULTS
 from hybrid.storing import artifact
 from tests.support import tiny
 from tests.support.folders import jsonl, prepare_into, write
@@ -55,6 +59,27 @@ def test_the_certificate_returns_the_documents_byte_for_byte(folder: Path) -> No
     assert (folder / "whole").read_bytes() == BYTES
     beginning = (folder / "beginning").read_bytes()
     assert beginning[:1] == b" " and len(beginning) >= 120 and BYTES.startswith(beginning)
+
+
+@settings(deadline=None, max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(st.lists(st.one_of(st.text(max_size=5), st.sampled_from(NASTY)), min_size=1, max_size=3).map("".join), min_size=1, max_size=4))
+def test_any_documents_are_prepared_scored_coded_in_both_orders_and_decoded_to_themselves(folder: Path, tmp_path: Path, texts: list[str]) -> None:
+    """The steps of a certificate in this process: what they promise of documents holds for those that tokenizers like least."""
+    for old in tmp_path.iterdir():
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    path, texts = str(folder / "artifact.bin"), list(dict.fromkeys([*filter(None, texts), " leading"]))
+    whole = b"".join(text.encode("utf-8", "surrogatepass") for text in texts)
+    prepare_into(tmp_path / "data", val=(write(tmp_path / "val.jsonl", jsonl(texts)),), tokenizer=str(folder / "m.model"))
+    art, shards = artifact.load(path), find_shards(tmp_path / "data", "val")
+    assert evaluate.score(art, shards, ONE)["bytes"] == len(whole)
+    stretch = certify._stretch(art, str(tmp_path / "data"), len(whole), DEFAULTS)
+    assert stretch.said == whole == text_bytes(art.tokenizer, stretch.tokens, exact=True)
+    for streams in (3, stream_coder.IN_ORDER):
+        coded = stream_coder.Settings(len(stretch.tokens), streams, stretch.kind, DEFAULTS)
+        data, _ = stream_coder.encode(art, stream_coder.artifact_sha256(path), stretch.tokens, coded, ONE.device, whole)
+        write(tmp_path / "F", data)
+        compress.decompress(tmp_path / "F", tmp_path / "decoded", path)
+        assert (tmp_path / "decoded").read_bytes() == whole
 
 
 def test_a_document_that_is_not_the_one_that_was_read_stops_audit_and_certificate(folder: Path, tmp_path: Path) -> None:

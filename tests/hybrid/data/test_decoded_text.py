@@ -1,0 +1,26 @@
+"""The second opinion on bytes and tokens says the same as the first, from other sources."""
+
+import numpy as np
+import pytest
+
+from hybrid.data.decoded_text import beginning, decoded_pieces
+from hybrid.data.shards import find_shards
+from hybrid.data.write_shards import write_shard
+from hybrid.scoring import evaluate
+from ngram.pieces import Pieces
+from tests.support import tiny
+
+
+def test_sentencepieces_own_decoder_says_what_our_pieces_say():
+    model = tiny.tokenizer_bytes()
+    assert decoded_pieces(model) == Pieces(model).piece_bytes
+
+
+@pytest.mark.parametrize("protocol", ["full", "challenge"])
+@pytest.mark.parametrize("max_tokens", [0, 700])
+def test_the_beginning_of_the_shards_is_what_is_scored(tmp_path, protocol, max_tokens):
+    for number in range(2):
+        write_shard(tmp_path / f"x_val_{number:06}.bin", tiny.stream(seed=number, count=20))
+    (tmp_path / ".x_val_000009.bin").write_bytes(b"not a shard")
+    scored = evaluate.load_tokens(find_shards(tmp_path, "val"), tiny.VOCAB, 32, protocol, max_tokens)
+    assert np.array_equal(beginning(str(tmp_path), max_tokens, 32 if protocol == "challenge" else 0), scored)
