@@ -34,25 +34,17 @@ def word_table(words: Mapping[bytes, int]) -> WordTable:
 
 
 @njit(forceinline=True)
-def _read_word(data: Array, start: int, stop: int) -> tuple[int, Any, Any]:
-    """(where the word that begins at `start` ends, its first 8 bytes, its hash but for `home`): at ASCII white space, or at `stop`."""
-    place, shift = start, np.uint64(0)
-    head, hashed, piece = np.uint64(0), np.uint64(0), np.uint64(0)
-    while place < stop:
-        letter = data[place]
-        if letter <= _SPACE and (letter == _SPACE or _TAB <= letter <= _RETURN):
-            break
-        piece |= np.uint64(letter) << shift
+def key_of(data: Array, start: int, stop: int) -> tuple[Any, Any]:
+    """(first 8 bytes, hash but for `home`) of data[start:stop], uint64 both."""
+    head, hashed, piece, shift = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
+    for place in range(start, stop):
+        piece |= np.uint64(data[place]) << shift
         shift += np.uint64(8)
-        place += 1
         if shift == np.uint64(64):
-            if place - start == HEAD:
+            if place - start == HEAD - 1:
                 head = piece
-            hashed = mixed(hashed, piece)
-            piece, shift = np.uint64(0), np.uint64(0)
-    if place - start < HEAD:
-        head = piece
-    return place, head, hashed ^ piece
+            hashed, piece, shift = mixed(hashed, piece), np.uint64(0), np.uint64(0)
+    return piece if stop - start < HEAD else head, hashed ^ piece
 
 
 @njit(forceinline=True)
@@ -84,7 +76,7 @@ def _fill(table: WordTable) -> None:
     places = table.places
     for word in range(len(table.ids)):
         start, stop = table.begin[word], table.begin[word + 1]
-        _, head, hashed = _read_word(table.letters, start, stop)
+        head, hashed = key_of(table.letters, start, stop)
         at = home(hashed, len(places))
         while places[at, 1] != np.uint64(0):
             at = at + 1 if at + 1 < len(places) else 0
@@ -94,7 +86,7 @@ def _fill(table: WordTable) -> None:
 @njit
 def find_word(table: WordTable, data: Array, start: int, stop: int) -> int:
     """Row of the word data[start:stop], which holds no ASCII white space; -1 where it is not there."""
-    _, head, hashed = _read_word(data, start, stop)
+    head, hashed = key_of(data, start, stop)
     return _find(table, data, start, stop, head, hashed)
 
 
@@ -117,7 +109,9 @@ def encode_texts(data: Array, stops: Array, table: WordTable, unknown: int, mark
             if not within and len(marks):
                 out[count], count, within = marks[0], count + 1, True
             begin = place
-            place, head, hashed = _read_word(data, begin, stop)
+            while place < stop and (data[place] > _SPACE or not (data[place] == _SPACE or _TAB <= data[place] <= _RETURN)):
+                place += 1
+            head, hashed = key_of(data, begin, place)
             row = _find(table, data, begin, place, head, hashed)
             if row < 0 and missing < 0:
                 missing = begin
