@@ -2,8 +2,9 @@
 
 Most words of a text were seen before.  Where no piece of a byte-pair tokenizer has a space behind another character, no merge ever crosses the
 boundary before a run of spaces, so that each stretch between two such boundaries has the same pieces wherever it stands; likewise around line
-ends where no longer piece holds one.  `PieceCache.fits` holds a model against that rule; other models (unigram ones choose by sums of float32 over the whole text,
-pieces with spaces inside, no byte pieces) are tokenized without this.  What the tokenizer gives for a new stretch is decoded and compared.
+ends where no longer piece holds one.  `PieceCache.fits` holds a model against that rule.  Other models are tokenized without this: unigram ones,
+which choose by sums of float32 over the whole text, those with spaces inside pieces, and those without byte pieces.  What the tokenizer gives for a
+new stretch is decoded and compared.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -119,7 +120,8 @@ class PieceCache:
         """Whether stretches of a text have the same pieces wherever they stand; see the module."""
         if pieces.sp is None or not pieces.has_space or not pieces.has_all_bytes or model_type(pieces.model) != BPE:
             return False
-        return not any(SPACE in pieces.sp.id_to_piece(token).lstrip(SPACE) for token in range(pieces.vocab_size))
+        texts = (pieces.sp.id_to_piece(token).replace(SPACE, " ") for token in range(pieces.vocab_size))
+        return not any(" " in text.lstrip(" ") for text in texts)
 
     def _drop(self) -> None:
         begin = np.zeros(ROWS + 1, np.int64)
@@ -180,7 +182,9 @@ def _with_room(array: Array, used: int, more: int) -> Array:
 
 
 def model_type(model: bytes) -> int:
-    """What kind a SentencePiece model says it is: 1 unigram, 2 BPE, 3 words, 4 characters.  Field 2 of the file is its trainer's settings, field 3 of these the kind."""
+    """What kind a SentencePiece model says it is: 1 unigram, 2 BPE, 3 words, 4 characters.
+
+    Field 2 of the file is its trainer's settings, field 3 of these the kind."""
     found = 1
     for number, settings in _fields(model):
         if number == 2 and isinstance(settings, bytes):
