@@ -12,14 +12,16 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import sentencepiece as spm
 
 from ngram import huggingface
-from ngram.arrays import Tokens, token_type
+from ngram.arrays import I64, Tokens, token_type
 from ngram.container import read_bytes
 from ngram.documents import batches
+from ngram.piece_cache import PieceCache
 from ngram.pieces import SPACE as SPACE
 from ngram.pieces import Pieces
 from ngram.pieces import TokenizerError as TokenizerError
@@ -47,6 +49,12 @@ def model_of(path: str | os.PathLike[str]) -> bytes:
         return huggingface.convert(path)
     data = read_bytes(path)
     return huggingface.convert(path) if data[:64].lstrip()[:1] == b"{" else data
+
+
+def joined(documents: Iterable[Tokens], kind: Any) -> tuple[Tokens, I64]:
+    """Tokens of some documents, of one dtype, one after the other, and (D,) where those of each end."""
+    parts = list(documents)
+    return np.concatenate([np.empty(0, kind), *parts]), np.cumsum([len(part) for part in parts], dtype=np.int64)
 
 
 class Tokenizer(Pieces):
@@ -81,6 +89,16 @@ class Tokenizer(Pieces):
         for batch in batches(texts, BATCH_CHARS):
             pairs = [(text, text.encode("utf-8", "surrogatepass")) for text in batch]
             yield from self._encode(pairs, "surrogatepass", bos=bos, threads=threads, allow_loss=allow_loss)
+
+    def encode_joined(self, texts: Iterable[str]) -> tuple[Tokens, I64]:
+        """`encode_documents` of some texts on one core, with what has no piece left out, one after the other, and (D,) where those of each end."""
+        texts = list(texts)
+        known = None if self._cache is None else self._cache.encode(texts)
+        return known or joined(self.encode_documents(texts, threads=1, allow_loss=True), token_type(self.vocab_size))
+
+    @functools.cached_property
+    def _cache(self) -> PieceCache | None:
+        return PieceCache(self, self.plain, _segments) if PieceCache.fits(self) else None
 
     def encode_as_challenge(self, texts: Iterable[str], *, threads: int = -1) -> Iterator[Tokens]:
         """Tokens of each text as the challenge's export makes them, BOS first: through the tokenizer's own normaliser, lossy where that is."""

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from ngram.arrays import Tokens, as_tokens, token_type
+from ngram.arrays import I64, Tokens, as_tokens, token_type
 from ngram.errors import DataError, FileFormatError
 from ngram.table import MAX_VOCAB
-from ngram.tokenizer import Tokenizer
+from ngram.tokenizer import Tokenizer, joined
 from ngram.words import WordVocabulary
 
 
@@ -47,6 +47,10 @@ class TokenIds:
         """BOS and the tokens of each text; the flags are those of tokenizers and change nothing here."""
         for text in texts:
             yield np.concatenate([np.array([self.bos], token_type(self.vocab_size)), self.encode(text)])
+
+    def encode_joined(self, texts: Iterable[str]) -> tuple[Tokens, I64]:
+        """`encode_documents` of some texts, one after the other, and (D,) where those of each end."""
+        return joined(self.encode_documents(texts), token_type(self.vocab_size))
 
 
 Vocabulary = Tokenizer | WordVocabulary | TokenIds

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from ngram.arrays import Tokens, token_type
+from ngram.arrays import I64, Tokens, token_type
 from ngram.errors import DataError, FileFormatError
 from ngram.table import MAX_VOCAB
-from ngram.word_table import encode_text, word_table
+from ngram.word_table import encode_texts, word_table
 
 UNKNOWN, BEGIN, END = MARKERS = (b"<unk>", b"<s>", b"</s>")
 
@@ -61,22 +61,28 @@ class WordVocabulary:
 
     def encode(self, sentence: str | bytes) -> Tokens:
         """Ids of a sentence's words, (n,), without `<s>` and `</s>`.  Raises DataError for a word that is not there where `<unk>` is not, either."""
-        return self._look_up(sentence, [])
+        return self._look_up([sentence], [])[0]
 
     def encode_lines(self, text: str | bytes) -> Tokens:
         """Ids of a text, (n,): each line that is not blank as `<s> words </s>`.  Raises DataError as `encode` does, and where a marker is missing."""
+        return self.encode_joined([text])[0]
+
+    def encode_joined(self, texts: Iterable[str | bytes]) -> tuple[Tokens, I64]:
+        """`encode_lines` of some texts, one after the other, and (D,) where those of each end."""
         if min(self.bos, self.eos) < 0:
             raise DataError(f"{self.name}: has no <s> or no </s>, so its sentences have no ends; make the model with both")
-        return self._look_up(text, [self.bos, self.eos])
+        return self._look_up(texts, [self.bos, self.eos])
 
     def encode_documents(self, texts: Iterable[str], *, threads: int = 1, allow_loss: bool = False) -> Iterator[Tokens]:
         """`encode_lines` of each text; the flags are those of tokenizers and change nothing here."""
         return map(self.encode_lines, texts)
 
-    def _look_up(self, text: str | bytes, marks: list[int]) -> Tokens:
-        data = as_bytes(text) if isinstance(text, str) else text
-        found = np.empty(3 * (len(data) + 1) // 2, np.int64)
-        count, missing = encode_text(np.frombuffer(data, np.uint8), self._table, self.unknown, np.array(marks, np.int64), found)
+    def _look_up(self, texts: Iterable[str | bytes], marks: list[int]) -> tuple[Tokens, I64]:
+        parts = [as_bytes(text) if isinstance(text, str) else text for text in texts]
+        data, stops = b"".join(parts), np.cumsum([len(part) for part in parts], dtype=np.int64)
+        found, ends = np.empty(3 * (len(data) + len(parts)) // 2 + 1, self._type), np.empty(len(parts), np.int64)
+        numbers = np.frombuffer(data, np.uint8), stops, self._table, max(0, self.unknown), np.array(marks, np.int64)
+        missing = encode_texts(*numbers, found, ends)
         if self.unknown < 0 and missing >= 0:
             raise DataError(f"{self.name}: the word {data[missing:].split(None, 1)[0]!r} is not in it, nor is <unk>; make the model with an <unk>")
-        return found[:count].astype(self._type)
+        return found[: ends[-1] if len(ends) else 0].copy(), ends

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from ngram.arpa.index import EMPTY, ENTRY, Index, insert, score_range
+from ngram.arpa.index import BUCKET, EMPTY, Index, aligned, buckets_for, insert, score_range
 from ngram.arrays import F64, I64, U8, U64, Tokens, pad_of, read_only
 from ngram.errors import FileFormatError, SeedgramError
 
@@ -98,21 +98,22 @@ class ArpaModel:
 
     @cached_property
     def index(self) -> Index:
-        """The model as a table of look-ups, made when first needed; 24 bytes a place, at most 3/4 of the places taken."""
-        sizes = [1 << int(4 * len(keys) // 3 + 1).bit_length() for keys in self.keys[1:]]
-        begin, slots = np.cumsum([0, self.vocab_size + 2, *sizes[:-1]])[: self.order], np.array([self.vocab_size + 2, *sizes])
-        entries = np.empty(int(slots.sum()), ENTRY)
-        entries["key"] = EMPTY
-        entries["p"][: slots[0]], entries["b"][: slots[0]] = -np.inf, 0
-        below = self._column((self.keys[0] & WORD_MASK).astype(np.int64))
-        entries["p"][below], entries["b"][below] = self.log10_p[0], self.log10_b[0]
-        for n in range(1, self.order):
-            places, rows = np.empty(len(self.keys[n]), np.int64), (self.keys[n] >> WORD_BITS).astype(np.int64)
-            words = self._column((self.keys[n] & WORD_MASK).astype(np.int64))
-            insert(entries, int(begin[n]), int(slots[n]), below[rows], words, self.log10_p[n], self.log10_b[n], places)
-            below = places
+        """The model as a table of look-ups, made when first needed: 24 bytes a place, of which three in five are taken."""
+        lines = -(-(self.vocab_size + 2) // BUCKET)  # of 1-grams
+        buckets = np.array([lines, *(buckets_for(len(keys)) for keys in self.keys[1:])])
+        begin, places = np.cumsum([0, *buckets[:-1] * BUCKET]), int(buckets.sum()) * BUCKET
         share = np.where(self.word_of == UNKNOWN, self.log10_share, 0.0)
-        return Index(entries, begin.astype(np.int64), slots.astype(np.int64), self._column(self.word_of), share, np.array([self.order, self.bos]))
+        settings, words = np.array([self.order, self.bos]), self._column(self.word_of)
+        index = Index(aligned(places, np.int64), aligned(2 * places, np.float64).reshape(places, 2), begin, buckets, words, share, settings)
+        index.keys[:], index.values[: lines * BUCKET] = EMPTY, (-np.inf, 0.0)
+        below = self._column((self.keys[0] & WORD_MASK).astype(np.int64))
+        index.values[below, 0], index.values[below, 1] = self.log10_p[0], self.log10_b[0]
+        for n in range(2, self.order + 1):
+            keys, found = self.keys[n - 1], np.empty(len(self.keys[n - 1]), np.int64)
+            contexts, last = below[(keys >> WORD_BITS).astype(np.int64)], self._column((keys & WORD_MASK).astype(np.int64))
+            insert(index, n, contexts, last, self.log10_p[n - 1], self.log10_b[n - 1], found)
+            below = found
+        return index
 
     def rows(self, histories: Tokens) -> F64:
         """(P, V) float64 probabilities of every token; histories (P, order-1), `pad_of` on the left."""

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from ngram.arrays import I64
 from ngram.cli.options import ScoreDocumentsOptions
 from ngram.container import check_writable
 from ngram.documents import NAMED, batches, documents, find_inputs
@@ -80,9 +82,10 @@ def _resume(partial: Path, note: Path, task: dict[str, Any]) -> int:
 
 
 def _open(model: Path, tokenizer: Path | None) -> None:
-    """Loads the model into this process, its look-ups made and its kernel compiled."""
+    """Loads the model into this process, its look-ups made and its kernels compiled."""
     _MODEL[:] = [NgramModel.load(model, tokenizer)]
-    _MODEL[0].static.log10_scores(np.zeros(1, _MODEL[0].encode([]).dtype), 0, 1)
+    tokens, _ = _MODEL[0].vocabulary.encode_joined([""])
+    _MODEL[0].static.log10_scores(tokens, 0, len(tokens))
 
 
 def _pool(asked: ScoreDocumentsOptions) -> ProcessPoolExecutor:
@@ -119,21 +122,27 @@ def _in_order(pool: ProcessPoolExecutor, texts: Iterator[str], processes: int) -
 def score_batch(texts: list[str]) -> tuple[bytes, int, int]:
     """(lines of JSON, tokens scored, texts).  Of words, each line of a text is a sentence with its end, and blank lines are none."""
     model = _MODEL[0]
-    words = model.vocabulary if isinstance(model.vocabulary, WordVocabulary) else None
-    found = model.vocabulary.encode_documents(texts, threads=1, allow_loss=True)
-    encoded = [tokens if len(tokens) else model.encode([], bos=True) for tokens in found]
-    tokens = np.concatenate(encoded)
+    tokens, ends = model.vocabulary.encode_joined(texts)
     log10_p = model.static.log10_scores(tokens, 0, len(tokens))[0]
     target = tokens != model.vocabulary.bos
     log10_p[~target] = 0.0
     if not np.isfinite(log10_p).all():
         token = int(tokens[int(np.argmin(np.isfinite(log10_p)))])
         raise SeedgramError(f"{model.static.name}: gives no probability to token {token} of a document; train on more text, or with <unk>")
-    starts = np.cumsum([0, *map(len, encoded[:-1])])
-    sums, counts = np.add.reduceat(log10_p, starts).tolist(), np.add.reduceat(target, starts, dtype=np.int64).tolist()
-    unknown = np.add.reduceat(tokens == words.unknown, starts, dtype=np.int64).tolist() if words else [None] * len(texts)
+    sums, counts = _of_each(log10_p, ends).tolist(), _of_each(target.astype(np.int64), ends).tolist()
+    words = model.vocabulary if isinstance(model.vocabulary, WordVocabulary) else None
+    unknown = _of_each((tokens == words.unknown).astype(np.int64), ends).tolist() if words else [None] * len(texts)
     lines = "".join(map(_line, sums, counts, unknown))
     return lines.encode(), sum(counts), len(texts)
+
+
+def _of_each(values: npt.NDArray[Any], ends: I64) -> npt.NDArray[Any]:
+    """(D,) sums of the values of each document; of one without tokens 0."""
+    starts, sums = np.concatenate([[0], ends[:-1]]), np.zeros(len(ends), values.dtype)
+    filled = starts < ends
+    if filled.any():
+        sums[filled] = np.add.reduceat(values, starts[filled])
+    return sums
 
 
 def _line(log10_p: float, tokens: int, unknown: int | None) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ngram.arpa.from_table import static_model
-from ngram.arpa.index import step
+from ngram.arpa.index import empty_state, step
 from ngram.arpa.model import ArpaModel
 from ngram.arpa.read import import_arpa, is_arpa_file, read_words
 from ngram.arpa.write import export_arpa
@@ -172,7 +172,7 @@ class NgramModel:
     def null_context(self, state: State | None = None) -> State:
         """`state`, or a new one, that remembers nothing."""
         state = State() if state is None else state
-        state.places = np.full(self.order + 1, -1, np.int64)
+        state.places = empty_state(self.order)
         return state
 
     def begin_sentence(self, state: State | None = None) -> State:

@@ -11,7 +11,8 @@ from ngram.words import WordVocabulary
 
 pytestmark = pytest.mark.kernels
 
-LISTED = [b"<unk>", b"<s>", b"a", b"ab", b"abc", b"b", b"ba", "é".encode(), b"\x7f", b"\x00", b"</s>"]
+LONG = [b"longer_than_eight_a", b"longer_than_eight_b", b"exactly8", b"exactly8_", b"exactly8_and_8_more", b"exactly8_and_8_more_"]
+LISTED = [*LONG, b"<unk>", b"<s>", b"a", b"ab", b"abc", b"b", b"ba", "é".encode(), b"\x7f", b"\x00", b"</s>"]
 PARTS = st.sampled_from([*LISTED, b" ", b"\t", b"\n", b"\r\n", b"\x0b", b"\x0c", b"\x1c", b"zz", b"\xff", "\u2028".encode()])
 
 
@@ -56,3 +57,10 @@ def test_the_first_word_that_is_missing_is_named_where_there_is_no_unk() -> None
     for call in (vocabulary.encode, vocabulary.encode_lines):
         with pytest.raises(DataError, match=r"the word b'zebra' is not in it"):
             call("a\nzebra a yak")
+
+
+@given(st.lists(st.lists(PARTS, max_size=20).map(b"".join), max_size=5))
+def test_texts_together_are_the_texts_apart(texts: list[bytes]) -> None:
+    vocabulary = WordVocabulary(LISTED)
+    tokens, ends = vocabulary.encode_joined(texts)
+    assert [part.tolist() for part in np.split(tokens, ends)[:-1]] == [plainly(vocabulary, text) for text in texts]

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ngram.cli import documents as scoring
@@ -19,7 +20,9 @@ from ngram.cli.parser import build_parser, options_of
 from ngram.errors import SeedgramError
 from ngram.library.model import NgramModel
 from ngram.terminal import UsageError
+from ngram.tokenizer import Tokenizer
 from tests.support.paths import ROOT
+from tests.support.tokenizers import NASTY, kinds, small_texts
 
 
 def parse(arguments: list[str]) -> Options:
@@ -56,6 +59,23 @@ def test_each_row_has_the_score_of_its_lines_in_order(folder: Path, tmp_path: Pa
         assert row["tokens"] == sum(len(line.split()) + 1 for line in lines)
         assert row["perplexity"] == (pytest.approx(10 ** (-row["log10"] / row["tokens"]), rel=1e-4) if lines else None)
         assert row["unknown"] == sum(word not in TEXT.split() for line in lines for word in line.split())
+
+
+@pytest.mark.parametrize("kind", ["pieces", "words"])
+def test_a_batch_has_the_bits_of_each_document_by_itself(kind: str) -> None:
+    """Of pieces a document is a text to `NgramModel.score`; of words its lines are, whose tokens are summed document by document."""
+    tokenizer = Tokenizer(kinds()["public"]) if kind == "pieces" else "words"
+    model = NgramModel.train(small_texts()[:5], tokenizer, orders=4)
+    texts = [*small_texts()[4:8], "", "zebras of déjà vu", " \n\n", *NASTY]
+    scoring._MODEL[:] = [model]
+    lines = scoring.score_batch(texts)[0].decode().splitlines()
+    for text, line in zip(texts, lines, strict=True):
+        parts = [text] if kind == "pieces" else [part for part in text.encode("utf-8", "surrogatepass").split(b"\n") if part.split()]
+        scores = [model.full_scores(part if isinstance(part, str) else model.vocabulary.encode(part)) for part in parts]  # type: ignore[arg-type]
+        log10 = [np.concatenate([[0.0], score.log10]) for score in scores]  # `<s>` adds nothing
+        total = float(np.add.reduceat(np.concatenate(log10), [0])[0]) if log10 else 0.0
+        assert line.startswith(f'{{"log10": {total:.6f}, "tokens": {sum(map(len, scores))}, ')
+        assert kind == "words" or total == model.score(text)
 
 
 def test_a_killed_run_goes_on_behind_its_last_whole_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
