@@ -14,6 +14,9 @@ from ngram.counting.keys import slot_shifts
 from ngram.counting.run import Run
 from ngram.errors import SeedgramError
 from ngram.table import NgramTable, check_order
+from ngram.threads import COUNT, each
+
+PARTED = 1 << 19  # groups of tokens times tokens: what is counted for each pair takes 28 bytes a thread
 
 
 def thresholds(min_raw: Sequence[int] | None, order: int, counted: int) -> list[int]:
@@ -52,14 +55,16 @@ def build_table(
 class _Forward(NamedTuple):
     """All n-grams of one order in forward order, also those that a threshold drops: the next order is placed by them.
 
-    tokens (M,): last tokens.  parents, backward, suffixes (M,) uint32: row of the context, place in backward order, row
-    of the n-gram without its first token.  begin (V + 1,) int64: where the n-grams of each first token begin."""
+    tokens (M,): last tokens.  parents, suffixes (M,) uint32: row of the context, row of the n-gram without its first token; ahead (M,) int64:
+    see kernels.  begin (V + 1,), starts, ends (G, V) int64: where the n-grams of each first token begin, and of each group of second tokens."""
 
     tokens: Tokens
     parents: U32
-    backward: U32
+    ahead: I64
     suffixes: U32
     begin: I64
+    starts: I64
+    ends: I64
 
 
 class _Columns(NamedTuple):
@@ -76,32 +81,56 @@ class _Builder:
     """The orders so far.  last: all n-grams of the last one; moved: their rows in the table, None while none was dropped."""
 
     def __init__(self, run: Run, vocab_size: int, bos: int, top: int):
-        self.run, self.vocab_size, self.bos, self.top = run, vocab_size, bos, top
-        self.shared = np.empty(len(run), np.uint8)
-        kernels.shared_slots(run.hi, run.lo, slot_shifts(run.bits, run.order), self.shared)
+        self.vocab_size, self.bos, self.top = vocab_size, bos, top
         self.most_over = run.total() // FULL + 1  # each count over 65,535 stands for as many positions
         self.columns: list[_Columns] = []
         self.pruned: list[U32] = []
-        self.count_of_counts = np.zeros((top, 5), np.int64)
+        self.token_bits = int(vocab_size).bit_length()
+        self._cut(run, min(COUNT, max(1, PARTED // vocab_size)))
+        self._walk(run)
         # Room to work in, used by one order after the other: fresh memory would cost as much time as what is written to it.
-        size = len(run)
-        self.records, self.starts = np.empty(size, np.uint64), np.empty(size + 1, np.uint32)
-        self.firsts = np.empty(0 if vocab_size <= NARROW else size, np.uint32)
-        self.walks = [(np.empty(size, np.uint32), np.empty(size, np.uint32)) for _ in range(2)]
-        self.scanned = 0  # n-grams of the last order in backward order, with those whose context was never counted
+        size = max(self.sizes[1:-1], default=0)
+        self.walks = [(np.empty(size, np.int64), np.empty(size, np.uint32)) for _ in range(2)]
         self.last: _Forward
         self.moved: U32 | None = None
 
+    def _cut(self, run: Run, parts: int) -> None:
+        """Groups of tokens that as many entries of the run end with: their entries are walked, and what begins with them is placed, side by side."""
+        ends = np.searchsorted(run.hi, np.arange(1, self.vocab_size, dtype=np.uint64) << np.uint64(64 - run.bits))
+        cuts = np.unique(np.searchsorted(ends, np.arange(1, parts) * len(run) // parts, "right"))
+        self.spans = list(pairwise([0, *cuts.tolist(), self.vocab_size]))
+        self.ranges = list(pairwise([0, *np.concatenate([[0], ends])[cuts].tolist(), len(run)]))
+        self.groups = np.repeat(np.arange(len(self.spans)), [b - a for a, b in self.spans])
+
+    def _walk(self, run: Run) -> None:
+        least = max(1, self.top - kernels.TAIL_BITS // self.token_bits)
+        pieces, setting = [run.slice(a, b).columns() for a, b in self.ranges], np.array([self.top, self.bos, run.bits, least, self.token_bits])
+        shared = [np.empty(b - a + 1, np.uint8) for a, b in self.ranges]
+        room = np.zeros((len(pieces), self.top + 2), np.int64)
+
+        def share(part: int) -> None:
+            kernels.shared_slots(pieces[part], slot_shifts(run.bits, run.order), self.top, least, shared[part], room[part])
+
+        each(share, range(len(pieces)))
+        ends = np.cumsum(room.T.reshape(-1)).reshape(room.T.shape).T  # the records of an order lie together, those of a part side by side
+        self.records, at = np.empty((int(ends[-1, -1]) + 1, 2), np.int64), ends - room
+        firsts, tally = at[:, 1].copy(), np.zeros((len(pieces), self.top, len(self.spans), self.vocab_size), np.int32)
+        found = np.zeros((len(pieces), self.top, 5), np.int64)
+
+        def walk(part: int) -> None:
+            kernels.walk(pieces[part], shared[part], setting, self.records, at[part], self.groups, tally[part], found[part])
+
+        each(walk, range(len(pieces)))
+        self.unigrams = np.concatenate([self.records[a:b] for a, b in zip(firsts, at[:, 1], strict=True)])
+        self.tally, self.count_of_counts = tally.sum(axis=0, dtype=np.int64), found.sum(axis=0)
+        self.sizes = self.tally.sum(axis=(1, 2)).tolist()
+
     def add_order(self, n: int, min_raw: int) -> None:
         """Adds the next order.  n-grams that occur less than min_raw times are dropped."""
-        starts, tally = self.starts[: self.scanned + 1], np.zeros(self.vocab_size, np.int64)
-        arguments = self.run.columns(), self.shared, n, self.top, self.bos, self.run.bits, self.records, self.firsts, starts, tally
-        self.scanned = kernels.scan_order(*arguments, self.count_of_counts[n - 1])
-        records = self.records[: self.scanned]
         if n == 1:
-            self._add_unigrams(records)
+            self._add_unigrams()
             return
-        columns, forward = self._place(n, records, self._of_all_tokens(starts) if n == 2 else starts, tally)
+        columns, forward = self._place(n)
         if min_raw > 1 or self.moved is not None:
             columns, pruned = self._drop(columns, min_raw)
         else:
@@ -110,46 +139,51 @@ class _Builder:
         self.columns.append(columns)
         self.pruned.append(pruned)
 
-    def _add_unigrams(self, records: U64) -> None:
+    def _add_unigrams(self) -> None:
         """Order 1 holds every token of the vocabulary."""
-        size = self.vocab_size
-        wide = len(self.firsts) > 0
-        self.seen = (self.firsts[: len(records)] if wide else records >> np.uint64(16) & np.uint64(FULL)).astype(np.int64)
+        size, seen = self.vocab_size, self.unigrams[:, 1] & U32_MAX
+        ahead, left = np.zeros((2, size), np.int64)
         adjusted, raw = np.zeros((2, size), np.uint32)
-        raw[self.seen] = records >> np.uint64(32)
-        adjusted[self.seen] = raw[self.seen] if self.top == 1 else (records & np.uint64(U32_MAX if wide else FULL)) + np.uint64(1)
+        ahead[seen], raw[seen] = self.unigrams[:, 0], self.unigrams[:, 1] >> 32 & U32_MAX
+        adjusted[seen] = raw[seen] if self.top == 1 else [kernels.left_of(value) for value in ahead[seen].tolist()]
         rows, zeros, over = np.arange(size, dtype=np.uint32), np.zeros(size, np.uint32), np.flatnonzero(adjusted > FULL)
         tokens, counts = rows.astype(token_type(size)), np.minimum(adjusted, FULL).astype(np.uint16)
-        self.last = _Forward(tokens, zeros, rows, zeros, np.arange(size + 1))
+        starts = np.tile(np.arange(size), (len(self.spans), 1))
+        self.last = _Forward(tokens, zeros, ahead, zeros, np.arange(size + 1), starts, starts + 1)
         self.columns.append(_Columns(tokens, zeros, counts, raw, (over.astype(np.uint32), adjusted[over])))
         self.pruned.append(np.zeros(1, np.uint32))
 
-    def _of_all_tokens(self, starts: U32) -> U32:
-        """(V + 1,) where the bigrams that end with each token begin; starts: the same for the tokens seen."""
-        sizes = np.zeros(self.vocab_size, np.int64)
-        sizes[self.seen] = np.diff(starts)
-        return np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint32)
-
-    def _place(self, n: int, records: U64, starts: U32, tally: I64) -> tuple[_Columns, _Forward]:
+    def _place(self, n: int) -> tuple[_Columns, _Forward]:
         """All n-grams of order n as columns of a table, and what the next order needs (nothing at the top order)."""
-        size = len(records)
+        size, last = self.sizes[n - 1], self.last
         tokens, counts = np.empty(size, token_type(self.vocab_size)), np.empty(size, np.uint16)
         parents, raw = np.empty(size, np.uint32), np.empty(size, np.uint32)
-        backward, suffixes = (column[: size if n < self.top else 0] for column in self.walks[n % 2])
-        begin = np.concatenate([[0], np.cumsum(tally)])
-        end, over = begin[:-1].copy(), np.empty((2, self.most_over), np.uint32)
-        raw_after = -1 if n == self.top else self.bos
-        below = tuple(self.last[:4])
-        columns = tokens, parents, counts, raw
-        found = kernels.place_order(records, self.firsts, starts, below, self.last.begin, end, columns, backward, suffixes, raw_after, over)
-        over = over[:, np.argsort(over[0, :found])]
-        if not np.array_equal(end, begin[1:]):  # n-grams without a context left gaps at the ends of their buckets
-            rows = np.concatenate([np.arange(a, b) for a, b in zip(begin[:-1], end, strict=True)])
-            tokens, parents, counts, raw = (column[rows] for column in columns)
-            backward, suffixes = (column[rows] if n < self.top else column for column in (backward, suffixes))
-            over[0], begin = np.searchsorted(rows, over[0]), np.concatenate([[0], np.cumsum(end - begin[:-1])])
-        forward = _Forward(tokens, parents, backward, suffixes, begin)
-        return _Columns(tokens, parents, counts, raw, (over[0], over[1])), forward
+        ahead, suffixes = (column[: size if n < self.top else 0] for column in self.walks[n % 2])
+        tally = self.tally[n - 1]
+        ends = np.cumsum(tally.T.reshape(-1)).reshape(tally.T.shape).T.copy()
+        starts = ends - tally
+        place, over = starts.copy(), np.empty((len(self.spans), 2, self.most_over), np.uint32)
+        setting = np.array([self.vocab_size, self.token_bits, -1 if n == self.top else self.bos])
+
+        def part(group: int) -> int:
+            span = int(last.begin[self.spans[group][0]]), int(last.begin[self.spans[group][1]])
+            bounds, out = (last.starts[group].copy(), last.ends[group], place[group]), (tokens, parents, counts, raw)
+            return kernels.place_order(self.records, last[:4], span, setting, *bounds, out, ahead, suffixes, over[group])
+
+        found = each(part, range(len(self.spans)))
+        over = np.concatenate([over[group, :, :count] for group, count in enumerate(found)], axis=1)
+        over = over[:, np.argsort(over[0])]
+        if not np.array_equal(place, ends):  # n-grams without a context left gaps at the ends of their buckets
+            stays = np.ones(size, bool)
+            for a, b in zip(place[place < ends], ends[place < ends], strict=True):
+                stays[a:b] = False
+            rows = np.flatnonzero(stays)
+            tokens, parents, counts, raw = (column[rows] for column in (tokens, parents, counts, raw))
+            ahead, suffixes = (column[rows] if n < self.top else column for column in (ahead, suffixes))
+            over[0] = np.searchsorted(rows, over[0])
+            starts, ends = np.searchsorted(rows, starts), np.searchsorted(rows, place)
+        begin = np.append(starts[0], len(tokens))
+        return _Columns(tokens, parents, counts, raw, (over[0], over[1])), _Forward(tokens, parents, ahead, suffixes, begin, starts, ends)
 
     def _drop(self, columns: _Columns, min_raw: int) -> tuple[_Columns, U32]:
         """The n-grams that stay, and for each of their contexts the adjusted counts of those that go."""
