@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ngram.arrays import I64, NARROW, U16, U32, U64, Tokens, token_type
+from ngram.arrays import I64, U16, U32, Tokens, token_type
 from ngram.counting import table_kernels as kernels
 from ngram.counting.discounts import estimate_discounts
 from ngram.counting.kernels import FULL, U32_MAX
