@@ -16,6 +16,7 @@ from ngram.errors import SeedgramError
 from ngram.table import NgramTable, check_order
 from ngram.threads import COUNT, each
 
+GONE = U32_MAX  # row of an n-gram that a threshold drops
 PARTED = 1 << 19  # groups of tokens times tokens: what is counted for each pair takes 28 bytes a thread
 
 
@@ -104,24 +105,19 @@ class _Builder:
 
     def _walk(self, run: Run) -> None:
         least = max(1, self.top - kernels.TAIL_BITS // self.token_bits)
-        pieces, setting = [run.slice(a, b).columns() for a, b in self.ranges], np.array([self.top, self.bos, run.bits, least, self.token_bits])
-        shared = [np.empty(b - a + 1, np.uint8) for a, b in self.ranges]
-        room = np.zeros((len(pieces), self.top + 2), np.int64)
+        setting = np.array([self.top, self.bos, run.bits, least, self.token_bits])
+        self.records = np.empty((self.top * len(run) + 1, 2), np.int64)  # most of it is never touched and takes no memory
+        first = len(run) * np.arange(-1, self.top + 1)
+        found = np.zeros((len(self.ranges), self.top, 5), np.int64)
+        tally = np.zeros((len(self.ranges), self.top, len(self.spans), self.vocab_size), np.int32)
 
-        def share(part: int) -> None:
-            kernels.shared_slots(pieces[part], slot_shifts(run.bits, run.order), self.top, least, shared[part], room[part])
+        def walk(part: int) -> I64:
+            begin, end = self.ranges[part]
+            at, entries = first + begin, run.slice(begin, end).columns()
+            kernels.walk(entries, slot_shifts(run.bits, run.order), setting, self.records, at, self.groups, tally[part], found[part])
+            return self.records[begin : at[1]]
 
-        each(share, range(len(pieces)))
-        ends = np.cumsum(room.T.reshape(-1)).reshape(room.T.shape).T  # the records of an order lie together, those of a part side by side
-        self.records, at = np.empty((int(ends[-1, -1]) + 1, 2), np.int64), ends - room
-        firsts, tally = at[:, 1].copy(), np.zeros((len(pieces), self.top, len(self.spans), self.vocab_size), np.int32)
-        found = np.zeros((len(pieces), self.top, 5), np.int64)
-
-        def walk(part: int) -> None:
-            kernels.walk(pieces[part], shared[part], setting, self.records, at[part], self.groups, tally[part], found[part])
-
-        each(walk, range(len(pieces)))
-        self.unigrams = np.concatenate([self.records[a:b] for a, b in zip(firsts, at[:, 1], strict=True)])
+        self.unigrams = np.concatenate(each(walk, range(len(self.ranges))))
         self.tally, self.count_of_counts = tally.sum(axis=0, dtype=np.int64), found.sum(axis=0)
         self.sizes = self.tally.sum(axis=(1, 2)).tolist()
 
@@ -142,7 +138,7 @@ class _Builder:
     def _add_unigrams(self) -> None:
         """Order 1 holds every token of the vocabulary."""
         size, seen = self.vocab_size, self.unigrams[:, 1] & U32_MAX
-        ahead, left = np.zeros((2, size), np.int64)
+        ahead = np.zeros(size, np.int64)
         adjusted, raw = np.zeros((2, size), np.uint32)
         ahead[seen], raw[seen] = self.unigrams[:, 0], self.unigrams[:, 1] >> 32 & U32_MAX
         adjusted[seen] = raw[seen] if self.top == 1 else [kernels.left_of(value) for value in ahead[seen].tolist()]
@@ -187,16 +183,16 @@ class _Builder:
 
     def _drop(self, columns: _Columns, min_raw: int) -> tuple[_Columns, U32]:
         """The n-grams that stay, and for each of their contexts the adjusted counts of those that go."""
-        pruned = np.zeros(len(self.columns[-1].tokens), np.int64)
-        below = self.moved if self.moved is not None else np.arange(len(self.last.tokens), dtype=np.uint32)
-        self.moved = np.empty(len(columns.tokens), np.uint32)
-        size = kernels.choose(columns[:4], below, min_raw, columns.over, self.moved, pruned)
-        rows = np.flatnonzero(self.moved != kernels.GONE)
-        assert len(rows) == size
-        over_rows, over_counts = columns.over
-        stays = self.moved[over_rows] != kernels.GONE
-        over = self.moved[over_rows[stays]], over_counts[stays]
-        kept = _Columns(columns.tokens[rows], below[columns.parents[rows]], columns.counts[rows], columns.raw[rows], over)
+        contexts = columns.parents if self.moved is None else self.moved[columns.parents]
+        stays = (columns.raw >= min_raw) & (contexts != GONE)
+        goes = np.flatnonzero(~stays & (contexts != GONE))
+        self.moved = np.cumsum(stays, dtype=np.uint32) - np.uint32(1)
+        self.moved[~stays] = GONE
+        (over_rows, over_counts), adjusted = columns.over, columns.counts.astype(np.uint32)
+        adjusted[over_rows] = over_counts
+        pruned = np.bincount(contexts[goes], adjusted[goes], len(self.columns[-1].tokens))
+        over = self.moved[over_rows[stays[over_rows]]], over_counts[stays[over_rows]]
+        kept = _Columns(columns.tokens[stays], contexts[stays], columns.counts[stays], columns.raw[stays], over)
         return kept, np.minimum(pruned, U32_MAX).astype(np.uint32)
 
     def table(self) -> NgramTable:

@@ -101,22 +101,17 @@ def group_keys(keys: Array, positions: Array, hi: Array, lo: Array, counts: Arra
             some_hi[i], some_lo[i] = keys[positions[block + i], 0], keys[positions[block + i], 1]
         for i in range(ahead):
             key_hi, key_lo = some_hi[i], some_lo[i]
-            if key_hi == last_hi and key_lo == last_lo:
-                size += 1
-            elif key_hi != NO_KEY:
-                if m >= 0:
-                    counts[m] = min(size, FULL)
-                    if size >= FULL:
-                        over_index[k], over_count[k] = m, size
-                        k += 1
-                m += 1
+            if key_hi == NO_KEY:
+                continue
+            if key_hi != last_hi or key_lo != last_lo:
+                m, size = m + 1, 0
                 hi[m], lo[m] = key_hi, key_lo
-                last_hi, last_lo, size = key_hi, key_lo, 1
-    if m >= 0:
-        counts[m] = min(size, FULL)
-        if size >= FULL:
-            over_index[k], over_count[k] = m, size
-            k += 1
+                last_hi, last_lo = key_hi, key_lo
+            size += 1
+            counts[m] = min(size, FULL)
+            if size >= FULL:
+                k += size == FULL
+                over_index[k - 1], over_count[k - 1] = m, size
     return m + 1, k
 
 

@@ -72,7 +72,7 @@ class RowCounter:
         self.drain()
         self._flush()
         runs = [Run.empty(self.order, self._bits), *(run for level in self._levels for run in level)]
-        self._lent = merge(*runs, spent=self._own(runs))
+        self._lent = self._sum(runs)
         self._levels = [[], [self._lent]]
         return self._lent
 
@@ -112,6 +112,9 @@ class RowCounter:
             run = merge(*level, spent=self._own(level))
             level.clear()
         self._levels.append([run])
+
+    def _sum(self, runs: list[Run]) -> Run:
+        return merge(*runs, spent=self._own(runs))
 
     def _own(self, runs: list[Run]) -> list[Run]:
         """Those that no caller of `run` has."""

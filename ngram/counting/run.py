@@ -8,8 +8,9 @@ slots in that block.
 import ctypes
 import mmap
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +60,14 @@ class Run:
         overflow = self.overflow_index[first:last] - start, self.overflow_count[first:last].copy()
         return Run(self.order, self.hi[start:stop], self.lo[start:stop], self.counts[start:stop], *overflow, self.bits)
 
+    @property
+    def samples(self) -> U64:
+        return self.hi[::SAMPLE]
+
+    def places(self, cuts: U64) -> I64:
+        """Where each of these values of `hi` begins."""
+        return np.searchsorted(self.hi, cuts).astype(np.int64)
+
     @staticmethod
     def from_counts(order: int, hi: U64, lo: U64, exact: npt.ArrayLike, bits: int = 16) -> "Run":
         """A run from sorted distinct keys and their exact counts ((M,) integers ≥ 1)."""
@@ -74,7 +83,7 @@ class Run:
 
 PART = 1 << 16  # entries merged at a time: they stay in the processor's caches
 RANGES_KEPT = 16  # ranges whose memory is given back together
-SAMPLES = 8  # keys looked at for each range of entries
+SAMPLE = 256  # every so manieth key is looked at when ranges are chosen
 Columns = tuple[U64, U64, U16, I64, I64]
 
 
@@ -103,33 +112,22 @@ def merge(*runs: Run, spent: Collection[Run] = ()) -> Run:
 
     spent: those of the runs that nobody reads again, by identity; their memory is given back while they are merged (on Linux).
 
-    Keys are cut into ranges that hold about PART entries of all runs together.  A range is merged pair by pair in room that is
-    used again, and only its result goes to new memory, so each entry moves through memory once however many runs there are."""
+    Keys are cut into ranges that hold about PART entries of all runs together, so each entry moves through memory once however many runs there are."""
     orders = sorted({(run.order, run.bits) for run in runs})
     if len(orders) > 1:
         raise SeedgramError(f"runs of (order, bits a token) {orders} cannot be merged; count all with the same orders and tokenizer")
     filled = [run for run in runs if len(run)]
     if len(filled) < 2:
         return filled[0] if filled else runs[0]
-    # an overflow entry stands for at least 65,535 positions, which bounds how many there can be
-    over = sum(run.total() for run in filled) // kernels.FULL + 1
-    out, size, overflow = blank(sum(map(len, filled)), over), 0, 0
-    edges = _edges(filled)
-    widest = int(np.diff(edges, axis=1).sum(axis=0).max())
-    rooms = [blank(widest, over) for _ in range((len(filled) - 1).bit_length() - 1)]
-    for number, (start, stop) in enumerate(zip(edges[:, :-1].T.tolist(), edges[:, 1:].T.tolist(), strict=True)):
-        pieces = [run.slice(a, b) for run, a, b in zip(filled, start, stop, strict=True)]
-        for room in rooms:
-            pieces = merge_pairs(pieces, room)
-        target = _rest(out, size, overflow)
-        found, over_found = kernels.merge_runs(pieces[0].columns(), pieces[1].columns(), target)
-        target[3][:over_found] += size
-        size, overflow = size + found, overflow + over_found
+    edges, out, at = edges_of(filled, PART), blank(sum(map(len, filled)), most_over(filled)), [0, 0]
+    for number, piece in enumerate(merged(filled, edges, lambda: _rest(out, *at)), 1):
+        out[3][at[1] : at[1] + len(piece.overflow_index)] = piece.overflow_index + at[0]
+        at[:] = at[0] + len(piece), at[1] + len(piece.overflow_index)
         if number % RANGES_KEPT == 0:
-            for run, end in zip(filled, stop, strict=True):
+            for run, end in zip(filled, edges[:, number].tolist(), strict=True):
                 if any(run is one for one in spent):
                     _give_back(run, end)
-    return _filled(*orders[0], out, size, overflow)
+    return _filled(*orders[0], out, *at)
 
 
 def _give_back(run: Run, end: int) -> None:
@@ -142,23 +140,42 @@ def _give_back(run: Run, end: int) -> None:
                 ctypes.CDLL(None).madvise(ctypes.c_void_p(first * page), ctypes.c_size_t((last - first) * page), mmap.MADV_DONTNEED)
 
 
-def _edges(runs: list[Run]) -> I64:
-    """(runs, ranges + 1) places in each run where the ranges of keys begin and end."""
-    stride = max(1, PART // SAMPLES)
-    samples = np.sort(np.concatenate([run.hi[stride::stride] for run in runs]))
-    cuts = np.unique(samples[SAMPLES::SAMPLES])
-    return np.array([[0, *np.searchsorted(run.hi, cuts), len(run)] for run in runs], np.int64)
+def most_over(runs: Sequence[Any]) -> int:
+    """Overflow entries that a sum of runs can have: each stands for at least 65,535 positions."""
+    return sum(run.total() for run in runs) // kernels.FULL + 1
+
+
+def edges_of(runs: Sequence[Any], entries: int) -> I64:
+    """(runs, ranges + 1) places where ranges of keys begin and end, each of at most `entries` entries of all runs together, or SAMPLE of each
+    run where that is more.  runs: Run or RunFile."""
+    samples = np.sort(np.concatenate([run.samples for run in runs]))
+    step = max(1, entries // SAMPLE - len(runs))
+    cuts = np.unique(samples[step::step])
+    return np.array([[0, *run.places(cuts), len(run)] for run in runs], np.int64)
+
+
+def merged(runs: Sequence[Any], edges: I64, into: Callable[[], "Columns"] | None = None) -> Iterator[Run]:
+    """The sum of each range, merged pair by pair in room that is used again: each is to be used up before the next is asked for.
+
+    into: gives the room for each sum instead."""
+    widest = int(np.diff(edges, axis=1).sum(axis=0).max())
+    rooms = [blank(widest, most_over(runs)) for _ in range((len(runs) - 1).bit_length() - (into is not None))]
+    for start, stop in zip(edges[:, :-1].T.tolist(), edges[:, 1:].T.tolist(), strict=True):
+        pieces = [run.slice(a, b) for run, a, b in zip(runs, start, stop, strict=True)]
+        for room in rooms:
+            pieces = merge_pairs(pieces, room)
+        yield merge_pairs(pieces, into())[0] if into else pieces[0]
 
 
 def merge_pairs(pieces: list[Run], room: "Columns") -> list[Run]:
     """Half as many runs, the results in `room`; an odd one stays as it is."""
-    merged, size, overflow = [], 0, 0
+    sums, size, overflow = [], 0, 0
     for a, b in zip(pieces[::2], pieces[1::2], strict=False):
         target = _rest(room, size, overflow)
         found, over_found = kernels.merge_runs(a.columns(), b.columns(), target)
-        merged.append(_filled(a.order, a.bits, target, found, over_found))
+        sums.append(_filled(a.order, a.bits, target, found, over_found))
         size, overflow = size + found, overflow + over_found
-    return merged + pieces[2 * len(merged) :]
+    return sums + pieces[2 * len(sums) :]
 
 
 def _rest(columns: "Columns", size: int, overflow: int) -> "Columns":

@@ -7,7 +7,7 @@ bucket for each first token, the n-grams that end with a suffix come out in forw
 cursor on.  Most n-grams of the higher orders occurred once: the tokens to the left of such an n-gram travel along with it, in `ahead`, so
 that memory is only searched for the n-grams of the others.
 
-ahead int64: left neighbours (PAD among them as 1 << 62) << 32 | first record of those n-grams; or, of an n-gram that occurred once, the tokens
+ahead int64: left neighbours (PAD among them as 1 << 62) << 43 | first record of those n-grams; or, of an n-gram that occurred once, the tokens
 to its left with their bits inverted, so that it is negative.  A record is two int64: ahead, and raw count << 32 | first token.
 
 Shapes: V tokens, G groups of tokens, M n-grams of an order, S of the order below.
@@ -20,36 +20,9 @@ from ngram.compiled import njit
 from ngram.counting.kernels import FULL, U32_MAX, exact_count
 
 BLOCK = 64  # suffixes whose records are fetched together
-GONE = U32_MAX  # new place of an n-gram that was dropped
 TAIL_BITS = 62  # of the tokens to the left of an n-gram that occurred once
-_LOW30, _LOW32 = (1 << 30) - 1, (1 << 32) - 1
-
-
-@njit
-def shared_slots(run: Array, shifts: tuple[Array, Array], top: int, least: int, shared: Array, room: Array) -> None:
-    """How many tokens each key of a run shares with the key before it, target first → shared (size + 1,) uint8, with 0 at both ends.
-
-    shifts: (of the slots that end in hi, of those that end in lo) uint64, by which all that follows a slot is shifted out.
-    room (top + 2,) int64: receives how many records of each order `walk` writes at most; top, least: as there."""
-    hi, lo, counts = run[0], run[1], run[2]
-    size = len(hi)
-    shared[0] = shared[size] = 0
-    for i in range(1, size):
-        first, count = hi[i] ^ hi[i - 1], 0
-        for shift in shifts[0]:
-            count += first >> shift == 0
-        if first == 0:
-            second = lo[i] ^ lo[i - 1]
-            for shift in shifts[1]:
-                count += second >> shift == 0
-        shared[i] = count
-    for n in range(1, top + 1):
-        begun, alone = 0, 0
-        for i in range(size):
-            begun += shared[i] < n
-        for i in range(size if n > least else 0):
-            alone += (shared[i] < n - 1) & (shared[i + 1] < n - 1) & (counts[i] == 1)
-        room[n] = begun - alone
+_AT, _LOW32 = 43, (1 << 32) - 1  # bits of a record's place
+_LOW_AT, _LOW_LEFT = (1 << _AT) - 1, (1 << (TAIL_BITS - _AT)) - 1
 
 
 @njit(forceinline=True)
@@ -66,20 +39,32 @@ def slot(hi: int, lo: int, n: int, bits: int) -> int:
 
 
 @njit
-def walk(run: Array, shared: Array, setting: Array, records: Array, at: Array, groups: Array, tally: Array, coc: Array) -> None:
+def walk(
+    run: Array, shifts: tuple[Array, Array], setting: Array, records: Array, at: Array, groups: Array, tally: Array, coc: Array
+) -> None:  # fmt: skip
     """The n-grams of all orders in backward order, but those that prolong one that occurred once: they follow from its `ahead`.
 
-    run: columns as in merge_runs; setting (5,) int64: highest order, BOS, bits of a slot, lowest order whose n-grams that occurred once
-    keep all tokens to their left, bits of one of these.  records (·, 2), at (top + 2,): the next free record of each order.
-    groups (V,): the group of each token.  tally (top, G, V) int32: n-grams by group of their second token and by first token.
-    coc (top, 5) int64: n-grams whose adjusted count is 1…4, by count."""
+    run: columns as in merge_runs.  shifts: (of the slots that end in hi, of those that end in lo) uint64, by which all that follows a slot is
+    shifted out.  setting (5,) int64: highest order, BOS, bits of a slot, lowest order whose n-grams that occurred once keep all tokens to
+    their left, bits of one of these.  records (·, 2), at (top + 2,): the next free record of each order.  groups (V,): the group of each token.
+    tally (top, G, V) int32: n-grams by group of their second token and by first token.  coc (top, 5) int64: n-grams whose adjusted count is
+    1…4, by count."""
     hi, lo, counts, over_index, over_count = run
     top, bos, bits, least, width = setting
     pad, vocab, seen = (1 << bits) - 1, len(groups), 0
     open_now = np.zeros((4, top + 2), np.int64)
     opened, begin, padded, first_of = open_now[0], open_now[1], open_now[2], open_now[3]
+    after = 0
     for i in range(len(hi)):
-        before, after = np.int64(shared[i]), np.int64(shared[i + 1])
+        before, after = after, 0  # tokens shared with the key before this one, and with the next
+        if i + 1 < len(hi):
+            differ = hi[i + 1] ^ hi[i]
+            for shift in shifts[0]:
+                after += differ >> shift == 0
+            if differ == 0:
+                differ = lo[i + 1] ^ lo[i]
+                for shift in shifts[1]:
+                    after += differ >> shift == 0
         count = exact_count(counts, i, over_index, over_count)
         deepest = min(top, max(before, after, least - 1) + 1) if count == 1 else top
         depth, group, tail, by = min(before, top), 0, 0, 0
@@ -110,7 +95,7 @@ def walk(run: Array, shared: Array, setting: Array, records: Array, at: Array, g
             adjusted = raw if n == top or (n > 1 and first == bos) else left + padded[n]
             if adjusted < 5:
                 coc[n - 1, adjusted] += 1
-            records[at[n], 0] = (padded[n] << 62) | (left << 32) | begin[n]
+            records[at[n], 0] = (padded[n] << TAIL_BITS) | (left << _AT) | begin[n]
             records[at[n], 1] = (raw << 32) | first
             at[n] += 1
 
@@ -118,7 +103,7 @@ def walk(run: Array, shared: Array, setting: Array, records: Array, at: Array, g
 @njit(forceinline=True)
 def left_of(ahead: int) -> int:
     """How many left neighbours an n-gram has, PAD among them."""
-    return 1 if ahead < 0 else ((ahead >> 32) & _LOW30) + (ahead >> 62)
+    return 1 if ahead < 0 else ((ahead >> _AT) & _LOW_LEFT) + (ahead >> TAIL_BITS)
 
 
 @njit
@@ -145,7 +130,7 @@ def place_order(
         size = min(BLOCK, span[1] - block)
         for i in range(size):  # no branch waits for memory here, so these reads overlap
             heads[i] = below_ahead[block + i]
-            e = 0 if heads[i] < 0 else heads[i] & _LOW32
+            e = 0 if heads[i] < 0 else heads[i] & _LOW_AT
             firsts[i], seconds[i] = records[e, 0], records[e, 1]
         for i in range(size):
             f, head, following, second, more = block + i, heads[i], firsts[i], seconds[i], 1
@@ -153,11 +138,11 @@ def place_order(
                 following, second = ~(~head >> width), (1 << 32) | (~head & mask)
                 more = np.int64(~head & mask != vocab)
             else:
-                more = (head >> 32) & _LOW30
+                more = (head >> _AT) & _LOW_LEFT
             context, token = below_parents[f], below_tokens[f]
             for e in range(more):
                 if e:
-                    following, second = records[(head & _LOW32) + e, 0], records[(head & _LOW32) + e, 1]
+                    following, second = records[(head & _LOW_AT) + e, 0], records[(head & _LOW_AT) + e, 1]
                 first, raw = second & _LOW32, (second >> 32) & _LOW32
                 j, end = cursor[first], bound[first]
                 if j < end:
@@ -177,29 +162,3 @@ def place_order(
                 if keep:
                     ahead[at], suffixes[at] = following, f
     return k
-
-
-@njit
-def choose(out: Array, moved_below: Array, min_raw: int, over: Array, moved: Array, pruned: Array) -> int:
-    """Which n-grams stay: those that occur min_raw times and whose context stays.  Returns how many.
-
-    out: as in place_order; over: sorted by row.  moved_below (S,) uint32: new row of each context, or GONE; moved (M,) the same
-    of this order.  The adjusted count of what goes is added to pruned, (contexts that stay,) int64."""
-    _, parents, counts, raws = out
-    over_row, over_count = over
-    m = 0
-    for i in range(len(parents)):
-        context = moved_below[parents[i]]
-        moved[i] = GONE
-        if context == GONE:
-            continue
-        if raws[i] >= min_raw:
-            moved[i] = m
-            m += 1
-            continue
-        adjusted = np.int64(counts[i])
-        if adjusted == FULL:
-            at = np.searchsorted(over_row, i)
-            adjusted = np.int64(over_count[at]) if at < len(over_row) and over_row[at] == i else adjusted
-        pruned[context] += adjusted
-    return m

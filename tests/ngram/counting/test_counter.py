@@ -118,7 +118,7 @@ def test_an_n_gram_whose_context_was_never_counted_is_left_out():
 @pytest.mark.parametrize("entries", [1, 1 << 16])
 def test_counts_past_16_bits_are_exact_through_merges(entries, monkeypatch):
     monkeypatch.setattr("ngram.counting.run.PART", entries)  # so that overflow lies in later ranges, too
-    monkeypatch.setattr("ngram.counting.run.SAMPLES", 1)
+    monkeypatch.setattr("ngram.counting.run.SAMPLE", 1)
     hi, lo = pack_keys([[1, 0], [2, 0], [1, 3]])
     a = Run.from_counts(2, hi, lo, [65534, 65535, 70000])
     b = Run.from_counts(2, hi[1:], lo[1:], [1, 1 << 33])
