@@ -8,12 +8,12 @@ import numpy.typing as npt
 from ngram.arrays import Tokens, as_tokens, pad_of
 from ngram.counting.build_table import build_table
 from ngram.counting.row_counter import RowCounter
-from ngram.counting.run import Run, edges_of, merge
+from ngram.counting.run import Run, blank, edges_of, give_back, merge
 from ngram.table import NgramTable
 from ngram.threads import COUNT, each
 
-SHARE_TOKENS = 1 << 20  # what is shorter is counted on one thread
-RANGES_A_THREAD = 4  # added up side by side
+SHARE_TOKENS = 1 << 22  # counted on a thread of its own, whose buffers take 12 MB
+RANGES_A_THREAD = 8  # added up side by side, so that little is held twice
 
 
 class NgramCache(RowCounter):
@@ -46,25 +46,25 @@ class NgramCache(RowCounter):
         filled = [run for run in runs if len(run)]
         size = sum(map(len, filled))
         threads = min(COUNT, size // SHARE_TOKENS)
-        if threads < 2 or len(filled) < 2:
+        if threads < 2 or len(filled) < 2 or any(run is self._lent for run in filled):
             return super()._sum(runs)
-        own = [any(run is one for one in self._own(filled)) for run in filled]
 
         def add(edges: tuple[list[int], list[int]]) -> Run:
             pieces = [run.slice(a, b) for run, a, b in zip(filled, *edges, strict=True)]
-            return merge(*pieces, spent=[piece for piece, mine in zip(pieces, own, strict=True) if mine])
+            return merge(*pieces, spent=pieces)
 
         sums = each(add, pairwise(edges_of(filled, size // (RANGES_A_THREAD * threads)).T.tolist()))
         begin = np.cumsum([0, *map(len, sums)]).tolist()
+        columns = blank(begin[-1], 0)[:3]
+
+        def move(number: int) -> None:
+            for column, values in zip(columns, sums[number].columns()[:3], strict=True):
+                column[begin[number] : begin[number + 1]] = values
+            give_back(sums[number], len(sums[number]))
+
+        each(move, range(len(sums)))
         index = np.concatenate([part.overflow_index + at for part, at in zip(sums, begin, strict=False)])
-        overflow = index, np.concatenate([part.overflow_count for part in sums])
-        parts, columns = [list(part.columns()[:3]) for part in sums], []
-        del sums
-        for column in range(3):
-            columns.append(np.concatenate([part[column] for part in parts]))
-            for part in parts:
-                part[column] = part[column][:0].copy()  # lets go of its memory before the next column takes as much
-        return Run(self.order, *columns, *overflow, self._bits)
+        return Run(self.order, *columns, index, np.concatenate([part.overflow_count for part in sums]), self._bits)
 
     def table(self, min_raw: list[int] | tuple[int, ...] | None = None) -> NgramTable:
         """The Kneser–Ney table of the counts; min_raw as in `build_table`."""

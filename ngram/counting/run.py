@@ -123,14 +123,14 @@ def merge(*runs: Run, spent: Collection[Run] = ()) -> Run:
     for number, piece in enumerate(merged(filled, edges, lambda: _rest(out, *at)), 1):
         out[3][at[1] : at[1] + len(piece.overflow_index)] = piece.overflow_index + at[0]
         at[:] = at[0] + len(piece), at[1] + len(piece.overflow_index)
-        if number % RANGES_KEPT == 0:
+        if number % RANGES_KEPT == 0 or number == edges.shape[1] - 1:
             for run, end in zip(filled, edges[:, number].tolist(), strict=True):
                 if any(run is one for one in spent):
-                    _give_back(run, end)
+                    give_back(run, end)
     return _filled(*orders[0], out, *at)
 
 
-def _give_back(run: Run, end: int) -> None:
+def give_back(run: Run, end: int) -> None:
     """Hands the whole pages of the first `end` entries back to the system; they read as zeros from then on."""
     if sys.platform == "linux":
         for column in run.columns()[:3]:

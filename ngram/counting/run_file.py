@@ -7,7 +7,7 @@ a digest of each column.  It is written under another name and renamed when it i
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,12 @@ class RunFile:
             start = max(0, block - 1) * SAMPLE  # samples[i] is hi[i * SAMPLE], and the one before the first not smaller is smaller
             found.append(start + int(np.searchsorted(self._read("hi", start, SAMPLE), cut)))
         return np.array(found, np.int64)
+
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """A column as it lies in its file."""
+        with open(self.folder / name, "rb") as file:
+            while block := file.read(BLOCK_BYTES):
+                yield block
 
     def delete(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

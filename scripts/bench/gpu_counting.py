@@ -2,10 +2,10 @@
 
     python scripts/bench/gpu_counting.py --shard train.bin --vocab 1024 [--sizes 65536 1048576 16777216 70000000] [--device cuda] [--json F]
 
-A key of seven tokens is two int64 with the sign turned, so that signed order is theirs.  Two ways to sort: by the second number and then, stably,
-by the first; and, where seven tokens and PAD fit into 63 bits (V at most 511) or six do (V at most 1,023 and one pass more), by narrow keys: the last
-six tokens in one number of 60 bits, sorted last.  For each size: milliseconds of the clock for the keys, the sort, the grouping and the copy to
-pinned memory of the host, the best of three; tokens a second of all of it; and the host's seconds of one processor for the same run.
+A key of seven tokens is two int64 with the sign turned, so that signed order is theirs; they are sorted by the second number and then, stably, by the
+first.  Narrow keys hold the target and the four tokens before it in one int64 and the last two in an int32, which is cheaper to sort.  For each size:
+milliseconds of the clock for upload, keys, sort, grouping and the copy to pinned memory of the host, the best of three; tokens a second of all of
+it; and the host's seconds of one processor for the same run.
 
 What it cannot do: histories come from one stream, and the run of what a device holds still has to be merged with the others on the host.
 """
@@ -61,7 +61,7 @@ def sort_wide(keys: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def narrow_keys(tokens: list[Tensor], vocab_size: int) -> tuple[Tensor, Tensor]:
-    """The six tokens before... the target's own six in one number, and the seventh: PAD is V."""
+    """The target and the four tokens before it in one number, and the two before these: PAD is V."""
     bits = int(vocab_size).bit_length()
     head = tokens[0].clone()
     for token in tokens[1:5]:
@@ -122,9 +122,7 @@ def measure(stream: Any, vocab_size: int, device: str, narrow: bool) -> dict[str
     torch_stream, upload_ms = timed(lambda: torch.from_numpy(stream.astype(np.int16)).to(device), device)  # ids below 2^15
     tokens, slots_ms = timed(lambda: slots(torch_stream.long()), device)
     keys, keys_ms = timed(lambda: narrow_keys(tokens, vocab_size) if narrow else wide_keys(tokens), device)
-    del tokens
     ordered, sort_ms = timed(lambda: sort_narrow(keys) if narrow else sort_wide(keys), device)
-    del keys
     grouped, group_ms = timed(lambda: group(*ordered), device)
     if narrow:
         wide, widen_ms = timed(lambda: widened(grouped[0], grouped[1], vocab_size), device)
@@ -144,6 +142,11 @@ def host(stream: Any, vocab_size: int) -> dict[str, Any]:
     run = cache.run()
     spent = time.thread_time() - begin[0], time.perf_counter() - begin[1]
     return {"host_processor_s": spent[0], "host_wall_s": spent[1], "host_digest": digest(run.hi, run.lo, run.exact_counts())}
+
+
+def rates(row: dict[str, Any]) -> tuple[str, str]:
+    """Million tokens a second, of the device and of one processor."""
+    return f"{row['tokens'] / row['all_ms'] / 1000:.1f}", f"{row['tokens'] / row['host_processor_s'] / 1e6:.1f}"
 
 
 def main() -> int:
@@ -169,8 +172,7 @@ def main() -> int:
             print(json.dumps(rows[-1]), flush=True)
     names = ["upload_ms", "keys_ms", "sort_ms", "group_ms", "copy_ms", "all_ms"]
     cells = [
-        [f"{row['tokens']:,}", row["keys"], *(f"{row[name]:.2f}" for name in names)]
-        + [f"{row['tokens'] / row['all_ms'] / 1000:.1f}", f"{row['tokens'] / row['host_processor_s'] / 1e6:.1f}", str(row["same"])]
+        [f"{row['tokens']:,}", row["keys"], *(f"{row[name]:.2f}" for name in names), *rates(row), str(row["same"])]
         for row in rows
     ]
     print(markdown(["tokens", "keys", *names, "million tokens/s", "host's, one core", "same bits"], cells))
