@@ -56,14 +56,12 @@ def build_table(
 class _Forward(NamedTuple):
     """All n-grams of one order in forward order, also those that a threshold drops: the next order is placed by them.
 
-    tokens (M,): last tokens.  parents, suffixes (M,) uint32: row of the context, row of the n-gram without its first token; ahead (M,) int64:
-    see kernels.  begin (V + 1,), starts, ends (G, V) int64: where the n-grams of each first token begin, and of each group of second tokens."""
+    Columns as in kernels.place_order; starts, ends (G, V) int64: where the n-grams of each first token and group of second tokens lie."""
 
     tokens: Tokens
     parents: U32
     ahead: I64
     suffixes: U32
-    begin: I64
     starts: I64
     ends: I64
 
@@ -87,7 +85,6 @@ class _Builder:
         self.columns: list[_Columns] = []
         self.pruned: list[U32] = []
         self.token_bits = int(vocab_size).bit_length()
-        self._cut(run, min(COUNT, max(1, PARTED // vocab_size)))
         self._walk(run)
         # Room to work in, used by one order after the other: fresh memory would cost as much time as what is written to it.
         size = max(self.sizes[1:-1], default=0)
@@ -95,29 +92,26 @@ class _Builder:
         self.last: _Forward
         self.moved: U32 | None = None
 
-    def _cut(self, run: Run, parts: int) -> None:
-        """Groups of tokens that as many entries of the run end with: their entries are walked, and what begins with them is placed, side by side."""
-        ends = np.searchsorted(run.hi, np.arange(1, self.vocab_size, dtype=np.uint64) << np.uint64(64 - run.bits))
-        cuts = np.unique(np.searchsorted(ends, np.arange(1, parts) * len(run) // parts, "right"))
-        self.spans = list(pairwise([0, *cuts.tolist(), self.vocab_size]))
-        self.ranges = list(pairwise([0, *np.concatenate([[0], ends])[cuts].tolist(), len(run)]))
-        self.groups = np.repeat(np.arange(len(self.spans)), [b - a for a, b in self.spans])
-
     def _walk(self, run: Run) -> None:
-        least = max(1, self.top - kernels.TAIL_BITS // self.token_bits)
-        setting = np.array([self.top, self.bos, run.bits, least, self.token_bits])
+        """Groups of tokens that about as many entries end with are walked, and what begins with them is placed, side by side."""
+        size, parts = self.vocab_size, min(COUNT, max(1, PARTED // self.vocab_size))
+        begin = np.searchsorted(run.hi, np.arange(size, dtype=np.uint64) << np.uint64(64 - run.bits))
+        cuts = np.unique(np.searchsorted(begin, np.arange(parts) * len(run) // parts))
+        cuts = cuts[cuts < size] if len(run) else cuts[:1]
+        self.cuts, edges = np.append(cuts, size), np.append(begin[cuts], len(run))
+        groups = np.repeat(np.arange(len(cuts)), np.diff(self.cuts))
+        setting = np.array([self.top, self.bos, run.bits, max(1, self.top - kernels.TAIL_BITS // self.token_bits), self.token_bits])
         self.records = np.empty((self.top * len(run) + 1, 2), np.int64)  # most of it is never touched and takes no memory
-        first = len(run) * np.arange(-1, self.top + 1)
-        found = np.zeros((len(self.ranges), self.top, 5), np.int64)
-        tally = np.zeros((len(self.ranges), self.top, len(self.spans), self.vocab_size), np.int32)
+        found = np.zeros((len(cuts), self.top, 5), np.int64)
+        tally = np.zeros((len(cuts), self.top, len(cuts), size), np.int32)
 
         def walk(part: int) -> I64:
-            begin, end = self.ranges[part]
-            at, entries = first + begin, run.slice(begin, end).columns()
-            kernels.walk(entries, slot_shifts(run.bits, run.order), setting, self.records, at, self.groups, tally[part], found[part])
-            return self.records[begin : at[1]]
+            at = len(run) * np.arange(-1, self.top + 1) + edges[part]
+            entries = run.slice(edges[part], edges[part + 1]).columns()
+            kernels.walk(entries, slot_shifts(run.bits, run.order), setting, self.records, at, groups, tally[part], found[part])
+            return self.records[edges[part] : at[1]]
 
-        self.unigrams = np.concatenate(each(walk, range(len(self.ranges))))
+        self.unigrams = np.concatenate(each(walk, range(len(cuts))))
         self.tally, self.count_of_counts = tally.sum(axis=0, dtype=np.int64), found.sum(axis=0)
         self.sizes = self.tally.sum(axis=(1, 2)).tolist()
 
@@ -126,12 +120,10 @@ class _Builder:
         if n == 1:
             self._add_unigrams()
             return
-        columns, forward = self._place(n)
+        columns, self.last = self._place(n)
+        pruned = np.zeros(len(self.columns[-1].tokens), np.uint32)
         if min_raw > 1 or self.moved is not None:
             columns, pruned = self._drop(columns, min_raw)
-        else:
-            pruned = np.zeros(len(self.columns[-1].tokens), np.uint32)
-        self.last = forward
         self.columns.append(columns)
         self.pruned.append(pruned)
 
@@ -144,13 +136,13 @@ class _Builder:
         adjusted[seen] = raw[seen] if self.top == 1 else [kernels.left_of(value) for value in ahead[seen].tolist()]
         rows, zeros, over = np.arange(size, dtype=np.uint32), np.zeros(size, np.uint32), np.flatnonzero(adjusted > FULL)
         tokens, counts = rows.astype(token_type(size)), np.minimum(adjusted, FULL).astype(np.uint16)
-        starts = np.tile(np.arange(size), (len(self.spans), 1))
-        self.last = _Forward(tokens, zeros, ahead, zeros, np.arange(size + 1), starts, starts + 1)
+        starts = np.tile(np.arange(size), (len(self.cuts) - 1, 1))
+        self.last = _Forward(tokens, zeros, ahead, zeros, starts, starts + 1)
         self.columns.append(_Columns(tokens, zeros, counts, raw, (over.astype(np.uint32), adjusted[over])))
         self.pruned.append(np.zeros(1, np.uint32))
 
     def _place(self, n: int) -> tuple[_Columns, _Forward]:
-        """All n-grams of order n as columns of a table, and what the next order needs (nothing at the top order)."""
+        """All n-grams of order n as columns of a table, and what the next order needs."""
         size, last = self.sizes[n - 1], self.last
         tokens, counts = np.empty(size, token_type(self.vocab_size)), np.empty(size, np.uint16)
         parents, raw = np.empty(size, np.uint32), np.empty(size, np.uint32)
@@ -158,15 +150,15 @@ class _Builder:
         tally = self.tally[n - 1]
         ends = np.cumsum(tally.T.reshape(-1)).reshape(tally.T.shape).T.copy()
         starts = ends - tally
-        place, over = starts.copy(), np.empty((len(self.spans), 2, self.most_over), np.uint32)
+        place, over = starts.copy(), np.empty((len(starts), 2, self.most_over), np.uint32)
         setting = np.array([self.vocab_size, self.token_bits, -1 if n == self.top else self.bos])
 
         def part(group: int) -> int:
-            span = int(last.begin[self.spans[group][0]]), int(last.begin[self.spans[group][1]])
+            span = int(last.starts[0, self.cuts[group]]), int(last.ends[-1, self.cuts[group + 1] - 1])
             bounds, out = (last.starts[group].copy(), last.ends[group], place[group]), (tokens, parents, counts, raw)
             return kernels.place_order(self.records, last[:4], span, setting, *bounds, out, ahead, suffixes, over[group])
 
-        found = each(part, range(len(self.spans)))
+        found = each(part, range(len(starts)))
         over = np.concatenate([over[group, :, :count] for group, count in enumerate(found)], axis=1)
         over = over[:, np.argsort(over[0])]
         if not np.array_equal(place, ends):  # n-grams without a context left gaps at the ends of their buckets
@@ -178,8 +170,7 @@ class _Builder:
             ahead, suffixes = (column[rows] if n < self.top else column for column in (ahead, suffixes))
             over[0] = np.searchsorted(rows, over[0])
             starts, ends = np.searchsorted(rows, starts), np.searchsorted(rows, place)
-        begin = np.append(starts[0], len(tokens))
-        return _Columns(tokens, parents, counts, raw, (over[0], over[1])), _Forward(tokens, parents, ahead, suffixes, begin, starts, ends)
+        return _Columns(tokens, parents, counts, raw, (over[0], over[1])), _Forward(tokens, parents, ahead, suffixes, starts, ends)
 
     def _drop(self, columns: _Columns, min_raw: int) -> tuple[_Columns, U32]:
         """The n-grams that stay, and for each of their contexts the adjusted counts of those that go."""

@@ -162,13 +162,10 @@ def merge_runs(a: Array, b: Array, out: Array) -> tuple[int, int]:
 @njit
 def _copy_tail(source: Array, i: int, out: Array, m: int, k: int) -> tuple[int, int]:
     """Appends entries i… of a run to `out`, which holds m keys and k overflow entries."""
-    s_hi, s_lo, s_counts, s_index, s_exact = source
     hi, lo, counts, over_index, over_count = out
-    while i < len(s_hi):
-        hi[m], lo[m], counts[m] = s_hi[i], s_lo[i], s_counts[i]
-        if s_counts[i] == FULL:
-            over_index[k], over_count[k] = m, exact_count(s_counts, i, s_index, s_exact)
-            k += 1
-        m += 1
-        i += 1
-    return m, k
+    end = m + len(source[0]) - i
+    hi[m:end], lo[m:end], counts[m:end] = source[0][i:], source[1][i:], source[2][i:]
+    for j in range(np.searchsorted(source[3], i), len(source[3])):
+        over_index[k], over_count[k] = source[3][j] - i + m, source[4][j]
+        k += 1
+    return end, k

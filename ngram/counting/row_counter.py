@@ -109,16 +109,13 @@ class RowCounter:
             level.append(run)
             if len(level) < FAN_IN:
                 return
-            run = merge(*level, spent=self._own(level))
+            run = self._sum(level)
             level.clear()
         self._levels.append([run])
 
     def _sum(self, runs: list[Run]) -> Run:
-        return merge(*runs, spent=self._own(runs))
-
-    def _own(self, runs: list[Run]) -> list[Run]:
-        """Those that no caller of `run` has."""
-        return [run for run in runs if run is not self._lent]
+        """Gives back the memory of those runs that no caller of `run` has."""
+        return merge(*runs, spent=[run for run in runs if run is not self._lent])
 
     def _as_rows(self, rows: npt.ArrayLike) -> Tokens:
         array = np.asarray(rows)

@@ -112,22 +112,46 @@ def merge(*runs: Run, spent: Collection[Run] = ()) -> Run:
 
     spent: those of the runs that nobody reads again, by identity; their memory is given back while they are merged (on Linux).
 
-    Keys are cut into ranges that hold about PART entries of all runs together, so each entry moves through memory once however many runs there are."""
+    Keys are cut into ranges of about PART entries of all runs together, so each entry moves through memory once however many runs there are."""
     orders = sorted({(run.order, run.bits) for run in runs})
     if len(orders) > 1:
         raise SeedgramError(f"runs of (order, bits a token) {orders} cannot be merged; count all with the same orders and tokenizer")
     filled = [run for run in runs if len(run)]
     if len(filled) < 2:
         return filled[0] if filled else runs[0]
-    edges, out, at = edges_of(filled, PART), blank(sum(map(len, filled)), most_over(filled)), [0, 0]
-    for number, piece in enumerate(merged(filled, edges, lambda: _rest(out, *at)), 1):
-        out[3][at[1] : at[1] + len(piece.overflow_index)] = piece.overflow_index + at[0]
-        at[:] = at[0] + len(piece), at[1] + len(piece.overflow_index)
+    edges, total = edges_of(filled, PART), Growing(*orders[0], sum(map(len, filled)))
+    for number, piece in enumerate(merged(filled, edges, total.rest), 1):
+        total.append(piece)
         if number % RANGES_KEPT == 0 or number == edges.shape[1] - 1:
             for run, end in zip(filled, edges[:, number].tolist(), strict=True):
                 if any(run is one for one in spent):
                     give_back(run, end)
-    return _filled(*orders[0], out, *at)
+    return total.run()
+
+
+class Growing:
+    """A run that grows by ranges of rising keys, up to `capacity` entries; pages that are never written take no memory."""
+
+    def __init__(self, order: int, bits: int, capacity: int):
+        self.order, self.bits, self.size = order, bits, 0
+        self._columns, self._overflow = blank(capacity, 0)[:3], [np.zeros((2, 0), np.int64)]
+
+    def rest(self) -> tuple[U64, U64, U16]:
+        """Room for the next range."""
+        hi, lo, counts = self._columns
+        return hi[self.size :], lo[self.size :], counts[self.size :]
+
+    def append(self, piece: Run) -> None:
+        """piece: may lie in `rest()` already."""
+        for column, values in zip(self.rest(), piece.columns(), strict=False):
+            if not np.may_share_memory(column, values):
+                column[: len(values)] = values
+        self._overflow.append(np.stack([piece.overflow_index + self.size, piece.overflow_count]))
+        self.size += len(piece)
+
+    def run(self) -> Run:
+        hi, lo, counts = self._columns
+        return Run(self.order, hi[: self.size], lo[: self.size], counts[: self.size], *np.concatenate(self._overflow, axis=1), self.bits)
 
 
 def give_back(run: Run, end: int) -> None:
@@ -154,17 +178,17 @@ def edges_of(runs: Sequence[Any], entries: int) -> I64:
     return np.array([[0, *run.places(cuts), len(run)] for run in runs], np.int64)
 
 
-def merged(runs: Sequence[Any], edges: I64, into: Callable[[], "Columns"] | None = None) -> Iterator[Run]:
+def merged(runs: Sequence[Any], edges: I64, into: Callable[[], tuple[U64, U64, U16]] | None = None) -> Iterator[Run]:
     """The sum of each range, merged pair by pair in room that is used again: each is to be used up before the next is asked for.
 
     into: gives the room for each sum instead."""
-    widest = int(np.diff(edges, axis=1).sum(axis=0).max())
-    rooms = [blank(widest, most_over(runs)) for _ in range((len(runs) - 1).bit_length() - (into is not None))]
+    widest, over = int(np.diff(edges, axis=1).sum(axis=0).max()), most_over(runs)
+    rooms = [blank(widest, over) for _ in range((len(runs) - 1).bit_length())]
     for start, stop in zip(edges[:, :-1].T.tolist(), edges[:, 1:].T.tolist(), strict=True):
         pieces = [run.slice(a, b) for run, a, b in zip(runs, start, stop, strict=True)]
         for room in rooms:
-            pieces = merge_pairs(pieces, room)
-        yield merge_pairs(pieces, into())[0] if into else pieces[0]
+            pieces = merge_pairs(pieces, (*into(), *room[3:]) if into and room is rooms[-1] else room)
+        yield pieces[0]
 
 
 def merge_pairs(pieces: list[Run], room: "Columns") -> list[Run]:

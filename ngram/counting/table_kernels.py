@@ -1,16 +1,14 @@
 """Compiled steps from a run to the columns of a table.
 
-A run is sorted by n-grams read backwards, so one walk over it meets the n-grams of all orders: "backward order".  A table is sorted by
-n-grams read forwards, and sorting again is not needed: taken suffix by suffix, in the forward order of the suffixes, and appended to one
-bucket for each first token, the n-grams that end with a suffix come out in forward order.  The context of n-gram (a, suffix) is the n-gram
-(a, context of the suffix), which the bucket of `a` in the order below holds; as both buckets are sorted alike, it is found by moving a
-cursor on.  Most n-grams of the higher orders occurred once: the tokens to the left of such an n-gram travel along with it, in `ahead`, so
-that memory is only searched for the n-grams of the others.
+A run is sorted by n-grams read backwards: one walk over it meets those of all orders, in "backward order".  A table is sorted by n-grams read
+forwards, without sorting again: taken suffix by suffix, in the forward order of the suffixes, and appended to one bucket for each first token,
+n-grams come out in forward order.  The context of n-gram (a, suffix) is the n-gram (a, context of the suffix), in the bucket of `a` of the order
+below; as both buckets are sorted alike, a cursor that moves on finds it.  Most n-grams of high orders occurred once: the tokens to their left
+travel along, in `ahead`, so that memory is only searched for the n-grams that end with the others.
 
-ahead int64: left neighbours (PAD among them as 1 << 62) << 43 | first record of those n-grams; or, of an n-gram that occurred once, the tokens
-to its left with their bits inverted, so that it is negative.  A record is two int64: ahead, and raw count << 32 | first token.
-
-Shapes: V tokens, G groups of tokens, M n-grams of an order, S of the order below.
+ahead int64: left neighbours (PAD among them as 1 << 62) << 43 | first record of these n-grams; of an n-gram that occurred once, the tokens to its
+left with their bits inverted, so negative.  A record is two int64: ahead, and raw count << 32 | first token.
+Shapes: V tokens, G groups of tokens, M n-grams of an order.
 """
 
 import numpy as np
@@ -44,11 +42,10 @@ def walk(
 ) -> None:  # fmt: skip
     """The n-grams of all orders in backward order, but those that prolong one that occurred once: they follow from its `ahead`.
 
-    run: columns as in merge_runs.  shifts: (of the slots that end in hi, of those that end in lo) uint64, by which all that follows a slot is
-    shifted out.  setting (5,) int64: highest order, BOS, bits of a slot, lowest order whose n-grams that occurred once keep all tokens to
-    their left, bits of one of these.  records (·, 2), at (top + 2,): the next free record of each order.  groups (V,): the group of each token.
-    tally (top, G, V) int32: n-grams by group of their second token and by first token.  coc (top, 5) int64: n-grams whose adjusted count is
-    1…4, by count."""
+    run: columns as in merge_runs; shifts: keys.slot_shifts.  setting (5,) int64: highest order, BOS, bits of a slot, lowest order whose n-grams
+    that occurred once keep all tokens to their left, bits of one of these.  records (·, 2), at (top + 2,): the next free record of each
+    order.  groups (V,): of each token.  tally (top, G, V) int32: n-grams by group of their second token and by first token.
+    coc (top, 5) int64: n-grams whose adjusted count is 1…4, by count."""
     hi, lo, counts, over_index, over_count = run
     top, bos, bits, least, width = setting
     pad, vocab, seen = (1 << bits) - 1, len(groups), 0
@@ -113,12 +110,11 @@ def place_order(
 ) -> int:  # fmt: skip
     """The n-grams of one order that end with some suffixes, in forward order; returns the number of counts that do not fit 16 bits.
 
-    below: (tokens, parents, ahead, suffixes) of the order below, in forward order: last token, row of the context, what its n-grams are, row
-    of the suffix.  span: rows of the suffixes to take.  cursor, bound (V,) int64: where their n-grams' contexts begin and end in each bucket
-    of the order below; place (V,): where their n-grams begin in those of this order, and on return where they end.
-    setting (3,) int64: V, bits of a token in `ahead`, the first token after which counts are raw (-1: all).  out: (tokens, parents, counts,
-    raw) to fill; ahead, suffixes: as below, or empty at the top order.
-    over: (row, count) of counts over 65,535, in the order of discovery.  An n-gram whose context is not there is left out."""
+    below: (tokens, parents, ahead, suffixes) of the order below, in forward order: last token, row of the context, see above, row of the suffix.
+    span: rows of the suffixes to take.  cursor, bound (V,) int64: where the contexts of their n-grams begin and end in each bucket of the
+    order below; place (V,): where the n-grams begin in those of this order, and on return where they end.  setting (3,) int64: V, bits of a
+    token in `ahead`, the first token after which counts are raw (-1: all).  out: (tokens, parents, counts, raw) to fill; ahead, suffixes: as
+    below, or empty at the top order.  over: (row, count) of counts over 65,535.  An n-gram whose context is not there is left out."""
     below_tokens, below_parents, below_ahead, below_suffixes = below
     tokens, parents, counts, raws = out
     over_row, over_count = over
