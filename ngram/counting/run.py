@@ -183,7 +183,8 @@ def merged(runs: Sequence[Any], edges: I64, into: Callable[[], tuple[U64, U64, U
 
     into: gives the room for each sum instead."""
     widest, over = int(np.diff(edges, axis=1).sum(axis=0).max()), most_over(runs)
-    rooms = [blank(widest, over) for _ in range((len(runs) - 1).bit_length())]
+    rounds = (len(runs) - 1).bit_length()
+    rooms = [blank(0 if into and number + 1 == rounds else widest, over) for number in range(rounds)]
     for start, stop in zip(edges[:, :-1].T.tolist(), edges[:, 1:].T.tolist(), strict=True):
         pieces = [run.slice(a, b) for run, a, b in zip(runs, start, stop, strict=True)]
         for room in rooms:
