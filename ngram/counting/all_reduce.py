@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ngram.arrays import I64
-from ngram.counting.run import Growing, Run, merge
+from ngram.counting import kernels
+from ngram.counting.run import Run, merge
 from ngram.errors import SeedgramError
 
 if TYPE_CHECKING:
@@ -37,11 +38,11 @@ def all_reduce_run(run: Run, group: "ProcessGroup | None" = None, wave_entries: 
     if len(orders) > 1:
         raise SeedgramError(f"ranks counted different orders {orders}; start every rank with the same --orders")
     edges = _edges(run, link, wave_entries)
-    total = Growing(run.order, run.bits, int(facts[:, 1].sum()))
+    output = _Output(run, int(facts[:, 1].sum()))
     for wave in range(0, len(edges) - 1, link.world):
         for rows in link.gather_ragged(_exchange(run, edges[wave : wave + link.world + 1], link)):
-            total.append(_unpack(rows, run))
-    return total.run()
+            output.append(rows)
+    return output.run()
 
 
 class _Link:
@@ -112,3 +113,28 @@ def _pack(run: Run) -> I64:
 def _unpack(rows: I64, like: Run) -> Run:
     hi, lo = (np.ascontiguousarray(rows[:, i]).view(np.uint64) for i in (0, 1))
     return Run.from_counts(like.order, hi, lo, rows[:, 2], like.bits)
+
+
+class _Output:
+    """The result while it grows.  Room for the longest possible result is reserved; pages that are never written take no memory."""
+
+    def __init__(self, like: Run, capacity: int) -> None:
+        self.like, self.size = like, 0
+        self.hi, self.lo = np.empty(capacity, np.uint64), np.empty(capacity, np.uint64)
+        self.counts = np.empty(capacity, np.uint16)
+        self.overflow: list[tuple[I64, I64]] = []
+
+    def append(self, rows: I64) -> None:
+        stop = self.size + len(rows)
+        self.hi[self.size : stop] = rows[:, 0].view(np.uint64)
+        self.lo[self.size : stop] = rows[:, 1].view(np.uint64)
+        self.counts[self.size : stop] = np.minimum(rows[:, 2], kernels.FULL)
+        over = np.flatnonzero(rows[:, 2] >= kernels.FULL)
+        self.overflow.append((over + self.size, rows[over, 2]))
+        self.size = stop
+
+    def run(self) -> Run:
+        for column in (self.hi, self.lo, self.counts):
+            column.resize(self.size, refcheck=False)  # gives the reserved rest back without a copy
+        index, count = (np.concatenate([np.zeros(0, np.int64), *columns]) for columns in zip(*self.overflow, strict=True))
+        return Run(self.like.order, self.hi, self.lo, self.counts, index, count, self.like.bits)

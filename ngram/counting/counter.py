@@ -8,11 +8,12 @@ import numpy.typing as npt
 from ngram.arrays import Tokens, as_tokens, pad_of
 from ngram.counting.build_table import build_table
 from ngram.counting.row_counter import RowCounter
-from ngram.counting.run import Run, blank, edges_of, give_back, merge
+from ngram.counting.run import Run, give_back, merge
 from ngram.table import NgramTable
 from ngram.threads import COUNT, each
 
 SHARE_TOKENS = 1 << 22  # counted on a thread of its own, whose buffers take 12 MB
+SAMPLES_A_SHARE = 256  # keys looked at to cut ranges of about equal size
 RANGES_A_THREAD = 8  # added up side by side, so that little is held twice
 
 
@@ -44,26 +45,32 @@ class NgramCache(RowCounter):
     def _sum(self, runs: list[Run]) -> Run:
         """As RowCounter's, but ranges of keys are added up side by side where there is more than one thread."""
         filled = [run for run in runs if len(run)]
-        size = sum(map(len, filled))
-        threads = min(COUNT, size // SHARE_TOKENS)
-        if threads < 2 or len(filled) < 2 or any(run is self._lent for run in filled):
+        parts = RANGES_A_THREAD * min(COUNT, sum(map(len, filled)) // SHARE_TOKENS)
+        if parts < 2 * RANGES_A_THREAD or len(filled) < 2 or any(run is self._lent for run in filled):
             return super()._sum(runs)
+        samples = np.sort(np.concatenate([run.hi[:: SHARE_TOKENS // SAMPLES_A_SHARE] for run in filled]))
+        cuts = np.unique(samples[np.arange(1, parts) * len(samples) // parts])
+        edges = np.array([[0, *np.searchsorted(run.hi, cuts), len(run)] for run in filled])
 
-        def add(edges: tuple[list[int], list[int]]) -> Run:
-            pieces = [run.slice(a, b) for run, a, b in zip(filled, *edges, strict=True)]
-            return merge(*pieces, spent=pieces)
+        def add(part: int) -> Run:
+            pieces = [run.slice(a, b) for run, a, b in zip(filled, edges[:, part], edges[:, part + 1], strict=True)]
+            total = merge(*pieces, spent=pieces)
+            for piece in pieces:
+                if piece is not total:
+                    give_back(piece, len(piece))
+            return total
 
-        sums = each(add, pairwise(edges_of(filled, size // (RANGES_A_THREAD * threads)).T.tolist()))
-        begin = np.cumsum([0, *map(len, sums)]).tolist()
-        columns = blank(begin[-1], 0)[:3]
+        sums = each(add, range(edges.shape[1] - 1))
+        begin, over = np.cumsum([0, *map(len, sums)]), [part.overflow_index for part in sums]
+        columns = tuple(np.empty(begin[-1], kind) for kind in (np.uint64, np.uint64, np.uint16))
 
-        def move(number: int) -> None:
-            for column, values in zip(columns, sums[number].columns()[:3], strict=True):
-                column[begin[number] : begin[number + 1]] = values
-            give_back(sums[number], len(sums[number]))
+        def move(part: int) -> None:
+            for column, values in zip(columns, sums[part].columns(), strict=False):
+                column[begin[part] : begin[part + 1]] = values
+            give_back(sums[part], len(sums[part]))
 
         each(move, range(len(sums)))
-        index = np.concatenate([part.overflow_index + at for part, at in zip(sums, begin, strict=False)])
+        index = np.concatenate([places + at for places, at in zip(over, begin, strict=False)])
         return Run(self.order, *columns, index, np.concatenate([part.overflow_count for part in sums]), self._bits)
 
     def table(self, min_raw: list[int] | tuple[int, ...] | None = None) -> NgramTable:

@@ -103,11 +103,12 @@ def group_keys(keys: Array, positions: Array, hi: Array, lo: Array, counts: Arra
             key_hi, key_lo = some_hi[i], some_lo[i]
             if key_hi == NO_KEY:
                 continue
-            if key_hi != last_hi or key_lo != last_lo:
-                m, size = m + 1, 0
+            if key_hi == last_hi and key_lo == last_lo:
+                size += 1
+            else:
+                m += 1
                 hi[m], lo[m] = key_hi, key_lo
-                last_hi, last_lo = key_hi, key_lo
-            size += 1
+                last_hi, last_lo, size = key_hi, key_lo, 1
             counts[m] = min(size, FULL)
             if size >= FULL:
                 k += size == FULL
@@ -162,10 +163,13 @@ def merge_runs(a: Array, b: Array, out: Array) -> tuple[int, int]:
 @njit
 def _copy_tail(source: Array, i: int, out: Array, m: int, k: int) -> tuple[int, int]:
     """Appends entries i… of a run to `out`, which holds m keys and k overflow entries."""
+    s_hi, s_lo, s_counts, s_index, s_exact = source
     hi, lo, counts, over_index, over_count = out
-    end = m + len(source[0]) - i
-    hi[m:end], lo[m:end], counts[m:end] = source[0][i:], source[1][i:], source[2][i:]
-    for j in range(np.searchsorted(source[3], i), len(source[3])):
-        over_index[k], over_count[k] = source[3][j] - i + m, source[4][j]
-        k += 1
-    return end, k
+    while i < len(s_hi):
+        hi[m], lo[m], counts[m] = s_hi[i], s_lo[i], s_counts[i]
+        if s_counts[i] == FULL:
+            over_index[k], over_count[k] = m, exact_count(s_counts, i, s_index, s_exact)
+            k += 1
+        m += 1
+        i += 1
+    return m, k

@@ -17,12 +17,12 @@ import numpy as np
 import xxhash
 
 from ngram.arrays import I64, U64, Array
-from ngram.counting.run import SAMPLE, Run, edges_of, merged
+from ngram.counting.run import Room, Run, ranges
 from ngram.errors import FileFormatError, SeedgramError
 
-# samples: every SAMPLE-th `hi`, which stays in memory
-COLUMNS = {"hi": "<u8", "lo": "<u8", "counts": "<u2", "overflow_index": "<i8", "overflow_count": "<i8", "samples": "<u8"}
+COLUMNS = {"hi": "<u8", "lo": "<u8", "counts": "<u2", "overflow_index": "<i8", "overflow_count": "<i8", "samples": "<u8"}  # the last: see SAMPLE
 ENTRY_BYTES = 18  # of the three columns that have an entry for each key
+SAMPLE = 256  # every so manieth `hi` is also a sample, which stays in memory
 BLOCK_BYTES = 1 << 18  # read at once when a digest is checked
 ABOUT = "about.json"
 PARTIAL = "partial-"
@@ -158,11 +158,31 @@ class RunWriter:
         return SeedgramError(f"{self._partial}: cannot write: {error.strerror}; free space or choose another folder")
 
 
+def merged_ranges(runs: Sequence[Run | RunFile], entries: int) -> Iterator[Run]:
+    """The sum of the runs as ranges of rising keys, each of at most `entries` entries of all runs together, or SAMPLE of each run where that is more.
+
+    A range is merged pair by pair in room that is used again: each is to be used up before the next is asked for."""
+    filled = [run for run in runs if len(run)]
+    if not filled:
+        return
+    samples = np.sort(np.concatenate([run.samples if isinstance(run, RunFile) else run.hi[::SAMPLE] for run in filled]))
+    step = max(1, entries // SAMPLE - len(filled))
+    cuts = np.unique(samples[step::step])
+    edges = np.array([[0, *_places(run, cuts), len(run)] for run in filled])
+    room = Room(int(np.diff(edges, axis=1).sum(axis=0).max()), sum(run.total() for run in filled))
+    for pieces in ranges(filled, edges):
+        room.size = room.over = 0
+        yield room.add(*pieces) if len(pieces) > 1 else pieces[0]
+
+
+def _places(run: Run | RunFile, cuts: U64) -> I64:
+    return run.places(cuts) if isinstance(run, RunFile) else np.searchsorted(run.hi, cuts).astype(np.int64)
+
+
 def merge_into(writer: RunWriter, runs: Sequence[Run | RunFile], entries: int, keep: Callable[[Run], Run] | None = None) -> None:
     """Writes the sum of the runs.  entries: in memory at a time; keep: what is kept of each range, None for everything."""
     try:
-        filled = [run for run in runs if len(run)]
-        for piece in merged(filled, edges_of(filled, entries)) if filled else ():
+        for piece in merged_ranges(runs, entries):
             writer.append(piece if keep is None else keep(piece))
     except BaseException:
         writer.drop()

@@ -16,8 +16,8 @@ from ngram.arrays import as_tokens, pad_of
 from ngram.container import atomic_write
 from ngram.counting.counter import NgramCache
 from ngram.counting.row_counter import BUFFER_POSITIONS
-from ngram.counting.run import SAMPLE, Run
-from ngram.counting.run_file import ENTRY_BYTES, PARTIAL, RunFile, RunWriter, merge_into, open_run
+from ngram.counting.run import Run
+from ngram.counting.run_file import ENTRY_BYTES, PARTIAL, SAMPLE, RunFile, RunWriter, merge_into, open_run
 from ngram.errors import FileFormatError, SeedgramError
 
 BUFFER_SHARE = 400  # bytes of the budget for each position of the buffer, which takes 44

@@ -2,10 +2,10 @@
 
     python scripts/bench/pruning.py --shard train.bin --held-out dev.bin --vocab 1024 [--tokens 3000000] [--shares 2 4 8] [--keep 3] [--json F]
 
-Text is counted in pieces.  Whenever more entries are held than a share of those that everything would take, the histories of entries that occurred
-once are cut to `--keep` tokens, then of those that occurred twice, then three times, unless half of the limit is left before.  Counts of orders up to `--keep` stay
-exact, and so do the left neighbours of orders below; those of order `--keep` that were cut away are taken for as many neighbours as they were
-counted.  What comes back later begins at 0.  Beside it: the same thresholds applied only when the table is made, from exact counts.
+Text is counted in pieces.  Whenever more entries are held than a share of those that everything would take, the histories of entries that
+occurred once are cut to `--keep` tokens, then of those that occurred twice, then three times, unless half of the limit is left before.  Counts
+of orders up to `--keep` stay exact, and so do the left neighbours of orders below; those of order `--keep` that were cut away are taken for as
+many neighbours as they were counted.  What comes back later begins at 0.  Beside it: the same thresholds applied only when the table is made.
 
 Columns: the most entries held at once, n-grams of the table and bits a token of the first held-out tokens, nothing learned from them.
 """

@@ -81,7 +81,7 @@ def test_shares_counted_side_by_side_and_tables_made_by_more_threads_are_the_sam
     vocab, tokens = stream
     run, table = count(vocab, tokens, order).run(), count(vocab, tokens, order).table([1] + [2] * (order - 1))
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("counter.COUNT", threads), ("build_table.COUNT", threads), ("counter.SHARE_TOKENS", 4)):
+        for name, value in (("counter.COUNT", threads), ("build_table.COUNT", threads), ("counter.SHARE_TOKENS", 4), ("counter.SAMPLES_A_SHARE", 4)):
             patch.setattr(f"ngram.counting.{name}", value)
         shared = count(vocab, tokens, order)
         assert same_run(shared.run(), run)
@@ -134,7 +134,7 @@ def test_an_n_gram_whose_context_was_never_counted_is_left_out():
 @pytest.mark.parametrize("entries", [1, 1 << 16])
 def test_counts_past_16_bits_are_exact_through_merges(entries, monkeypatch):
     monkeypatch.setattr("ngram.counting.run.PART", entries)  # so that overflow lies in later ranges, too
-    monkeypatch.setattr("ngram.counting.run.SAMPLE", 1)
+    monkeypatch.setattr("ngram.counting.run.SAMPLES", 1)
     hi, lo = pack_keys([[1, 0], [2, 0], [1, 3]])
     a = Run.from_counts(2, hi, lo, [65534, 65535, 70000])
     b = Run.from_counts(2, hi[1:], lo[1:], [1, 1 << 33])
