@@ -39,7 +39,7 @@ def table_within(
             count_into(cache, _noting(losses.noted(found), cache, losses), vocabulary)
         files = len(cache.files)
         whole = cache.finish(predicted(vocabulary))
-    report = {"tokens": whole.positions, "order": asked.order, "runs_in_files": files, "resumed_at": cache.resumed_at}
+    report: dict[str, Any] = {"tokens": whole.positions, "order": asked.order, "runs_in_files": files, "resumed_at": cache.resumed_at}
     if asked.outputs.counts is not None:
         write_counts(asked.outputs.counts, Counts(whole, vocabulary, whole.positions))
         report["counts_out"] = str(asked.outputs.counts)

@@ -62,16 +62,16 @@ class NgramCache(RowCounter):
 
         sums = each(add, range(edges.shape[1] - 1))
         begin, over = np.cumsum([0, *map(len, sums)]), [part.overflow_index for part in sums]
-        columns = tuple(np.empty(begin[-1], kind) for kind in (np.uint64, np.uint64, np.uint16))
+        hi, lo, counts = np.empty(begin[-1], np.uint64), np.empty(begin[-1], np.uint64), np.empty(begin[-1], np.uint16)
 
         def move(part: int) -> None:
-            for column, values in zip(columns, sums[part].columns(), strict=False):
+            for column, values in zip((hi, lo, counts), sums[part].columns(), strict=False):
                 column[begin[part] : begin[part + 1]] = values
             give_back(sums[part], len(sums[part]))
 
         each(move, range(len(sums)))
         index = np.concatenate([places + at for places, at in zip(over, begin, strict=False)])
-        return Run(self.order, *columns, index, np.concatenate([part.overflow_count for part in sums]), self._bits)
+        return Run(self.order, hi, lo, counts, index, np.concatenate([part.overflow_count for part in sums]), self._bits)
 
     def table(self, min_raw: list[int] | tuple[int, ...] | None = None) -> NgramTable:
         """The Kneser–Ney table of the counts; min_raw as in `build_table`."""

@@ -76,11 +76,11 @@ def draw(seed: int, first: tuple[Array, Array], shares: tuple[Array, Array, Arra
                     high = middle
                 else:
                     low = middle + 1
-            token = np.int64(tokens[order - 1][low])
+            token = int(tokens[order - 1][low])
             break
         if token < 0:
             state += np.uint64(0x9E3779B97F4A7C15)
-            token = np.int64(mix(state) % np.uint64(vocab))
+            token = int(mix(state) % np.uint64(vocab))
         out[t] = token
         context = -1 if token == BOS else rows[last, token]
         last = token
