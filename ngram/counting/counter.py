@@ -8,7 +8,7 @@ import numpy.typing as npt
 from ngram.arrays import Tokens, as_tokens, pad_of
 from ngram.counting.build_table import build_table
 from ngram.counting.row_counter import RowCounter
-from ngram.counting.run import Run, give_back, merge
+from ngram.counting.run import Run, _give_back, merge
 from ngram.table import NgramTable
 from ngram.threads import COUNT, each
 
@@ -57,7 +57,7 @@ class NgramCache(RowCounter):
             total = merge(*pieces, spent=pieces)
             for piece in pieces:
                 if piece is not total:
-                    give_back(piece, len(piece))
+                    _give_back(piece, len(piece))
             return total
 
         sums = each(add, range(edges.shape[1] - 1))
@@ -67,7 +67,7 @@ class NgramCache(RowCounter):
         def move(part: int) -> None:
             for column, values in zip((hi, lo, counts), sums[part].columns(), strict=False):
                 column[begin[part] : begin[part + 1]] = values
-            give_back(sums[part], len(sums[part]))
+            _give_back(sums[part], len(sums[part]))
 
         each(move, range(len(sums)))
         index = np.concatenate([places + at for places, at in zip(over, begin, strict=False)])

@@ -139,7 +139,7 @@ def merge(*runs: Run, spent: Collection[Run] = ()) -> Run:
         if number % RANGES_KEPT == 0:
             for run, end in zip(filled, stop, strict=True):
                 if any(run is one for one in spent):
-                    give_back(run, end)
+                    _give_back(run, end)
     return out.run(*orders[0])
 
 
@@ -158,7 +158,7 @@ def ranges(runs: Sequence[Any], edges: I64) -> Iterator[list[Run]]:
         yield pieces
 
 
-def give_back(run: Run, end: int) -> None:
+def _give_back(run: Run, end: int) -> None:
     """Hands the whole pages of the first `end` entries back to the system; they read as zeros from then on."""
     if sys.platform == "linux":
         for column in run.columns()[:3]:
