@@ -169,11 +169,16 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         raise SeedgramError(f"{os.fspath(path) or repr('')}: cannot read: {error.strerror}; check the path") from None
 
 
+def head(magic: bytes, version: int, header: Mapping[str, Any], sizes: Mapping[str, int]) -> bytes:
+    """How a container begins whose sections take so many bytes; they follow, then the SHA-256 of all."""
+    full_header = {**header, "sections": list(map(list, sizes.items()))}
+    header_bytes = json.dumps(full_header, sort_keys=True, separators=(",", ":")).encode()
+    return _PREFIX.pack(magic, version, len(header_bytes)) + header_bytes
+
+
 def pack(magic: bytes, version: int, header: Mapping[str, Any], sections: Mapping[str, bytes]) -> bytes:
     """One container as bytes.  magic: 8 bytes; header: JSON values only; sections: kept in the order given."""
-    full_header = {**header, "sections": [[name, len(data)] for name, data in sections.items()]}
-    header_bytes = json.dumps(full_header, sort_keys=True, separators=(",", ":")).encode()
-    body = b"".join([_PREFIX.pack(magic, version, len(header_bytes)), header_bytes, *sections.values()])
+    body = b"".join([head(magic, version, header, {name: len(data) for name, data in sections.items()}), *sections.values()])
     return body + hashlib.sha256(body).digest()
 
 

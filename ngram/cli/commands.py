@@ -61,9 +61,10 @@ def train(asked: options.TrainOptions) -> None:
         if asked.memory is not None:
             from ngram.cli.within_memory import table_within  # files and all: not for every command
 
-            assert asked.outputs.model is not None
-            with table_within(asked, paths, vocabulary, losses) as (table, report), stage("encoding"):
-                _write_model(table, vocabulary, asked.outputs.model, asked.outputs.max_bytes, report)
+            with table_within(asked, paths, vocabulary, losses) as (table, report):
+                if table is not None and asked.outputs.model is not None:
+                    with stage("encoding"):
+                        _write_model(table, vocabulary, asked.outputs.model, asked.outputs.max_bytes, report)
         else:
             with stage("counting"):
                 run = count_documents(losses.noted(encoded(paths, vocabulary)), vocabulary, asked.order)

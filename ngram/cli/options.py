@@ -50,10 +50,8 @@ class TrainOptions:
                 raise UsageError("--work names a folder for what does not fit into --memory; give both")
         elif self.memory < LEAST_MEMORY:
             raise UsageError(f"--memory {self.memory}: give at least {LEAST_MEMORY >> 20}M")
-        elif self.outputs.model is None or self.outputs.counts is not None:
-            raise UsageError("--memory makes a model; a file of counts holds all of them at once: give --out, without --counts-out")
-        elif str(self.outputs.model) == STANDARD and self.work is None:
-            raise UsageError("--memory with --out - needs --work, a folder for what does not fit")
+        elif str(self.outputs.model or self.outputs.counts) == STANDARD and self.work is None:
+            raise UsageError("--memory with an output - needs --work, a folder for what does not fit")
         if self.words is not None and not 3 <= self.words <= MAX_WORDS:
             raise UsageError(f"--words {self.words}: <unk>, <s> and </s> are 3 of them; give 3 to {MAX_WORDS}")
 

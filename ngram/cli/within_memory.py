@@ -14,6 +14,7 @@ from ngram.cli.reading import Losses, encoded
 from ngram.counting.documents import count_into, predicted
 from ngram.counting.spill import SpillingCache
 from ngram.counting.table_in_parts import build_in_parts
+from ngram.storing.model_file import Counts, write_counts
 from ngram.table import NgramTable
 from ngram.terminal import stage
 from ngram.vocabulary import Vocabulary
@@ -22,12 +23,14 @@ from ngram.vocabulary import Vocabulary
 @contextmanager
 def table_within(
     asked: options.TrainOptions, paths: list[Path], vocabulary: Vocabulary, losses: Losses
-) -> Iterator[tuple[NgramTable, dict[str, Any]]]:
-    """The table and what there is to report; its columns lie in the folder of files, which goes when the body ends well.
+) -> Iterator[tuple[NgramTable | None, dict[str, Any]]]:
+    """The table, if a model is asked for, and what there is to report; its columns lie in the folder of files, which goes when the body ends well.
+
+    A file of exact counts, if asked for, is written on the way.
 
     Raises SeedgramError when the folder was begun for other texts or settings."""
     assert asked.memory is not None
-    folder = asked.work or Path(f"{asked.outputs.model}.work")
+    folder = asked.work or Path(f"{asked.outputs.model or asked.outputs.counts}.work")
     cache = SpillingCache(vocabulary.vocab_size, asked.order, vocabulary.bos, folder, asked.memory, _task(asked, paths, vocabulary))
     losses.lost, losses.total = cache.noted.get("losses", (0, 0))
     with stage("counting"):
@@ -36,10 +39,16 @@ def table_within(
             count_into(cache, _noting(losses.noted(found), cache, losses), vocabulary)
         files = len(cache.files)
         whole = cache.finish(predicted(vocabulary))
-    with stage("estimating"):
-        size, bos = vocabulary.vocab_size, vocabulary.bos
-        table = build_in_parts(whole, size, bos, folder / "table", asked.memory, min_raw=asked.outputs.thresholds(asked.order))
-    yield table, {"tokens": whole.positions, "order": asked.order, "runs_in_files": files, "resumed_at": cache.resumed_at}
+    report: dict[str, Any] = {"tokens": whole.positions, "order": asked.order, "runs_in_files": files, "resumed_at": cache.resumed_at}
+    if asked.outputs.counts is not None:
+        write_counts(asked.outputs.counts, Counts(whole, vocabulary, whole.positions))
+        report["counts_out"] = str(asked.outputs.counts)
+    table = None
+    if asked.outputs.model is not None:
+        with stage("estimating"):
+            size, bos = vocabulary.vocab_size, vocabulary.bos
+            table = build_in_parts(whole, size, bos, folder / "table", asked.memory, min_raw=asked.outputs.thresholds(asked.order))
+    yield table, report
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ngram.arrays import I64, NARROW, U16, U32, U64, Tokens, token_type
+from ngram.arrays import I64, U16, U32, Tokens, token_type
 from ngram.counting import table_kernels as kernels
 from ngram.counting.discounts import estimate_discounts
 from ngram.counting.kernels import FULL, U32_MAX
@@ -14,6 +14,10 @@ from ngram.counting.keys import slot_shifts
 from ngram.counting.run import Run
 from ngram.errors import SeedgramError
 from ngram.table import NgramTable, check_order
+from ngram.threads import COUNT, each
+
+GONE = U32_MAX  # row of an n-gram that a threshold drops
+PARTED = 1 << 19  # groups of tokens times tokens: what is counted for each pair takes 28 bytes a thread
 
 
 def thresholds(min_raw: Sequence[int] | None, order: int, counted: int) -> list[int]:
@@ -52,14 +56,14 @@ def build_table(
 class _Forward(NamedTuple):
     """All n-grams of one order in forward order, also those that a threshold drops: the next order is placed by them.
 
-    tokens (M,): last tokens.  parents, backward, suffixes (M,) uint32: row of the context, place in backward order, row
-    of the n-gram without its first token.  begin (V + 1,) int64: where the n-grams of each first token begin."""
+    Columns as in kernels.place_order; starts, ends (G, V) int64: where the n-grams of each first token and group of second tokens lie."""
 
     tokens: Tokens
     parents: U32
-    backward: U32
+    ahead: I64
     suffixes: U32
-    begin: I64
+    starts: I64
+    ends: I64
 
 
 class _Columns(NamedTuple):
@@ -76,93 +80,110 @@ class _Builder:
     """The orders so far.  last: all n-grams of the last one; moved: their rows in the table, None while none was dropped."""
 
     def __init__(self, run: Run, vocab_size: int, bos: int, top: int):
-        self.run, self.vocab_size, self.bos, self.top = run, vocab_size, bos, top
-        self.shared = np.empty(len(run), np.uint8)
-        kernels.shared_slots(run.hi, run.lo, slot_shifts(run.bits, run.order), self.shared)
+        self.vocab_size, self.bos, self.top = vocab_size, bos, top
         self.most_over = run.total() // FULL + 1  # each count over 65,535 stands for as many positions
         self.columns: list[_Columns] = []
         self.pruned: list[U32] = []
-        self.count_of_counts = np.zeros((top, 5), np.int64)
+        self.token_bits = int(vocab_size).bit_length()
+        self._walk(run)
         # Room to work in, used by one order after the other: fresh memory would cost as much time as what is written to it.
-        size = len(run)
-        self.records, self.starts = np.empty(size, np.uint64), np.empty(size + 1, np.uint32)
-        self.firsts = np.empty(0 if vocab_size <= NARROW else size, np.uint32)
-        self.walks = [(np.empty(size, np.uint32), np.empty(size, np.uint32)) for _ in range(2)]
-        self.scanned = 0  # n-grams of the last order in backward order, with those whose context was never counted
+        size = max(self.sizes[1:-1], default=0)
+        self.walks = [(np.empty(size, np.int64), np.empty(size, np.uint32)) for _ in range(2)]
         self.last: _Forward
         self.moved: U32 | None = None
 
+    def _walk(self, run: Run) -> None:
+        """Groups of tokens that about as many entries end with are walked, and what begins with them is placed, side by side."""
+        size, parts = self.vocab_size, min(COUNT, max(1, PARTED // self.vocab_size))
+        begin = np.searchsorted(run.hi, np.arange(size, dtype=np.uint64) << np.uint64(64 - run.bits))
+        cuts = np.unique(np.searchsorted(begin, np.arange(parts) * len(run) // parts))
+        cuts = cuts[cuts < size] if len(run) else cuts[:1]
+        self.cuts, edges = np.append(cuts, size), np.append(begin[cuts], len(run))
+        groups = np.repeat(np.arange(len(cuts)), np.diff(self.cuts))
+        setting = np.array([self.top, self.bos, run.bits, max(1, self.top - kernels.TAIL_BITS // self.token_bits), self.token_bits])
+        self.records = np.empty((self.top * len(run) + 1, 2), np.int64)  # most of it is never touched and takes no memory
+        found = np.zeros((len(cuts), self.top, 5), np.int64)
+        tally = np.zeros((len(cuts), self.top, len(cuts), size), np.int32)
+
+        def walk(part: int) -> I64:
+            at = len(run) * np.arange(-1, self.top + 1) + edges[part]
+            entries = run.slice(edges[part], edges[part + 1]).columns()
+            kernels.walk(entries, slot_shifts(run.bits, run.order), setting, self.records, at, groups, tally[part], found[part])
+            return self.records[edges[part] : at[1]]
+
+        self.unigrams = np.concatenate(each(walk, range(len(cuts))))
+        self.tally, self.count_of_counts = tally.sum(axis=0, dtype=np.int64), found.sum(axis=0)
+        self.sizes = self.tally.sum(axis=(1, 2)).tolist()
+
     def add_order(self, n: int, min_raw: int) -> None:
         """Adds the next order.  n-grams that occur less than min_raw times are dropped."""
-        starts, tally = self.starts[: self.scanned + 1], np.zeros(self.vocab_size, np.int64)
-        arguments = self.run.columns(), self.shared, n, self.top, self.bos, self.run.bits, self.records, self.firsts, starts, tally
-        self.scanned = kernels.scan_order(*arguments, self.count_of_counts[n - 1])
-        records = self.records[: self.scanned]
         if n == 1:
-            self._add_unigrams(records)
+            self._add_unigrams()
             return
-        columns, forward = self._place(n, records, self._of_all_tokens(starts) if n == 2 else starts, tally)
+        columns, self.last = self._place(n)
+        pruned = np.zeros(len(self.columns[-1].tokens), np.uint32)
         if min_raw > 1 or self.moved is not None:
             columns, pruned = self._drop(columns, min_raw)
-        else:
-            pruned = np.zeros(len(self.columns[-1].tokens), np.uint32)
-        self.last = forward
         self.columns.append(columns)
         self.pruned.append(pruned)
 
-    def _add_unigrams(self, records: U64) -> None:
+    def _add_unigrams(self) -> None:
         """Order 1 holds every token of the vocabulary."""
-        size = self.vocab_size
-        wide = len(self.firsts) > 0
-        self.seen = (self.firsts[: len(records)] if wide else records >> np.uint64(16) & np.uint64(FULL)).astype(np.int64)
+        size, seen = self.vocab_size, self.unigrams[:, 1] & U32_MAX
+        ahead = np.zeros(size, np.int64)
         adjusted, raw = np.zeros((2, size), np.uint32)
-        raw[self.seen] = records >> np.uint64(32)
-        adjusted[self.seen] = raw[self.seen] if self.top == 1 else (records & np.uint64(U32_MAX if wide else FULL)) + np.uint64(1)
+        ahead[seen], raw[seen] = self.unigrams[:, 0], self.unigrams[:, 1] >> 32 & U32_MAX
+        adjusted[seen] = raw[seen] if self.top == 1 else [kernels.left_of(value) for value in ahead[seen].tolist()]
         rows, zeros, over = np.arange(size, dtype=np.uint32), np.zeros(size, np.uint32), np.flatnonzero(adjusted > FULL)
         tokens, counts = rows.astype(token_type(size)), np.minimum(adjusted, FULL).astype(np.uint16)
-        self.last = _Forward(tokens, zeros, rows, zeros, np.arange(size + 1))
+        starts = np.tile(np.arange(size), (len(self.cuts) - 1, 1))
+        self.last = _Forward(tokens, zeros, ahead, zeros, starts, starts + 1)
         self.columns.append(_Columns(tokens, zeros, counts, raw, (over.astype(np.uint32), adjusted[over])))
         self.pruned.append(np.zeros(1, np.uint32))
 
-    def _of_all_tokens(self, starts: U32) -> U32:
-        """(V + 1,) where the bigrams that end with each token begin; starts: the same for the tokens seen."""
-        sizes = np.zeros(self.vocab_size, np.int64)
-        sizes[self.seen] = np.diff(starts)
-        return np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint32)
-
-    def _place(self, n: int, records: U64, starts: U32, tally: I64) -> tuple[_Columns, _Forward]:
-        """All n-grams of order n as columns of a table, and what the next order needs (nothing at the top order)."""
-        size = len(records)
+    def _place(self, n: int) -> tuple[_Columns, _Forward]:
+        """All n-grams of order n as columns of a table, and what the next order needs."""
+        size, last = self.sizes[n - 1], self.last
         tokens, counts = np.empty(size, token_type(self.vocab_size)), np.empty(size, np.uint16)
         parents, raw = np.empty(size, np.uint32), np.empty(size, np.uint32)
-        backward, suffixes = (column[: size if n < self.top else 0] for column in self.walks[n % 2])
-        begin = np.concatenate([[0], np.cumsum(tally)])
-        end, over = begin[:-1].copy(), np.empty((2, self.most_over), np.uint32)
-        raw_after = -1 if n == self.top else self.bos
-        below = tuple(self.last[:4])
-        columns = tokens, parents, counts, raw
-        found = kernels.place_order(records, self.firsts, starts, below, self.last.begin, end, columns, backward, suffixes, raw_after, over)
-        over = over[:, np.argsort(over[0, :found])]
-        if not np.array_equal(end, begin[1:]):  # n-grams without a context left gaps at the ends of their buckets
-            rows = np.concatenate([np.arange(a, b) for a, b in zip(begin[:-1], end, strict=True)])
-            tokens, parents, counts, raw = (column[rows] for column in columns)
-            backward, suffixes = (column[rows] if n < self.top else column for column in (backward, suffixes))
-            over[0], begin = np.searchsorted(rows, over[0]), np.concatenate([[0], np.cumsum(end - begin[:-1])])
-        forward = _Forward(tokens, parents, backward, suffixes, begin)
-        return _Columns(tokens, parents, counts, raw, (over[0], over[1])), forward
+        ahead, suffixes = (column[: size if n < self.top else 0] for column in self.walks[n % 2])
+        tally = self.tally[n - 1]
+        ends = np.cumsum(tally.T.reshape(-1)).reshape(tally.T.shape).T.copy()
+        starts = ends - tally
+        place, over = starts.copy(), np.empty((len(starts), 2, self.most_over), np.uint32)
+        setting = np.array([self.vocab_size, self.token_bits, -1 if n == self.top else self.bos])
+
+        def part(group: int) -> int:
+            span = int(last.starts[0, self.cuts[group]]), int(last.ends[-1, self.cuts[group + 1] - 1])
+            bounds, out = (last.starts[group].copy(), last.ends[group], place[group]), (tokens, parents, counts, raw)
+            return kernels.place_order(self.records, last[:4], span, setting, *bounds, out, ahead, suffixes, over[group])
+
+        found = each(part, range(len(starts)))
+        over = np.concatenate([over[group, :, :count] for group, count in enumerate(found)], axis=1)
+        over = over[:, np.argsort(over[0])]
+        if not np.array_equal(place, ends):  # n-grams without a context left gaps at the ends of their buckets
+            stays = np.ones(size, bool)
+            for a, b in zip(place[place < ends], ends[place < ends], strict=True):
+                stays[a:b] = False
+            rows = np.flatnonzero(stays)
+            tokens, parents, counts, raw = (column[rows] for column in (tokens, parents, counts, raw))
+            ahead, suffixes = (column[rows] if n < self.top else column for column in (ahead, suffixes))
+            over[0] = np.searchsorted(rows, over[0])
+            starts, ends = np.searchsorted(rows, starts), np.searchsorted(rows, place)
+        return _Columns(tokens, parents, counts, raw, (over[0], over[1])), _Forward(tokens, parents, ahead, suffixes, starts, ends)
 
     def _drop(self, columns: _Columns, min_raw: int) -> tuple[_Columns, U32]:
         """The n-grams that stay, and for each of their contexts the adjusted counts of those that go."""
-        pruned = np.zeros(len(self.columns[-1].tokens), np.int64)
-        below = self.moved if self.moved is not None else np.arange(len(self.last.tokens), dtype=np.uint32)
-        self.moved = np.empty(len(columns.tokens), np.uint32)
-        size = kernels.choose(columns[:4], below, min_raw, columns.over, self.moved, pruned)
-        rows = np.flatnonzero(self.moved != kernels.GONE)
-        assert len(rows) == size
-        over_rows, over_counts = columns.over
-        stays = self.moved[over_rows] != kernels.GONE
-        over = self.moved[over_rows[stays]], over_counts[stays]
-        kept = _Columns(columns.tokens[rows], below[columns.parents[rows]], columns.counts[rows], columns.raw[rows], over)
+        contexts = columns.parents if self.moved is None else self.moved[columns.parents]
+        stays = (columns.raw >= min_raw) & (contexts != GONE)
+        goes = np.flatnonzero(~stays & (contexts != GONE))
+        self.moved = np.cumsum(stays, dtype=np.uint32) - np.uint32(1)
+        self.moved[~stays] = GONE
+        (over_rows, over_counts), adjusted = columns.over, columns.counts.astype(np.uint32)
+        adjusted[over_rows] = over_counts
+        pruned = np.bincount(contexts[goes], adjusted[goes], len(self.columns[-1].tokens))
+        over = self.moved[over_rows[stays[over_rows]]], over_counts[stays[over_rows]]
+        kept = _Columns(columns.tokens[stays], contexts[stays], columns.counts[stays], columns.raw[stays], over)
         return kept, np.minimum(pruned, U32_MAX).astype(np.uint32)
 
     def table(self) -> NgramTable:

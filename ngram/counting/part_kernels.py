@@ -24,7 +24,8 @@ def walk(
 ) -> None:  # fmt: skip
     """The next entries of a run; an empty run closes the n-grams that are still open.
 
-    setting (4,) int64: highest order, BOS, bits of a slot, order of the run.  state: (key (2,) uint64 of the last entry, opened, left (order + 2,)
+    setting (5,) int64: highest order, BOS, bits of a slot, order of the run, whether PAD stands for as many left neighbours as it was
+    counted (of a run whose rare entries were cut) and not for one.  state: (key (2,) uint64 of the last entry, opened, left (order + 2,)
     int64): positions counted before the open n-gram of each order began, opened[0] being those counted so far, and its left neighbours.
     records (·, 3): receives the n-grams of orders 2… whose first token is in part[0]…part[1]-1, at[n] being the next free place of order n; without
     room for any, facts = (count_of_counts (orders, 5), tally (orders, V), unigrams (V, 2)) int64 are filled instead: n-grams by small adjusted
@@ -32,7 +33,7 @@ def walk(
     hi, lo, counts, over_index, over_count = run
     last, opened, left = state
     count_of_counts, tally, unigrams = facts
-    top, bos, bits, size = setting[0], setting[1], setting[2], len(hi)
+    top, bos, bits, size, cut = setting[0], setting[1], setting[2], len(hi), setting[4] > 0
     pad, width, shift, noting = (1 << bits) - 1, np.uint64(bits), np.uint64(64 - bits), len(records) == 0
     least, beyond = np.uint64(part[0]), np.uint64(part[1])
     for i in range(size if size else 1):
@@ -80,10 +81,11 @@ def walk(
             records[place, 2] = np.uint64(raw) << _S32 | np.uint64(adjusted)
             at[n] = place + 1
         if size:
+            count = exact_count(counts, i, over_index, over_count)
             for n in range(shared + 1, top + 1):
-                opened[n], left[n] = opened[0], 1
-            left[shared] += 1
-            opened[0] += exact_count(counts, i, over_index, over_count)
+                opened[n], left[n] = opened[0], count if cut and slot(hi[i], lo[i], n + 1, bits) == pad else 1
+            left[shared] += count if cut and slot(hi[i], lo[i], shared + 1, bits) == pad else 1
+            opened[0] += count
             last[0], last[1] = hi[i], lo[i]
 
 

@@ -72,7 +72,7 @@ class RowCounter:
         self.drain()
         self._flush()
         runs = [Run.empty(self.order, self._bits), *(run for level in self._levels for run in level)]
-        self._lent = merge(*runs, spent=self._own(runs))
+        self._lent = self._sum(runs)
         self._levels = [[], [self._lent]]
         return self._lent
 
@@ -109,13 +109,13 @@ class RowCounter:
             level.append(run)
             if len(level) < FAN_IN:
                 return
-            run = merge(*level, spent=self._own(level))
+            run = self._sum(level)
             level.clear()
         self._levels.append([run])
 
-    def _own(self, runs: list[Run]) -> list[Run]:
-        """Those that no caller of `run` has."""
-        return [run for run in runs if run is not self._lent]
+    def _sum(self, runs: list[Run]) -> Run:
+        """Gives back the memory of those runs that no caller of `run` has."""
+        return merge(*runs, spent=[run for run in runs if run is not self._lent])
 
     def _as_rows(self, rows: npt.ArrayLike) -> Tokens:
         array = np.asarray(rows)

@@ -64,6 +64,12 @@ class RunFile:
             found.append(start + int(np.searchsorted(self._read("hi", start, SAMPLE), cut)))
         return np.array(found, np.int64)
 
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """A column as it lies in its file."""
+        with open(self.folder / name, "rb") as file:
+            while block := file.read(BLOCK_BYTES):
+                yield block
+
     def delete(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 

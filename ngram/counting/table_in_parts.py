@@ -28,15 +28,23 @@ READ_SHARE = 8  # of the budget: entries that are read at once
 
 
 def build_in_parts(
-    run: Run | RunFile, vocab_size: int, bos: int, folder: Path, max_bytes: int, order: int | None = None, min_raw: Sequence[int] | None = None
+    run: Run | RunFile,
+    vocab_size: int,
+    bos: int,
+    folder: Path,
+    max_bytes: int,
+    order: int | None = None,
+    min_raw: Sequence[int] | None = None,
+    cut: bool = False,
 ) -> NgramTable:
     """As build_table(run, vocab_size, bos, order, min_raw), in about max_bytes of memory beside the run, if that is in memory.
 
     folder: receives the columns, 12 bytes an n-gram that stays and 4 a context; they are the table's memory, so it must outlive the table.
+    cut: histories of rare entries were cut while counting; each such entry is taken for a left neighbour that no other has.
     One first token is the smallest part there is: where its n-grams alone need more than max_bytes, more is taken, and a warning says how much.
     Raises SeedgramError on an order or thresholds that make no sense, or when the folder cannot be written."""
     wanted = thresholds(min_raw, run.order if order is None else order, run.order)
-    return _Parts(run, vocab_size, bos, folder, max_bytes, wanted).table()
+    return _Parts(run, vocab_size, bos, folder, max_bytes, wanted, cut).table()
 
 
 class _Columns:
@@ -64,9 +72,9 @@ class _Columns:
 class _Parts:
     """One table.  wanted: smallest raw count of each order; rows: n-grams of each order so far."""
 
-    def __init__(self, run: Run | RunFile, vocab_size: int, bos: int, folder: Path, max_bytes: int, wanted: list[int]):
+    def __init__(self, run: Run | RunFile, vocab_size: int, bos: int, folder: Path, max_bytes: int, wanted: list[int], cut: bool):
         self.run, self.vocab_size, self.bos, self.wanted, self.max_bytes = run, vocab_size, bos, wanted, max_bytes
-        self.top, self.columns = len(wanted), _Columns(folder)
+        self.top, self.columns, self.cut = len(wanted), _Columns(folder), cut
         self.rows = [1, vocab_size, *[0] * (self.top - 1)]
         self.over: list[list[Array]] = [[] for _ in range(self.top + 1)]
         self.facts = np.zeros((self.top, 5), np.int64), np.zeros((self.top, vocab_size), np.int64), np.zeros((vocab_size, 2), np.int64)
@@ -87,7 +95,7 @@ class _Parts:
 
     def _walk(self, part: tuple[int, int], records: U64, at: I64) -> None:
         """Reads the run from front to back; see kernels.walk."""
-        setting = np.array([self.top, self.bos, self.run.bits, self.run.order])
+        setting = np.array([self.top, self.bos, self.run.bits, self.run.order, self.cut])
         state = np.full(2, NO_KEY), np.zeros(self.run.order + 2, np.int64), np.zeros(self.run.order + 2, np.int64)
         arguments = slot_shifts(self.run.bits, self.run.order), setting, state, np.array(part), records, at, self.facts
         step = max(1, self.max_bytes // (READ_SHARE * ENTRY_BYTES))

@@ -1,12 +1,14 @@
-"""Compiled steps from a run to the columns of a table, one order at a time.
+"""Compiled steps from a run to the columns of a table.
 
-A run is sorted by n-grams read backwards, so all n-grams of one order come out of it with one scan: "backward order".  A table is sorted by
-n-grams read forwards, and sorting again is not needed: the n-grams that end with one suffix lie side by side in backward order; taken
-suffix by suffix, in the forward order of the suffixes, and appended to one bucket for each first token, they come out in forward order.
-The context of n-gram (a, suffix) is the n-gram (a, context of the suffix), which the bucket of `a` in the order below holds; as both
-buckets are sorted alike, it is found by moving a cursor on.  Only the records of the suffixes are not read from front to back.
+A run is sorted by n-grams read backwards: one walk over it meets those of all orders, in "backward order".  A table is sorted by n-grams read
+forwards, without sorting again: taken suffix by suffix, in the forward order of the suffixes, and appended to one bucket for each first token,
+n-grams come out in forward order.  The context of n-gram (a, suffix) is the n-gram (a, context of the suffix), in the bucket of `a` of the order
+below; as both buckets are sorted alike, a cursor that moves on finds it.  Most n-grams of high orders occurred once: the tokens to their left
+travel along, in `ahead`, so that memory is only searched for the n-grams that end with the others.
 
-Shapes: V tokens, M n-grams of an order, S of the order below.
+ahead int64: left neighbours (PAD among them as 1 << 62) << 43 | first record of these n-grams; of an n-gram that occurred once, the tokens to its
+left with their bits inverted, so negative.  A record is two int64: ahead, and raw count << 32 | first token.
+Shapes: V tokens, G groups of tokens, M n-grams of an order.
 """
 
 import numpy as np
@@ -15,30 +17,10 @@ from ngram.arrays import Array
 from ngram.compiled import njit
 from ngram.counting.kernels import FULL, U32_MAX, exact_count
 
-AHEAD = 64  # suffixes whose records are fetched together
-GONE = U32_MAX  # new place of an n-gram that was dropped
-_LOW16, _LOW32 = np.uint64(0xFFFF), np.uint64(0xFFFFFFFF)
-_S16, _S32 = np.uint64(16), np.uint64(32)
-
-
-@njit
-def shared_slots(hi: Array, lo: Array, shifts: tuple[Array, Array], shared: Array) -> None:
-    """How many tokens each key of a run shares with the key before it, target first → shared (size,) uint8.
-
-    shifts: (of the slots that end in hi, of those that end in lo) uint64, by which all that follows a slot is shifted out."""
-    last_hi, last_lo = np.uint64(0), np.uint64(0)
-    for i in range(len(hi)):
-        first, second = hi[i] ^ last_hi, lo[i] ^ last_lo
-        count = 0
-        for shift in shifts[0]:
-            count += first >> shift == 0
-        if first == 0:
-            for shift in shifts[1]:
-                count += second >> shift == 0
-        shared[i] = count
-        last_hi, last_lo = hi[i], lo[i]
-    if len(hi):
-        shared[0] = 0
+BLOCK = 64  # suffixes whose records are fetched together
+TAIL_BITS = 62  # of the tokens to the left of an n-gram that occurred once
+_AT, _LOW32 = 43, (1 << 32) - 1  # bits of a record's place
+_LOW_AT, _LOW_LEFT = (1 << _AT) - 1, (1 << (TAIL_BITS - _AT)) - 1
 
 
 @njit(forceinline=True)
@@ -55,75 +37,112 @@ def slot(hi: int, lo: int, n: int, bits: int) -> int:
 
 
 @njit
-def scan_order(
-    run: Array, shared: Array, n: int, top: int, bos: int, bits: int, records: Array, firsts: Array, starts: Array, tally: Array, coc: Array
-) -> int:  # fmt: skip
-    """The n-grams of one order in backward order; returns how many there are.
+def walk(
+    run: Array, shifts: tuple[Array, Array], setting: Array, records: Array, at: Array, groups: Array, tally: Array, coc: Array
+) -> None:  # fmt: skip
+    """The n-grams of all orders in backward order, but those that prolong one that occurred once: they follow from its `ahead`.
 
-    run: columns as in merge_runs; bits: of a slot.  records (size,) uint64: raw count << 32 | first token << 16 | left neighbours
-    - 1, or without first tokens where firsts (size,) uint32 has room for them.  starts (S + 1,) uint32: where the n-grams that end
-    with each suffix begin.  tally (V,) int64: n-grams by first token.
-    coc (5,) int64: n-grams whose adjusted count is 1…4, by count."""
+    run: columns as in merge_runs; shifts: keys.slot_shifts.  setting (5,) int64: highest order, BOS, bits of a slot, lowest order whose n-grams
+    that occurred once keep all tokens to their left, bits of one of these.  records (·, 2), at (top + 2,): the next free record of each
+    order.  groups (V,): of each token.  tally (top, G, V) int32: n-grams by group of their second token and by first token.
+    coc (top, 5) int64: n-grams whose adjusted count is 1…4, by count."""
     hi, lo, counts, over_index, over_count = run
-    m, suffixes, i, size, pad = 0, 0, 0, len(hi), (1 << bits) - 1
-    while i < size:
-        first = slot(hi[i], lo[i], n, bits)
-        if n > 1 and shared[i] < n - 1 and (n == 2 or slot(hi[i], lo[i], n - 1, bits) != pad):
-            starts[suffixes] = m
-            suffixes += 1
-        raw, left = exact_count(counts, i, over_index, over_count), 1
-        i += 1
-        while i < size and shared[i] >= n:
-            left += shared[i] == n
-            raw += exact_count(counts, i, over_index, over_count)
-            i += 1
-        if first == pad and n > 1:
-            continue  # the history was shorter than n-1 tokens
-        adjusted = raw if n == top or (n > 1 and first == bos) else left
-        if adjusted < 5:
-            coc[adjusted] += 1
-        records[m] = (np.uint64(min(raw, U32_MAX)) << _S32) | np.uint64(left - 1)
-        if len(firsts):
-            firsts[m] = first
-        else:
-            records[m] |= np.uint64(first) << _S16
-        tally[first] += 1
-        m += 1
-    starts[suffixes] = m
-    return m
+    top, bos, bits, least, width = setting
+    pad, vocab, seen = (1 << bits) - 1, len(groups), 0
+    open_now = np.zeros((4, top + 2), np.int64)
+    opened, begin, padded, first_of = open_now[0], open_now[1], open_now[2], open_now[3]
+    after = 0
+    for i in range(len(hi)):
+        before, after = after, 0  # tokens shared with the key before this one, and with the next
+        if i + 1 < len(hi):
+            differ = hi[i + 1] ^ hi[i]
+            for shift in shifts[0]:
+                after += differ >> shift == 0
+            if differ == 0:
+                differ = lo[i + 1] ^ lo[i]
+                for shift in shifts[1]:
+                    after += differ >> shift == 0
+        count = exact_count(counts, i, over_index, over_count)
+        deepest = min(top, max(before, after, least - 1) + 1) if count == 1 else top
+        depth, group, tail, by = min(before, top), 0, 0, 0
+        if 0 < before < top:
+            group = groups[slot(hi[i], lo[i], before, bits)]
+        for n in range(before + 1, top + 1):
+            first = slot(hi[i], lo[i], n, bits)
+            if first == pad and n > 1:  # the history was shorter than n-1 tokens
+                padded[n - 1] = 1
+                tail |= vocab << by
+                break
+            tally[n - 1, group, first] += 1
+            group = groups[first]
+            if n > deepest:
+                tail |= first << by
+                by += width
+                coc[n - 1, 1] += 1
+            else:
+                opened[n], begin[n], padded[n], first_of[n], depth = seen, at[n + 1], 0, first, n
+        seen += count
+        if count == 1 and depth == deepest and depth < top:
+            records[at[depth], 0], records[at[depth], 1] = ~tail, (1 << 32) | first_of[depth]
+            at[depth] += 1
+            coc[depth - 1, 1] += 1
+            depth -= 1
+        for n in range(depth, after, -1):
+            first, raw, left = first_of[n], min(seen - opened[n], U32_MAX), at[n + 1] - begin[n]
+            adjusted = raw if n == top or (n > 1 and first == bos) else left + padded[n]
+            if adjusted < 5:
+                coc[n - 1, adjusted] += 1
+            records[at[n], 0] = (padded[n] << TAIL_BITS) | (left << _AT) | begin[n]
+            records[at[n], 1] = (raw << 32) | first
+            at[n] += 1
+
+
+@njit(forceinline=True)
+def left_of(ahead: int) -> int:
+    """How many left neighbours an n-gram has, PAD among them."""
+    return 1 if ahead < 0 else ((ahead >> _AT) & _LOW_LEFT) + (ahead >> TAIL_BITS)
 
 
 @njit
 def place_order(
-    records: Array, firsts: Array, starts: Array, below: Array, below_begin: Array, place: Array, out: Array, backward: Array, suffixes: Array,
-    raw_is_count: int, over: Array,
+    records: Array, below: Array, span: tuple[int, int], setting: Array, cursor: Array, bound: Array, place: Array, out: Array, ahead: Array,
+    suffixes: Array, over: Array,
 ) -> int:  # fmt: skip
-    """The n-grams of one order in forward order; returns the number of counts that do not fit 16 bits.
+    """The n-grams of one order that end with some suffixes, in forward order; returns the number of counts that do not fit 16 bits.
 
-    below: (tokens, parents, backward, suffixes) of the order below, in forward order: last token, row of the context, place in
-    backward order, row of the suffix.  below_begin (V + 1,): its buckets by first token.  place (V,) int64: where each bucket
-    of this order begins, and on return where it ends.  out: (tokens, parents, counts, raw) to fill; backward, suffixes: as
-    below, or empty at the top order.  raw_is_count: the first token after which counts are raw, -1 for all.
-    over: (row, count) of counts over 65,535, in the order of discovery.  An n-gram whose context is not there is left out."""
-    below_tokens, below_parents, below_backward, below_suffixes = below
+    below: (tokens, parents, ahead, suffixes) of the order below, in forward order: last token, row of the context, see above, row of the suffix.
+    span: rows of the suffixes to take.  cursor, bound (V,) int64: where the contexts of their n-grams begin and end in each bucket of the
+    order below; place (V,): where the n-grams begin in those of this order, and on return where they end.  setting (3,) int64: V, bits of a
+    token in `ahead`, the first token after which counts are raw (-1: all).  out: (tokens, parents, counts, raw) to fill; ahead, suffixes: as
+    below, or empty at the top order.  over: (row, count) of counts over 65,535.  An n-gram whose context is not there is left out."""
+    below_tokens, below_parents, below_ahead, below_suffixes = below
     tokens, parents, counts, raws = out
     over_row, over_count = over
-    cursor, low = below_begin[:-1].copy(), _LOW32 if len(firsts) else _LOW16
-    k, keep = 0, len(backward) > 0
-    lows, highs, seen = np.empty(AHEAD, np.int64), np.empty(AHEAD, np.int64), np.empty(AHEAD, np.uint64)
-    for block in range(0, len(below_tokens) if len(records) else 0, AHEAD):
-        ahead = min(AHEAD, len(below_tokens) - block)
-        for i in range(ahead):  # no branch waits for memory here, so these reads overlap
-            lows[i], highs[i] = starts[below_backward[block + i]], starts[below_backward[block + i] + 1]
-        for i in range(ahead):
-            seen[i] = records[min(lows[i], len(records) - 1)]
-        for i in range(ahead):
-            f = block + i
+    vocab, width, raw_is_count = setting
+    mask, k, keep = (1 << width) - 1, 0, len(ahead) > 0
+    fetched = np.empty((3, BLOCK), np.int64)
+    heads, firsts, seconds = fetched[0], fetched[1], fetched[2]
+    for block in range(span[0], span[1], BLOCK):
+        size = min(BLOCK, span[1] - block)
+        for i in range(size):  # no branch waits for memory here, so these reads overlap
+            heads[i] = below_ahead[block + i]
+            e = 0 if heads[i] < 0 else heads[i] & _LOW_AT
+            firsts[i], seconds[i] = records[e, 0], records[e, 1]
+        for i in range(size):
+            f, head, following, second, more = block + i, heads[i], firsts[i], seconds[i], 1
+            if head < 0:
+                following, second = ~(~head >> width), (1 << 32) | (~head & mask)
+                more = np.int64(~head & mask != vocab)
+            else:
+                more = (head >> _AT) & _LOW_LEFT
             context, token = below_parents[f], below_tokens[f]
-            for e in range(lows[i], highs[i]):
-                record = seen[i] if e == lows[i] else records[e]
-                first = np.int64(firsts[e]) if len(firsts) else np.int64((record >> _S16) & _LOW16)
-                j, end = cursor[first], below_begin[first + 1]
+            for e in range(more):
+                if e:
+                    following, second = records[(head & _LOW_AT) + e, 0], records[(head & _LOW_AT) + e, 1]
+                first, raw = second & _LOW32, (second >> 32) & _LOW32
+                j, end = cursor[first], bound[first]
+                if j < end:
+                    j += below_suffixes[j] < context
                 while j < end and below_suffixes[j] < context:
                     j += 1
                 cursor[first] = j
@@ -131,39 +150,11 @@ def place_order(
                     continue
                 at = place[first]
                 place[first] = at + 1
-                raw = np.int64(record >> _S32)
-                adjusted = raw if raw_is_count < 0 or raw_is_count == first else np.int64(record & low) + 1
-                tokens[at], parents[at], raws[at] = token, j, raw
-                counts[at] = min(adjusted, FULL)
+                adjusted = raw if raw_is_count < 0 or raw_is_count == first else left_of(following)
+                tokens[at], parents[at], raws[at], counts[at] = token, j, raw, min(adjusted, FULL)
                 if adjusted > FULL:
                     over_row[k], over_count[k] = at, adjusted
                     k += 1
                 if keep:
-                    backward[at], suffixes[at] = e, f
+                    ahead[at], suffixes[at] = following, f
     return k
-
-
-@njit
-def choose(out: Array, moved_below: Array, min_raw: int, over: Array, moved: Array, pruned: Array) -> int:
-    """Which n-grams stay: those that occur min_raw times and whose context stays.  Returns how many.
-
-    out: as in place_order; over: sorted by row.  moved_below (S,) uint32: new row of each context, or GONE; moved (M,) the same
-    of this order.  The adjusted count of what goes is added to pruned, (contexts that stay,) int64."""
-    _, parents, counts, raws = out
-    over_row, over_count = over
-    m = 0
-    for i in range(len(parents)):
-        context = moved_below[parents[i]]
-        moved[i] = GONE
-        if context == GONE:
-            continue
-        if raws[i] >= min_raw:
-            moved[i] = m
-            m += 1
-            continue
-        adjusted = np.int64(counts[i])
-        if adjusted == FULL:
-            at = np.searchsorted(over_row, i)
-            adjusted = np.int64(over_count[at]) if at < len(over_row) and over_row[at] == i else adjusted
-        pruned[context] += adjusted
-    return m

@@ -6,8 +6,10 @@ A model holds adjusted counts on a log scale, which cannot be added up over corp
 so `merge` reads counts files.  Both are containers (container.py) with the tokenizer inside, xz-compressed.
 """
 
+import hashlib
 import lzma
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from ngram.arrays import pad_of
-from ngram.container import atomic_write, pack, read_bytes, unpack
+from ngram.container import appearing, head, pack, read_bytes, unpack
 from ngram.counting.keys import slot_bits, slot_mask
 from ngram.counting.run import Run
+from ngram.counting.run_file import RunFile
 from ngram.counting.unpack_keys import unpack_keys
 from ngram.errors import FileFormatError, SeedgramError
 from ngram.storing import prune, table_codec
@@ -48,7 +51,7 @@ class Model:
 class Counts:
     """What a counts file says: exact counts of `positions` tokens under one tokenizer."""
 
-    run: Run
+    run: Run | RunFile
     tokenizer: Vocabulary
     positions: int
 
@@ -95,13 +98,26 @@ def read_model(path: str | os.PathLike[str]) -> Model:
 
 
 def write_counts(path: str | os.PathLike[str], counts: Counts) -> None:
-    """Writes a counts file; see `read_counts`."""
+    """Writes a counts file, block by block where the counts lie in files; see `read_counts`."""
     run = counts.run
     header, section = _pack_tokenizer(counts.tokenizer)
-    columns = dict(zip(_COLUMNS, run.columns(), strict=True))
-    data = {name: np.ascontiguousarray(columns[name], dtype=kind).tobytes() for name, kind in _COLUMNS.items()}
     facts = {**header, "order": run.order, "positions": counts.positions}
-    atomic_write(path, pack(COUNTS_MAGIC, VERSION, facts, {"tokenizer": section, **data}))
+    sizes = {name: np.dtype(kind).itemsize * (len(run.overflow_index) if "overflow" in name else len(run)) for name, kind in _COLUMNS.items()}
+    with appearing(path) as file:
+        hasher = hashlib.sha256()
+        columns = (block for name, kind in _COLUMNS.items() for block in _blocks(run, name, kind))
+        for block in (head(COUNTS_MAGIC, VERSION, facts, {"tokenizer": len(section), **sizes}), section, *columns):
+            hasher.update(block)
+            file.write(block)
+        file.write(hasher.digest())
+
+
+def _blocks(run: Run | RunFile, name: str, kind: str) -> Iterator[Any]:
+    """A column's bytes, little-endian."""
+    if isinstance(run, RunFile):
+        yield from run.blocks(name)
+    else:
+        yield np.ascontiguousarray(getattr(run, name), kind).data.cast("B")
 
 
 def read_counts(path: str | os.PathLike[str]) -> Counts:

@@ -38,9 +38,9 @@ def resident_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """Largest resident memory since the last reset (Linux's VmHWM)."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
+    """Largest resident memory since the last reset (Linux's VmHWM), or since the start where the system does not say more."""
+    lines = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return (int(lines[0].split()[1]) if lines else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
 
 
 def count_share(stream: np.ndarray, rank: int, world: int, vocab_size: int, order: int) -> Run:

@@ -43,9 +43,9 @@ def test_stopped_and_started_again_it_writes_the_same_model(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], vocabulary: tuple[str, ...]
 ) -> None:
     flags = (*vocabulary, "--min-count", "1,1,2")
-    assert train(monkeypatch, *flags, "--out", "expected.c") == 0
+    assert train(monkeypatch, *flags, "--out", "expected.c", "--counts-out", "expected.r") == 0
     expected = capsys.readouterr()
-    within = (*flags, "--out", "m.c", "--memory", "40K")
+    within = (*flags, "--out", "m.c", "--counts-out", "m.r", "--memory", "40K")
     with monkeypatch.context() as patch:
 
         def stop(cache: SpillingCache, tokens: npt.ArrayLike) -> None:
@@ -64,7 +64,15 @@ def test_stopped_and_started_again_it_writes_the_same_model(
     assert report["resumed_at"] > 100 and report["tokens"] == json.loads(expected.out)["tokens"]
     assert found.err == expected.err and ("loses" in found.err) == (vocabulary[0] == "--tokenizer")
     assert Path("m.c").read_bytes() == Path("expected.c").read_bytes()
+    assert Path("m.r").read_bytes() == Path("expected.r").read_bytes()
     assert not Path("m.c.work").exists()
+
+
+def test_exact_counts_alone_are_written_within_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train(monkeypatch, "--words", "--counts-out", "expected.r") == 0
+    assert train(monkeypatch, "--words", "--counts-out", "m.r", "--memory", "40K") == 0
+    assert Path("m.r").read_bytes() == Path("expected.r").read_bytes()
+    assert not Path("m.r.work").exists()
 
 
 def test_a_folder_of_other_texts_and_flags_that_make_no_sense_are_refused(
@@ -76,7 +84,7 @@ def test_a_folder_of_other_texts_and_flags_that_make_no_sense_are_refused(
         (("--out", "m.c", "--memory", "1M"), "m.c.work: holds other files"),
         (("--out", "m.c", "--memory", "4 GB"), "expected bytes"),
         (("--out", "m.c", "--work", "w"), "give both"),
-        (("--counts-out", "r", "--memory", "1M"), "give --out, without --counts-out"),
+        (("--counts-out", "-", "--memory", "1M"), "needs --work"),
         (("--out", "-", "--memory", "1M"), "needs --work"),
     ):
         assert train(monkeypatch, "--words", *flags) == 2

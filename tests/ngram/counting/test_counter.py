@@ -75,6 +75,22 @@ def test_rows_count_the_same_however_the_stream_is_cut(stream, order, width):
     assert cut.positions == len(tokens) - 1
 
 
+@given(streams(), st.integers(2, 7), st.integers(2, 5))
+@EXAMPLES
+def test_shares_counted_side_by_side_and_tables_made_by_more_threads_are_the_same(stream, order, threads):
+    vocab, tokens = stream
+    run, table = count(vocab, tokens, order).run(), count(vocab, tokens, order).table([1] + [2] * (order - 1))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("counter.COUNT", threads), ("build_table.COUNT", threads), ("counter.SHARE_TOKENS", 4), ("counter.SAMPLES_A_SHARE", 4)):
+            patch.setattr(f"ngram.counting.{name}", value)
+        shared = count(vocab, tokens, order)
+        assert same_run(shared.run(), run)
+        assert shared.positions == run.total()
+        assert same_table(shared.table([1] + [2] * (order - 1)), table)
+        shared.count_stream(np.array(tokens, np.uint16))  # beside a run that a caller has
+        assert shared.run().total() == 2 * run.total()
+
+
 @given(streams(), streams())
 @EXAMPLES
 def test_merging_two_runs_is_counting_both_streams(a, b):

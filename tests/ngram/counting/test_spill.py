@@ -18,7 +18,8 @@ from ngram.counting.run_file import SAMPLE, RunWriter, open_run
 from ngram.counting.spill import SpillingCache
 from ngram.counting.table_in_parts import build_in_parts
 from ngram.errors import FileFormatError, SeedgramError
-from tests.support.counting import BOS, count, same_run, same_table, streams
+from scripts.bench.pruning import shortened
+from tests.support.counting import BOS, adjusted_of, as_dict, count, same_run, same_table, streams
 from tests.support.kernels import SLOW, examples
 from tests.support.kn_oracle import PAD
 from tests.support.paths import ROOT
@@ -74,6 +75,19 @@ def test_in_parts_too_an_n_gram_whose_context_was_never_counted_is_left_out(tmp_
     run, min_raw = cache.run(), [1] + [least] * (order - 1)
     parts = build_in_parts(run, vocab, BOS, tmp_path_factory.mktemp("table"), 5000, min_raw=min_raw)
     assert same_table(parts, build_table(run, vocab, BOS, min_raw=min_raw))
+
+
+@pytest.mark.kernels
+@given(streams(), st.integers(3, 6))
+@FEW
+def test_cutting_entries_that_occurred_once_by_one_token_keeps_every_count_of_the_orders_below(tmp_path_factory, stream, order):
+    vocab, tokens = stream
+    run = count(vocab, tokens, order).run()
+    whole = build_table(run, vocab, BOS)
+    cut = build_in_parts(shortened(run, 2, order - 1), vocab, BOS, tmp_path_factory.mktemp("table"), 5000, cut=True)
+    kept = {gram for gram, raw in as_dict(whole, whole.raw).items() if len(gram) < order or raw > 1}
+    assert as_dict(cut, cut.raw) == {gram: raw for gram, raw in as_dict(whole, whole.raw).items() if gram in kept}
+    assert adjusted_of(cut) == {gram: adjusted for gram, adjusted in adjusted_of(whole).items() if gram in kept}
 
 
 @pytest.mark.parametrize("vocab", [3, 70_000])
