@@ -6,7 +6,8 @@ nothing would, and its end, signals included, becomes the program's own.  What d
 -W, other variables in ENVIRONMENT, another project first on PYTHONPATH) is given to a Python started from nothing.
 
 Forks share one hash seed: a test of "the same run gives the same bytes" starts one of the two runs with sys.executable itself.  So does
-a test that kills by SIGKILL, since the fork ends a moment after the program, and one that asks what a command imports.
+a test that kills by SIGKILL, since the fork ends a moment after the program, one that asks what a command imports, and one that limits
+what a process may take: a fork has the server's limits, umask and process group.
 """
 
 import array
@@ -19,6 +20,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -70,12 +72,12 @@ def python() -> str:
     """The program's path; its server lives as long as this process.  sys.executable where the system cannot wait for a fork's end."""
     if not hasattr(os, "pidfd_open"):
         return sys.executable
-    folder = tempfile.TemporaryDirectory(prefix="loaded-")
-    address, program = f"{folder.name}/socket", Path(folder.name) / "python"
+    folder = Path(tempfile.mkdtemp(prefix="loaded-"))  # the server removes it
+    address, program = str(folder / "socket"), folder / "python"
     environment = {**BEGINNING, "PYTHONPATH": str(ROOT)}
     server = subprocess.Popen([sys.executable, "-m", __name__, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     assert server.stdin is not None and server.stdout is not None
-    atexit.register(lambda: (server.stdin.close(), server.wait(), server.stdout.close(), folder.cleanup()))
+    atexit.register(lambda: (server.stdin.close(), server.wait(), server.stdout.close()))
     if server.stdout.readline() != b"ready\n":
         raise RuntimeError("the server of loaded processes did not start")
     kept = {name: value for name, value in BEGINNING.items() if name.startswith(ENVIRONMENT) and name != "PYTHONPATH"}
@@ -91,7 +93,7 @@ def load() -> None:
 
 
 def serve(address: str) -> None:
-    """Forks for each client until stdin ends."""
+    """Forks for each client until stdin ends, then removes the folder of `address`."""
     load()
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(address)
@@ -105,6 +107,7 @@ def serve(address: str) -> None:
             client.close()
             wait_for_ended(os.WNOHANG)
         wait_for_ended(0)
+    shutil.rmtree(Path(address).parent)
 
 
 def wait_for_ended(options: int) -> None:
@@ -130,10 +133,11 @@ def attend(client: socket.socket, address: str) -> int:
     for file in opened:
         os.close(file)
     ended = os.pidfd_open(child)
-    while ended not in (ready := select.select([client, ended], [], [])[0]):
-        number = client.recv(1) if client in ready else b""
-        os.kill(child, number[0] if number else signal.SIGKILL)
-        if not number:
+    watched: list[Any] = [client, ended]
+    while ended not in select.select(watched, [], [])[0]:
+        sent = client.recv(1)
+        os.kill(child, sent[0] if sent else signal.SIGKILL)
+        if not sent:
             break
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     with contextlib.suppress(OSError):
