@@ -230,8 +230,8 @@ FAULTS = (
     Fault(
         "the product's share comes from every rank, once more for each",
         PREDICTOR,
-        "            probs_nK[:, PRODUCT] = product_n.numpy()",
-        "            probs_nK[:, PRODUCT] = self.ranks.world * product_n.numpy()",
+        "dist.all_reduce(product_n, group=self.ranks.patient_group)",
+        "dist.all_reduce(product_n, group=self.ranks.patient_group), product_n.mul_(self.ranks.world)",
         TWO_RANKS,
     ),
     Fault(
