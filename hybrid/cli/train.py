@@ -3,7 +3,7 @@
 import argparse
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 
 from hybrid.parallel.device import add_device_flag
@@ -17,14 +17,8 @@ NEEDED = ("data", "tokenizer", "out")
 EPILOG = "Defaults in brackets are those of a new configuration; --preset P --describe prints a preset's own values."
 
 
-def parse(argv: Sequence[str], environment: Mapping[str, str]) -> tuple[argparse.Namespace, Config]:
-    """The flags and the settings that follow from them.  Raises UsageError or ConfigError for what cannot be carried out."""
-    flags = make_parser().parse_args(argv)
-    return flags, settings_of(flags, environment)
-
-
 def settings_of(flags: argparse.Namespace, environment: Mapping[str, str]) -> Config:
-    """What the flags and the environment say; places that only the environment names are filled in."""
+    """What the flags and the environment say; places that only the environment names are filled in.  Raises UsageError or ConfigError."""
     outside = challenge_settings(environment)
     for name in NEEDED:
         setattr(flags, name, getattr(flags, name) or outside.get(name))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid.cli.train import parse
+from hybrid.cli.train import make_parser, settings_of
 from hybrid.settings import presets
 from hybrid.submitting import runs
 from ngram.errors import SeedgramError
@@ -80,6 +80,6 @@ def test_two_runs_need_two_seeds(run: Path, copy: Path) -> None:
 def test_the_flags_say_the_settings(run: Path) -> None:
     settings = runs.read_run(run).settings
     words = runs.train_flags(settings)
-    _, again = parse([*words, "--data", "x", "--tokenizer", "y", "--out", "z"], {})
+    again = settings_of(make_parser().parse_args([*words, "--data", "x", "--tokenizer", "y", "--out", "z"]), {})
     assert runs._plain(again) == settings and words[:2] == ["--preset", "seed1095"]
     assert runs.train_flags(runs._plain(presets.get("best16mb"))) == ["--preset", "best16mb"]
