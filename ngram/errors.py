@@ -39,6 +39,11 @@ def run_cli(main: Callable[[], int | None]) -> None:
     except SeedgramError as error:
         print(one_line(error), file=sys.stderr)
         code = 2
+    except ModuleNotFoundError as error:  # of the entry scripts; `seedgram` knows more packages
+        if error.name not in ("torch", "brotli"):
+            raise
+        print(f"{one_line(error)}; pip install 'seedgram[hybrid]', in a checkout '.[hybrid]'", file=sys.stderr)
+        code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130

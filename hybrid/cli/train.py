@@ -18,9 +18,7 @@ EPILOG = "Defaults in brackets are those of a new configuration; --preset P --de
 
 
 def settings_of(flags: argparse.Namespace, environment: Mapping[str, str]) -> Config:
-    """What the flags and the environment say; places that only the environment names are filled in.
-
-    Raises UsageError or ConfigError for what cannot be carried out."""
+    """What the flags and the environment say; places that only the environment names are filled in.  Raises UsageError or ConfigError."""
     outside = challenge_settings(environment)
     for name in NEEDED:
         setattr(flags, name, getattr(flags, name) or outside.get(name))

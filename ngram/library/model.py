@@ -23,7 +23,7 @@ from ngram.library.scores import FullScores, State
 from ngram.online.cache import histories
 from ngram.storing import table_codec
 from ngram.storing.model_file import fit_model, model_bytes, read_model
-from ngram.table import NgramTable, check_order
+from ngram.table import MAX_VOCAB, NgramTable, check_order
 from ngram.tokenizer import Tokenizer
 from ngram.vocabulary import TokenIds, Vocabulary
 from ngram.words import WordVocabulary
@@ -178,27 +178,38 @@ class NgramModel:
     def begin_sentence(self, state: State | None = None) -> State:
         """`state`, or a new one, at the beginning of a text."""
         state = self.null_context(state)
-        self._step(state, self.encode([], bos=True)[0], state)
+        self._step(state, self._token(int(self.encode([], bos=True)[0])), state)
         return state
 
     def base_score(self, in_state: State, word: str | int, out_state: State | None = None) -> float:
         """log10 probability of one word (or token) after a state; `out_state` becomes the state after it and may be `in_state`.
 
         Raises SeedgramError for a string that is not one token."""
-        tokens = self.encode(word if isinstance(word, str) else [word])
-        if word == "</s>" and self.eos is not None:
-            tokens = np.array([self.eos])
+        token = self._tokens.get(word)
+        return self._step(in_state, self._token(word) if token is None else token, State() if out_state is None else out_state)
+
+    @cached_property
+    def _tokens(self) -> dict[str | int, int]:
+        """What `base_score` was asked for before."""
+        return {}
+
+    def _token(self, word: str | int) -> int:
+        """The one token of a word, kept for the next time.  Raises SeedgramError for several, and for one without a probability."""
+        tokens = [self.eos] if word == "</s>" and self.eos is not None else self.encode(word if isinstance(word, str) else [word]).tolist()
         if len(tokens) != 1:
             raise SeedgramError(f"{word!r} is {len(tokens)} tokens; give one at a time")
-        return self._step(in_state, tokens[0], State() if out_state is None else out_state)
+        if self.static.index.words[tokens[0]] < 0:
+            raise SeedgramError(f"{self.static.name}: has no probability for token {tokens[0]}; make the model with an <unk>")
+        if len(self._tokens) >= MAX_VOCAB:  # unknown words have no end
+            self._tokens.clear()
+        self._tokens[word] = tokens[0]
+        return int(tokens[0])
 
-    def _step(self, before: State, token: Any, after: State) -> float:
+    def _step(self, before: State, token: int, after: State) -> float:
         if before.places is None:
             raise SeedgramError("the state was never filled; begin with begin_sentence or null_context")
-        if self.static.index.words[token] < 0:
-            raise SeedgramError(f"{self.static.name}: has no probability for token {token}; make the model with an <unk>")
         places = np.empty_like(before.places)
-        log10_p, _ = step(self.static.index, before.places, int(token), places)
+        log10_p, _ = step(self.static.index, before.places, token, places)
         after.places = places
         return float(log10_p)
 

@@ -62,6 +62,13 @@ def test_what_needs_torch_says_in_one_line_how_to_install_it(tmp_path: Path, cod
     assert done.returncode == 1 or len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("words", [["train_gpt.py", "--describe"], ["eval.py", "--artifact", "a.bin", "--data", "."]])
+def test_the_scripts_say_so_too(tmp_path: Path, words: list[str]) -> None:
+    done = light(f"import runpy\nsys.argv = {words}\nrunpy.run_path({str(ROOT / words[0])!r}, run_name='__main__')\n", tmp_path)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("ModuleNotFoundError: ") and done.stderr.endswith("; pip install 'seedgram[hybrid]', in a checkout '.[hybrid]'\n")
+
+
 def test_a_picture_without_its_package_is_refused_before_any_work(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import sys; sys.modules['matplotlib'] = None\n" + command("audit", "--control", "--png", "z.png")],
