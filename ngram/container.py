@@ -170,9 +170,8 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def head(magic: bytes, version: int, header: Mapping[str, Any], sizes: Mapping[str, int]) -> bytes:
-    """How a container begins whose sections take so many bytes; they follow, then the SHA-256 of all."""
-    full_header = {**header, "sections": list(map(list, sizes.items()))}
-    header_bytes = json.dumps(full_header, sort_keys=True, separators=(",", ":")).encode()
+    """How a container begins; its sections follow, then the SHA-256 of all."""
+    header_bytes = json.dumps({**header, "sections": list(sizes.items())}, sort_keys=True, separators=(",", ":")).encode()
     return _PREFIX.pack(magic, version, len(header_bytes)) + header_bytes
 
 

@@ -56,7 +56,7 @@ def build_table(
 class _Forward(NamedTuple):
     """All n-grams of one order in forward order, also those that a threshold drops: the next order is placed by them.
 
-    Columns as in kernels.place_order; starts, ends (G, V) int64: where the n-grams of each first token and group of second tokens lie."""
+    Columns as in kernels; starts, ends (G, V): where the n-grams of each first token and group of second tokens lie."""
 
     tokens: Tokens
     parents: U32
@@ -86,14 +86,14 @@ class _Builder:
         self.pruned: list[U32] = []
         self.token_bits = int(vocab_size).bit_length()
         self._walk(run)
-        # Room to work in, used by one order after the other: fresh memory would cost as much time as what is written to it.
+        # Room for one order after the other: fresh memory would cost as much time as what is written to it.
         size = max(self.sizes[1:-1], default=0)
         self.walks = [(np.empty(size, np.int64), np.empty(size, np.uint32)) for _ in range(2)]
         self.last: _Forward
         self.moved: U32 | None = None
 
     def _walk(self, run: Run) -> None:
-        """Groups of tokens that about as many entries end with are walked, and what begins with them is placed, side by side."""
+        """The records of all orders.  Tokens are grouped: what ends with those of a group is walked, and what begins with them is placed, side by side."""
         size, parts = self.vocab_size, min(COUNT, max(1, PARTED // self.vocab_size))
         begin = np.searchsorted(run.hi, np.arange(size, dtype=np.uint64) << np.uint64(64 - run.bits))
         cuts = np.unique(np.searchsorted(begin, np.arange(parts) * len(run) // parts))

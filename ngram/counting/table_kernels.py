@@ -49,9 +49,7 @@ def walk(
     hi, lo, counts, over_index, over_count = run
     top, bos, bits, least, width = setting
     pad, vocab, seen = (1 << bits) - 1, len(groups), 0
-    open_now = np.zeros((4, top + 2), np.int64)
-    opened, begin, padded, first_of = open_now[0], open_now[1], open_now[2], open_now[3]
-    after = 0
+    opened, begin, padded, after = np.zeros(top + 2, np.int64), np.zeros(top + 2, np.int64), np.zeros(top + 2, np.int64), 0
     for i in range(len(hi)):
         before, after = after, 0  # tokens shared with the key before this one, and with the next
         if i + 1 < len(hi):
@@ -80,15 +78,15 @@ def walk(
                 by += width
                 coc[n - 1, 1] += 1
             else:
-                opened[n], begin[n], padded[n], first_of[n], depth = seen, at[n + 1], 0, first, n
+                opened[n], begin[n], padded[n], depth = seen, at[n + 1], 0, n
         seen += count
         if count == 1 and depth == deepest and depth < top:
-            records[at[depth], 0], records[at[depth], 1] = ~tail, (1 << 32) | first_of[depth]
+            records[at[depth], 0], records[at[depth], 1] = ~tail, (1 << 32) | slot(hi[i], lo[i], depth, bits)
             at[depth] += 1
             coc[depth - 1, 1] += 1
             depth -= 1
         for n in range(depth, after, -1):
-            first, raw, left = first_of[n], min(seen - opened[n], U32_MAX), at[n + 1] - begin[n]
+            first, raw, left = slot(hi[i], lo[i], n, bits), min(seen - opened[n], U32_MAX), at[n + 1] - begin[n]
             adjusted = raw if n == top or (n > 1 and first == bos) else left + padded[n]
             if adjusted < 5:
                 coc[n - 1, adjusted] += 1
@@ -120,8 +118,7 @@ def place_order(
     over_row, over_count = over
     vocab, width, raw_is_count = setting
     mask, k, keep = (1 << width) - 1, 0, len(ahead) > 0
-    fetched = np.empty((3, BLOCK), np.int64)
-    heads, firsts, seconds = fetched[0], fetched[1], fetched[2]
+    heads, firsts, seconds = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
     for block in range(span[0], span[1], BLOCK):
         size = min(BLOCK, span[1] - block)
         for i in range(size):  # no branch waits for memory here, so these reads overlap
@@ -129,12 +126,9 @@ def place_order(
             e = 0 if heads[i] < 0 else heads[i] & _LOW_AT
             firsts[i], seconds[i] = records[e, 0], records[e, 1]
         for i in range(size):
-            f, head, following, second, more = block + i, heads[i], firsts[i], seconds[i], 1
+            f, head, following, second, more = block + i, heads[i], firsts[i], seconds[i], (heads[i] >> _AT) & _LOW_LEFT
             if head < 0:
-                following, second = ~(~head >> width), (1 << 32) | (~head & mask)
-                more = np.int64(~head & mask != vocab)
-            else:
-                more = (head >> _AT) & _LOW_LEFT
+                following, second, more = ~(~head >> width), (1 << 32) | (~head & mask), np.int64(~head & mask != vocab)
             context, token = below_parents[f], below_tokens[f]
             for e in range(more):
                 if e:
