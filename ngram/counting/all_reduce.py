@@ -6,7 +6,7 @@ the runs only one wave is ever in memory.  The owner adds up, because Gloo canno
 Continuation counts are sizes of sets, which cannot be added: derive them from the run that is returned.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,24 +31,29 @@ def all_reduce_run(run: Run, group: "ProcessGroup | None" = None, wave_entries: 
 
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) == 1:
         return run
-    orders, sizes, positions = zip(*_gather((run.order, len(run), run.total()), group), strict=True)
-    if len(set(orders)) > 1:
-        raise SeedgramError(f"ranks counted different orders {sorted(set(orders))}; start every rank with the same --orders")
-    world, edges = len(sizes), _edges(run, len(sizes), group, wave_entries)
-    output, nothing = Room(sum(sizes), sum(positions)), Run.empty(run.order, run.bits)
+    facts = np.concatenate(_gather(np.array([[run.order, len(run), run.total()]]), group))
+    if len(orders := sorted(set(facts[:, 0].tolist()))) > 1:
+        raise SeedgramError(f"ranks counted different orders {orders}; start every rank with the same --orders")
+    world, edges = len(facts), _edges(run, len(facts), group, wave_entries)
+    output, nothing = Room(*facts[:, 1:].sum(axis=0).tolist()), Run.empty(run.order, run.bits)
     for wave in range(0, len(edges) - 1, world):
-        for part in _gather(_exchange(run, edges[wave : wave + world + 1], group), group):
-            output.add(part, nothing)
+        for rows in _gather(_exchange(run, edges[wave : wave + world + 1], group), group):
+            output.add(_unpack(rows, run), nothing)
     return output.run(run.order, run.bits)
 
 
-def _gather(value: Any, group: "ProcessGroup | None") -> list[Any]:
-    """Every rank's value, one rank after the other."""
+def _gather(rows: I64, group: "ProcessGroup | None") -> list[I64]:
+    """The rows (n, k) of each rank, however many it has."""
+    import torch
     import torch.distributed as dist
 
-    values = [None] * dist.get_world_size(group)
-    dist.all_gather_object(values, value, group=group)
-    return values
+    sizes = [torch.empty(1, dtype=torch.int64) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(sizes, torch.tensor([len(rows)]), group=group)
+    padded = torch.zeros(max(map(int, sizes)), rows.shape[1], dtype=torch.int64)
+    padded[: len(rows)] = torch.from_numpy(rows)
+    parts = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(parts, padded, group=group)
+    return [part[: int(size)].numpy() for part, size in zip(parts, sizes, strict=True)]
 
 
 def _edges(run: Run, world: int, group: "ProcessGroup | None", wave_entries: int) -> I64:
@@ -58,26 +63,30 @@ def _edges(run: Run, world: int, group: "ProcessGroup | None", wave_entries: int
     (block + world) · stride entries of all ranks together, and a wave has `world` such ranges."""
     block = SAMPLES_A_RANGE * world
     stride = max(1, wave_entries // (world * (block + world)))
-    cuts = np.unique(np.sort(np.concatenate(_gather(run.hi[stride::stride], group)))[block::block])
-    inner = np.searchsorted(run.hi, cuts).astype(np.int64)
+    samples = np.concatenate(_gather(run.hi[stride::stride, None].view(np.int64), group))[:, 0].view(np.uint64)
+    inner = np.searchsorted(run.hi, np.unique(np.sort(samples)[block::block])).astype(np.int64)
     missing = -(len(inner) + 1) % world  # empty ranges at the end fill the last wave
     return np.concatenate([[0], inner, np.full(missing + 1, len(run))])
 
 
-def _exchange(run: Run, edges: I64, group: "ProcessGroup | None") -> Run:
-    """One wave: sends each range to its owner and returns this rank's range of all ranks added up."""
+def _exchange(run: Run, edges: I64, group: "ProcessGroup | None") -> I64:
+    """One wave: sends each range to its owner and returns this rank's range of all ranks added up, as _pack."""
     import torch
     import torch.distributed as dist
 
-    outgoing, mine = np.diff(edges).tolist(), run.slice(int(edges[0]), int(edges[-1]))
-    incoming = [counts[dist.get_rank(group)] for counts in _gather(outgoing, group)]
-    sent = np.stack([mine.hi.view(np.int64), mine.lo.view(np.int64), mine.exact_counts()], axis=1)
+    counts, rank = np.diff(edges), dist.get_rank(group)
+    incoming = [int(theirs[0, rank]) for theirs in _gather(counts[None], group)]
     rows = torch.empty((sum(incoming), 3), dtype=torch.int64)
-    dist.all_to_all_single(rows, torch.from_numpy(sent), incoming, outgoing, group=group)
-    return merge(*(_unpack(part.numpy(), run) for part in rows.split(incoming)))
+    sent = torch.from_numpy(_pack(run.slice(int(edges[0]), int(edges[-1]))))
+    dist.all_to_all_single(rows, sent, incoming, counts.tolist(), group=group)
+    return _pack(merge(*(_unpack(part.numpy(), run) for part in rows.split(incoming))))
+
+
+def _pack(run: Run) -> I64:
+    """(n, 3) int64: hi and lo as bit patterns, and the exact counts."""
+    return np.stack([run.hi.view(np.int64), run.lo.view(np.int64), run.exact_counts()], axis=1)
 
 
 def _unpack(rows: I64, like: Run) -> Run:
-    """rows (n, 3): hi and lo as bit patterns, and the exact counts."""
     hi, lo = (np.ascontiguousarray(rows[:, i]).view(np.uint64) for i in (0, 1))
     return Run.from_counts(like.order, hi, lo, rows[:, 2], like.bits)

@@ -38,7 +38,7 @@ def test_a_run_is_read_with_its_claim_and_times(run: Path) -> None:
 
 def test_the_score_of_eval_json_is_claimed_where_there_is_one(copy: Path) -> None:
     claim = json.loads((copy / "summary.json").read_text())["scores"]
-    ttt = {"chunk_tokens": 0, "rate": 0.0002, "scope": "all"}
+    ttt = {"chunk_tokens": 0, "rate": 0.0002}
     (copy / "eval.json").write_text(json.dumps({**claim, "blended_bpb": 1.25, "stride": 8, "adapt": ttt}))
     found = runs.read_run(copy)
     assert found.bpb == 1.25 and found.options().stride == 8 and found.options().adapt.rate == 0.0002
