@@ -67,13 +67,12 @@ class _Forward(NamedTuple):
 
 
 class _Columns(NamedTuple):
-    """One order of the table.  over: rows and counts (K,) of the counts over 65,535."""
+    """One order of the table; adjusted: counts."""
 
     tokens: Tokens
     parents: U32
-    counts: U16
+    adjusted: U32
     raw: U32
-    over: tuple[U32, U32]
 
 
 class _Builder:
@@ -81,9 +80,9 @@ class _Builder:
 
     def __init__(self, run: Run, vocab_size: int, bos: int, top: int):
         self.vocab_size, self.bos, self.top = vocab_size, bos, top
-        self.most_over = run.total() // FULL + 1  # each count over 65,535 stands for as many positions
-        self.columns: list[_Columns] = []
+        self.columns: list[tuple[Tokens, U32, U16, U32]] = []
         self.pruned: list[U32] = []
+        self.excess: dict[int, tuple[U32, U32]] = {}
         self.token_bits = int(vocab_size).bit_length()
         self._walk(run)
         # Room for one order after the other: fresh memory would cost as much time as what is written to it.
@@ -117,60 +116,54 @@ class _Builder:
 
     def add_order(self, n: int, min_raw: int) -> None:
         """Adds the next order.  n-grams that occur less than min_raw times are dropped."""
-        if n == 1:
-            self._add_unigrams()
-            return
-        columns, self.last = self._place(n)
-        pruned = np.zeros(len(self.columns[-1].tokens), np.uint32)
+        columns, self.last = self._unigrams() if n == 1 else self._place(n)
+        pruned = np.zeros(len(self.columns[-1][0]) if n > 1 else 1, np.uint32)
         if min_raw > 1 or self.moved is not None:
             columns, pruned = self._drop(columns, min_raw)
-        self.columns.append(columns)
+        large = np.flatnonzero(columns.adjusted > FULL).astype(np.uint32)
+        if len(large):
+            self.excess[n] = large, columns.adjusted[large]
+        self.columns.append((columns.tokens, columns.parents, np.minimum(columns.adjusted, FULL).astype(np.uint16), columns.raw))
         self.pruned.append(pruned)
 
-    def _add_unigrams(self) -> None:
+    def _unigrams(self) -> tuple[_Columns, _Forward]:
         """Order 1 holds every token of the vocabulary."""
         size, seen = self.vocab_size, self.unigrams[:, 1] & U32_MAX
         ahead = np.zeros(size, np.int64)
         adjusted, raw = np.zeros((2, size), np.uint32)
         ahead[seen], raw[seen] = self.unigrams[:, 0], self.unigrams[:, 1] >> 32 & U32_MAX
         adjusted[seen] = raw[seen] if self.top == 1 else [kernels.left_of(value) for value in ahead[seen].tolist()]
-        rows, zeros, over = np.arange(size, dtype=np.uint32), np.zeros(size, np.uint32), np.flatnonzero(adjusted > FULL)
-        tokens, counts = rows.astype(token_type(size)), np.minimum(adjusted, FULL).astype(np.uint16)
+        tokens, zeros = np.arange(size).astype(token_type(size)), np.zeros(size, np.uint32)
         starts = np.tile(np.arange(size), (len(self.cuts) - 1, 1))
-        self.last = _Forward(tokens, zeros, ahead, zeros, starts, starts + 1)
-        self.columns.append(_Columns(tokens, zeros, counts, raw, (over.astype(np.uint32), adjusted[over])))
-        self.pruned.append(np.zeros(1, np.uint32))
+        return _Columns(tokens, zeros, adjusted, raw), _Forward(tokens, zeros, ahead, zeros, starts, starts + 1)
 
     def _place(self, n: int) -> tuple[_Columns, _Forward]:
         """All n-grams of order n as columns of a table, and what the next order needs."""
         size, last = self.sizes[n - 1], self.last
-        tokens, counts = np.empty(size, token_type(self.vocab_size)), np.empty(size, np.uint16)
-        parents, raw = np.empty(size, np.uint32), np.empty(size, np.uint32)
+        tokens = np.empty(size, token_type(self.vocab_size))
+        parents, adjusted, raw = (np.empty(size, np.uint32) for _ in range(3))
         ahead, suffixes = (column[: size if n < self.top else 0] for column in self.walks[n % 2])
         tally = self.tally[n - 1]
         ends = np.cumsum(tally.T.reshape(-1)).reshape(tally.T.shape).T.copy()
         starts = ends - tally
-        place, over = starts.copy(), np.empty((len(starts), 2, self.most_over), np.uint32)
+        place = starts.copy()
         setting = np.array([self.vocab_size, self.token_bits, -1 if n == self.top else self.bos])
 
-        def part(group: int) -> int:
+        def part(group: int) -> None:
             span = int(last.starts[0, self.cuts[group]]), int(last.ends[-1, self.cuts[group + 1] - 1])
-            bounds, out = (last.starts[group].copy(), last.ends[group], place[group]), (tokens, parents, counts, raw)
-            return kernels.place_order(self.records, last[:4], span, setting, *bounds, out, ahead, suffixes, over[group])
+            bounds, out = (last.starts[group].copy(), last.ends[group], place[group]), (tokens, parents, adjusted, raw)
+            kernels.place_order(self.records, last[:4], span, setting, *bounds, out, ahead, suffixes)
 
-        found = each(part, range(len(starts)))
-        over = np.concatenate([over[group, :, :count] for group, count in enumerate(found)], axis=1)
-        over = over[:, np.argsort(over[0])]
+        each(part, range(len(starts)))
         if not np.array_equal(place, ends):  # n-grams without a context left gaps at the ends of their buckets
             stays = np.ones(size, bool)
             for a, b in zip(place[place < ends], ends[place < ends], strict=True):
                 stays[a:b] = False
             rows = np.flatnonzero(stays)
-            tokens, parents, counts, raw = (column[rows] for column in (tokens, parents, counts, raw))
+            tokens, parents, adjusted, raw = (column[rows] for column in (tokens, parents, adjusted, raw))
             ahead, suffixes = (column[rows] if n < self.top else column for column in (ahead, suffixes))
-            over[0] = np.searchsorted(rows, over[0])
             starts, ends = np.searchsorted(rows, starts), np.searchsorted(rows, place)
-        return _Columns(tokens, parents, counts, raw, (over[0], over[1])), _Forward(tokens, parents, ahead, suffixes, starts, ends)
+        return _Columns(tokens, parents, adjusted, raw), _Forward(tokens, parents, ahead, suffixes, starts, ends)
 
     def _drop(self, columns: _Columns, min_raw: int) -> tuple[_Columns, U32]:
         """The n-grams that stay, and for each of their contexts the adjusted counts of those that go."""
@@ -179,22 +172,10 @@ class _Builder:
         goes = np.flatnonzero(~stays & (contexts != GONE))
         self.moved = np.cumsum(stays, dtype=np.uint32) - np.uint32(1)
         self.moved[~stays] = GONE
-        (over_rows, over_counts), adjusted = columns.over, columns.counts.astype(np.uint32)
-        adjusted[over_rows] = over_counts
-        pruned = np.bincount(contexts[goes], adjusted[goes], len(self.columns[-1].tokens))
-        over = self.moved[over_rows[stays[over_rows]]], over_counts[stays[over_rows]]
-        kept = _Columns(columns.tokens[stays], contexts[stays], columns.counts[stays], columns.raw[stays], over)
-        return kept, np.minimum(pruned, U32_MAX).astype(np.uint32)
+        pruned = np.bincount(contexts[goes], columns.adjusted[goes], len(self.columns[-1][0]))
+        return _Columns(columns.tokens[stays], contexts[stays], columns.adjusted[stays], columns.raw[stays]), np.minimum(pruned, U32_MAX).astype(np.uint32)
 
     def table(self) -> NgramTable:
-        return NgramTable(
-            vocab_size=self.vocab_size,
-            bos=self.bos,
-            tokens=[columns.tokens for columns in self.columns],
-            parents=[columns.parents for columns in self.columns],
-            counts=[columns.counts for columns in self.columns],
-            pruned=self.pruned,
-            discounts=estimate_discounts(self.count_of_counts[:, 1:]),
-            excess={n: columns.over for n, columns in enumerate(self.columns, 1) if len(columns.over[0])},
-            raw=[columns.raw for columns in self.columns],
-        )
+        tokens, parents, counts, raw = map(list, zip(*self.columns, strict=True))
+        discounts = estimate_discounts(self.count_of_counts[:, 1:])
+        return NgramTable(self.vocab_size, self.bos, tokens, parents, counts, self.pruned, discounts, self.excess, raw)

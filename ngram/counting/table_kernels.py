@@ -15,7 +15,7 @@ import numpy as np
 
 from ngram.arrays import Array
 from ngram.compiled import njit
-from ngram.counting.kernels import FULL, U32_MAX, exact_count
+from ngram.counting.kernels import U32_MAX, exact_count
 
 BLOCK = 64  # suffixes whose records are fetched together
 TAIL_BITS = 62  # of the tokens to the left of an n-gram that occurred once
@@ -104,20 +104,19 @@ def left_of(ahead: int) -> int:
 @njit
 def place_order(
     records: Array, below: Array, span: tuple[int, int], setting: Array, cursor: Array, bound: Array, place: Array, out: Array, ahead: Array,
-    suffixes: Array, over: Array,
-) -> int:  # fmt: skip
-    """The n-grams of one order that end with some suffixes, in forward order; returns the number of counts that do not fit 16 bits.
+    suffixes: Array,
+) -> None:  # fmt: skip
+    """The n-grams of one order that end with some suffixes, in forward order.
 
     below: (tokens, parents, ahead, suffixes) of the order below, in forward order: last token, row of the context, see above, row of the suffix.
     span: rows of the suffixes to take.  cursor, bound (V,) int64: where the contexts of their n-grams begin and end in each bucket of the
     order below; place (V,): where the n-grams begin in those of this order, and on return where they end.  setting (3,) int64: V, bits of a
-    token in `ahead`, the first token after which counts are raw (-1: all).  out: (tokens, parents, counts, raw) to fill; ahead, suffixes: as
-    below, or empty at the top order.  over: (row, count) of counts over 65,535.  An n-gram whose context is not there is left out."""
+    token in `ahead`, the first token after which counts are raw (-1: all).  out: (tokens, parents, adjusted counts, raw) to fill; ahead,
+    suffixes: as below, or empty at the top order.  An n-gram whose context is not there is left out."""
     below_tokens, below_parents, below_ahead, below_suffixes = below
     tokens, parents, counts, raws = out
-    over_row, over_count = over
     vocab, width, raw_is_count = setting
-    mask, k, keep = (1 << width) - 1, 0, len(ahead) > 0
+    mask, keep = (1 << width) - 1, len(ahead) > 0
     heads, firsts, seconds = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
     for block in range(span[0], span[1], BLOCK):
         size = min(BLOCK, span[1] - block)
@@ -144,11 +143,7 @@ def place_order(
                     continue
                 at = place[first]
                 place[first] = at + 1
-                adjusted = raw if raw_is_count < 0 or raw_is_count == first else left_of(following)
-                tokens[at], parents[at], raws[at], counts[at] = token, j, raw, min(adjusted, FULL)
-                if adjusted > FULL:
-                    over_row[k], over_count[k] = at, adjusted
-                    k += 1
+                tokens[at], parents[at], raws[at] = token, j, raw
+                counts[at] = raw if raw_is_count < 0 or raw_is_count == first else left_of(following)
                 if keep:
                     ahead[at], suffixes[at] = following, f
-    return k

@@ -53,7 +53,7 @@ def draw(seed: int, first: tuple[Array, Array], shares: tuple[Array, Array, Arra
     state, vocab = mix(np.uint64(seed) + np.uint64(1)), len(rows)  # far apart on the one cycle that all documents share
     out[0], context, last = BOS, -1, BOS
     for t in range(1, len(out)):
-        token = -1
+        token: Any = -1
         for order in range(3, 0, -1):
             row = (context if order == 3 else last) if order > 1 else 0
             if order == 3 and row < 0:
@@ -76,11 +76,11 @@ def draw(seed: int, first: tuple[Array, Array], shares: tuple[Array, Array, Arra
                     high = middle
                 else:
                     low = middle + 1
-            token = int(tokens[order - 1][low])
+            token = np.int64(tokens[order - 1][low])
             break
         if token < 0:
             state += np.uint64(0x9E3779B97F4A7C15)
-            token = int(mix(state) % np.uint64(vocab))
+            token = np.int64(mix(state) % np.uint64(vocab))
         out[t] = token
         context = -1 if token == BOS else rows[last, token]
         last = token
