@@ -17,7 +17,7 @@ pytestmark = pytest.mark.kernels
 
 def listed(model: ArpaModel) -> dict[tuple[int, ...], tuple[float, float]]:
     """log10 probability and weight of each n-gram."""
-    found, above = dict[tuple[int, ...], tuple[float, float]](), [()]
+    found, above = dict[tuple[int, ...], tuple[float, float]](), list[tuple[int, ...]]([()])
     for keys, log10_p, log10_b in zip(model.keys, model.log10_p, model.log10_b, strict=True):
         here = [(*above[int(key >> WORD_BITS)], int(key & WORD_MASK)) for key in keys]
         found |= dict(zip(here, zip(log10_p.tolist(), log10_b.tolist(), strict=True), strict=True))
