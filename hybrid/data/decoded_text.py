@@ -52,7 +52,8 @@ def beginning(data: str, max_tokens: int, seq_len: int) -> Tokens:
     """The validation tokens as the files in a folder, or one file, hold them: max_tokens of them, 0: all; seq_len: and no more than fill
     windows of that length, 0: all."""
     place, parts = Path(data), []
-    for path in [place] if place.is_file() else sorted(path for path in place.glob("[!.]*_val_*.bin") if path.stem.rsplit("_", 1)[1].isdigit()):
+    inside = [path for path in place.glob("[!.]*_val_*.bin") if path.stem.split("_")[-2] == "val" and path.stem.split("_")[-1].isdigit()]
+    for path in [place] if place.is_file() else sorted(inside):
         wide = np.fromfile(path, "<i4", 2)[1] == 2
         parts.append(np.fromfile(path, "<u4" if wide else "<u2", offset=1024))
     tokens = np.concatenate(parts)
