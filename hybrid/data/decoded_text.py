@@ -41,8 +41,10 @@ def decoded_pieces(model: bytes) -> list[bytes]:
     before = next((i for i in range(size) if spoken[i] and not sp.is_byte(i) and sp.decode([i]).strip()), None)
     out = []
     for i in range(size):
-        if sp.is_byte(i) or before is None or not spoken[i]:
+        if sp.is_byte(i) or not spoken[i]:
             out.append(bytes([int(sp.id_to_piece(i)[3:5], 16)]) if sp.is_byte(i) else b"")
+        elif before is None:  # all pieces are spaces, which decoding drops where they come first
+            out.append(codec.piece_bytes[i])
         else:
             out.append(sp.decode([before, i]).encode()[len(sp.decode([before]).encode()) :])
     return out

@@ -9,11 +9,12 @@ from hybrid.data.write_shards import write_shard
 from hybrid.scoring import evaluate
 from ngram.pieces import Pieces
 from tests.support import tiny
+from tests.support.tokenizers import kinds
 
 
-def test_sentencepieces_own_decoder_says_what_our_pieces_say():
-    model = tiny.tokenizer_bytes()
-    assert decoded_pieces(model) == Pieces(model).piece_bytes
+@pytest.mark.parametrize("kind", sorted(kinds()))
+def test_sentencepieces_own_decoder_says_what_our_pieces_say(kind):
+    assert decoded_pieces(kinds()[kind]) == Pieces(kinds()[kind]).piece_bytes
 
 
 @pytest.mark.parametrize("protocol", ["full", "challenge"])
