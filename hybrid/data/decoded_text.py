@@ -41,8 +41,10 @@ def decoded_pieces(model: bytes) -> list[bytes]:
     before = next((i for i in range(size) if spoken[i] and not sp.is_byte(i) and sp.decode([i]).strip()), None)
     out = []
     for i in range(size):
-        if sp.is_byte(i) or before is None or not spoken[i]:
+        if sp.is_byte(i) or not spoken[i]:
             out.append(bytes([int(sp.id_to_piece(i)[3:5], 16)]) if sp.is_byte(i) else b"")
+        elif before is None:  # all pieces are spaces, which decoding drops where they come first
+            out.append(codec.piece_bytes[i])
         else:
             out.append(sp.decode([before, i]).encode()[len(sp.decode([before]).encode()) :])
     return out
@@ -52,7 +54,8 @@ def beginning(data: str, max_tokens: int, seq_len: int) -> Tokens:
     """The validation tokens as the files in a folder, or one file, hold them: max_tokens of them, 0: all; seq_len: and no more than fill
     windows of that length, 0: all."""
     place, parts = Path(data), []
-    for path in [place] if place.is_file() else sorted(path for path in place.glob("[!.]*_val_*.bin") if path.stem.rsplit("_", 1)[1].isdigit()):
+    inside = [path for path in place.glob("[!.]*_val_*.bin") if path.stem.split("_")[-2] == "val" and path.stem.split("_")[-1].isdigit()]
+    for path in [place] if place.is_file() else sorted(inside):
         wide = np.fromfile(path, "<i4", 2)[1] == 2
         parts.append(np.fromfile(path, "<u4" if wide else "<u2", offset=1024))
     tokens = np.concatenate(parts)

@@ -20,6 +20,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+import numpy as np
+
+from hybrid.data import tokenizer
 from hybrid.data.write_shards import write_shard
 from ngram.errors import SeedgramError, run_cli
 from tests.support import tiny
@@ -254,8 +257,10 @@ FAULTS = (
 def inputs(folder: Path) -> None:
     """An artifact and two validation shards, for which no manifest vouches: what that would find is not asked here."""
     tiny.write_artifact(folder / "a.bin")
+    codec = tokenizer.load(tiny.tokenizer_bytes())
     for shard, seed in enumerate((2, 5)):
-        write_shard(folder / f"x_val_{shard:06}.bin", tiny.stream(seed=seed, count=40))
+        texts = [" " * (number % 2) + text for number, text in enumerate(tiny.documents(40, seed))]  # the challenge leaves such a space out
+        write_shard(folder / f"x_val_{shard:06}.bin", np.concatenate(list(codec.encode_documents(texts))))
 
 
 def asked(sources: Path, folder: Path, command: str, flags: list[str]) -> tuple[int, str]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hybrid.auditing import printed_run
+from hybrid.auditing.sampling import SLACK_BITS
 from hybrid.data.write_shards import write_shard
 from hybrid.parallel.ranks import Ranks
 from hybrid.scoring.mixture import Mixture
@@ -147,7 +148,7 @@ def test_the_stated_power_of_the_network_is_that_of_drawing_its_positions():
     """A network that gains all it can at the fewest positions, against draws of the same size."""
     random = np.random.default_rng(0)
     bits = random.exponential(2.0, 400)
-    room = np.log2(256) + printed_run.SLACK_BITS - bits
+    room = np.log2(256) + SLACK_BITS - bits
     power = printed_run.network_power(bits, 256, 100)
     for gain in printed_run.SHOWN_GAINS:
         order = np.argsort(-room)

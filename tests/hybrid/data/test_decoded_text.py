@@ -9,11 +9,12 @@ from hybrid.data.write_shards import write_shard
 from hybrid.scoring import evaluate
 from ngram.pieces import Pieces
 from tests.support import tiny
+from tests.support.tokenizers import kinds
 
 
-def test_sentencepieces_own_decoder_says_what_our_pieces_say():
-    model = tiny.tokenizer_bytes()
-    assert decoded_pieces(model) == Pieces(model).piece_bytes
+@pytest.mark.parametrize("kind", sorted(kinds()))
+def test_sentencepieces_own_decoder_says_what_our_pieces_say(kind):
+    assert decoded_pieces(kinds()[kind]) == Pieces(kinds()[kind]).piece_bytes
 
 
 @pytest.mark.parametrize("protocol", ["full", "challenge"])
@@ -21,6 +22,7 @@ def test_sentencepieces_own_decoder_says_what_our_pieces_say():
 def test_the_beginning_of_the_shards_is_what_is_scored(tmp_path, protocol, max_tokens):
     for number in range(2):
         write_shard(tmp_path / f"x_val_{number:06}.bin", tiny.stream(seed=number, count=20))
-    (tmp_path / ".x_val_000009.bin").write_bytes(b"not a shard")
+    for name in (".x_val_000009.bin", "x_val_y_000009.bin", "x_val_new.bin", "x_train_000000.bin"):
+        (tmp_path / name).write_bytes(b"not a shard of the split")
     scored = evaluate.load_tokens(find_shards(tmp_path, "val"), tiny.VOCAB, 32, protocol, max_tokens)
     assert np.array_equal(beginning(str(tmp_path), max_tokens, 32 if protocol == "challenge" else 0), scored)
