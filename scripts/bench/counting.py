@@ -22,7 +22,6 @@ stand beside them, and tell whether more threads help.  Everything is compiled b
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import resource
@@ -31,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +197,8 @@ def lmplz(program: Path, stream: U16, threads: int) -> dict[str, Any]:
 
 def suffix_array(data: Path, table: Path, folder: Path, threads: int) -> list[list[list[str]]]:
     """The three steps that the wheel's own `infini_gram.indexing` runs over a file of 16-bit tokens, as groups of commands for `external`."""
-    spec = importlib.util.find_spec("infini_gram")
+    here = Path(__file__).resolve().parent  # holds a bench of the wheel's name
+    spec = PathFinder.find_spec("infini_gram", [place for place in sys.path if Path(place).resolve() != here])
     if spec is None or not spec.submodule_search_locations:
         raise SeedgramError("infini-gram is not installed; pip install infini-gram, or leave --infini-gram out")
     program = Path(spec.submodule_search_locations[0], "rust_indexing")
