@@ -31,6 +31,7 @@ from ngram.compiled import compile_seconds
 from ngram.pieces import Pieces
 from ngram.score_first import ScoreFirst, Tokens
 
+CHUNKS_A_CALL = 64  # that a predictor is given at once: inside of a call, its parts work side by side
 CHECK_EVERY = 1024  # targets of which one is held against its whole distribution
 
 
@@ -75,7 +76,7 @@ def run(order: ScoreFirst, part: str, chunk_tokens: int) -> BlendScores:
     """Scores the whole stream of `order`: entry i is target i + 1.  Paranoid: scoring and learning are two steps, with digests around them."""
     size = len(order.tokens) - 1
     out = BlendScores(np.empty((size, len(EXPERTS))), np.empty(size), np.empty((size, len(EXPERTS))))
-    for start, stop in order.chunks(chunk_tokens):
+    for start, stop in order.chunks(chunk_tokens if order.paranoid else chunk_tokens * CHUNKS_A_CALL):
         if order.frozen or order.paranoid:
             result = order.score(start, stop)[part]
             if not order.frozen and stop < len(order.tokens):

@@ -11,30 +11,55 @@ function of its position in the stream and of the tokens before it, and not of h
 So a caller may stop anywhere and ask for the whole distribution of the position that comes next (`row`), in the state in which it is
 scored.  A reader who does not know the text, decoder or audit, gets the same bits from the tokens before it (network.ahead False).
 
+What depends on what lets three things go on side by side, each in the order of the text: cache and match model read ahead, as they
+depend on the text alone; network and product follow on the device; the gate, which learns from all of them, comes last.
+
 Shapes: n targets, N tokens of the stream, K experts (mixture.EXPERTS), F features, V vocabulary.
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from hybrid.parallel.ranks import Ranks, peers
 from hybrid.scoring.mixture import EXPERTS, MATCH, NEURAL, NGRAM, PRODUCT, Mixture, features_of
 from hybrid.scoring.network import Network, NeuralScores, rows_of
 from hybrid.scoring.options import READ_TOKENS
-from hybrid.scoring.product import Kept, ProductScorer
+from hybrid.scoring.product import Block, Kept, ProductScorer
 from hybrid.scoring.scores import BlendScores, check_row, joined
-from ngram.arrays import F32, F64
+from ngram.arrays import F32, F64, I64
 from ngram.errors import SeedgramError
 from ngram.online import stream_cache as online
 from ngram.online.match import MatchModel
 from ngram.online.stream_cache import ChunkScores, StreamCache
 from ngram.score_first import Tokens
+
+
+READ_AHEAD = 3  # pieces that cache and match model may be ahead of network and product
+Asked = tuple[F64, F32]  # an expert's distribution (V,) of a target that it has not learned, and its features (1, F)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What was read of targets start … stop-1, which lie in one block.
+
+    told: of cache and match model, their scores.  asked: what they said of each watched target before they learned it."""
+
+    start: int
+    stop: int
+    pieces: Sequence[NeuralScores]
+    block: Block | None
+    told: list[ChunkScores]
+    asked: dict[int, list[Asked]]
 
 
 class Predictor:
@@ -64,9 +89,9 @@ class Predictor:
         self.read_tokens, self.by_chunk, self.collect = read_tokens, by_chunk, collect
         self.product: ProductScorer | None = None
         if PRODUCT in mixture.present:
-            self.product = product or ProductScorer(cache, read_tokens, keep=keep_rows)
-        self._beside = ThreadPoolExecutor(1)  # where the match model works while the cache does
-        self._block = 0, 0  # the open block of the product
+            self.product = product or ProductScorer(cache, keep=keep_rows)
+        self._matching, self._reading, self._gating = (ThreadPoolExecutor(1) for _ in range(3))
+        self._block = Block(0, 0)  # the open one of the product
         self._watch = np.unique(np.asarray(watch, np.int64))
         self._scored = list[tuple[F32, F64]]()  # of the pending chunk; no score depends on it, so no digest sees it
         self.checked = 0  # positions whose row was compared
@@ -78,7 +103,7 @@ class Predictor:
     def score(self, tokens: Tokens, start: int, stop: int) -> BlendScores:
         """A whole chunk (or, where nothing learns, any range); nothing is learned."""
         self._scored = []
-        return joined([self._checked(tokens, a, b, learn=False) for a, b in self._pieces(len(tokens), start, stop)])
+        return self._score(tokens, start, stop, online=False)
 
     def update(self, tokens: Tokens, start: int, stop: int) -> None:
         """Learns the chunk that was scored last."""
@@ -87,14 +112,7 @@ class Predictor:
 
     def score_then_update(self, tokens: Tokens, start: int, stop: int) -> BlendScores:
         """Any range; what learns after every token has learned all of it, what learns by chunks all chunks that end in it."""
-        pieces = []
-        for a, b in self._pieces(len(tokens), start, stop):
-            pieces.append(self._checked(tokens, a, b, learn=not self.by_chunk))
-            self._teach_gate()
-            first, end = self._chunk(len(tokens), a)
-            if self.by_chunk and b == end and end < len(tokens):
-                self._learn_chunk(tokens, first, end)
-        return joined(pieces)
+        return self._score(tokens, start, stop, online=True)
 
     def row(self, tokens: Tokens, t: int) -> F64 | None:
         """(V,) float64: what position t is drawn from, as `score_then_update` scores it next; tokens from t on are not looked at.
@@ -103,24 +121,14 @@ class Predictor:
         neural = self.network.look(tokens, t)
         if neural.rows is None or not len(neural.rows):
             return None
-        rows_KV, told_1F = np.zeros((len(EXPERTS), self.cache.vocab_size)), np.empty((1, len(online.FEATURES)), np.float32)
-        self.cache.fill_range(tokens, t, t + 1, rows_KV[NGRAM : NGRAM + 1], told_1F)
-        told = [told_1F]
-        if self.match is not None:
-            rows_KV[MATCH] = self.match.row(tokens, t)
-            told.append(self.match.score(tokens, t, t + 1).features)
-        features_1F = features_of(neural.features(), *told)
-        rows_KV[NEURAL] = np.exp(neural.rows[0].double().cpu().numpy())
-        if self.product is not None:
-            self._open(tokens, t)
-            rows_KV[PRODUCT] = self.product.row(tokens, t, neural.rows, self.mixture.exponents(features_1F))
-        return self.mixture.mixed_row(self.mixture.weights(features_1F)[0], rows_KV)
+        asked = [self._ask_cache(tokens, t), *([self._ask_match(tokens, t)] if self.match is not None else [])]
+        block = self._opened(tokens, t, neural.rows.device) if self.product is not None else None
+        return self._mixed_row(*self._rows(tokens, t, neural, block, asked))
 
     def close(self) -> None:
         """Ends the helper threads."""
-        self._beside.shutdown()
-        if self.product is not None:
-            self.product.close()
+        for lane in (self._matching, self._reading, self._gating):
+            lane.shutdown(cancel_futures=True)
 
     def digest(self) -> str:
         return self.cache.digest() + (self.match.digest() if self.match is not None else "") + self.mixture.digest()
@@ -137,90 +145,176 @@ class Predictor:
         start = 1 + (t - 1) // self.mixture.chunk_tokens * self.mixture.chunk_tokens
         return start, min(start + self.mixture.chunk_tokens, size)
 
+    def _edges(self, size: int, t: int) -> tuple[int, int]:
+        """The block of target t: first target, and the one behind the last."""
+        first, stop = self._chunk(size, t)
+        if self.product is None:
+            return first, stop
+        first += (t - first) // self.read_tokens * self.read_tokens
+        return first, min(first + self.read_tokens, stop)
+
     def _pieces(self, size: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """start … stop-1 cut where a chunk ends and where a watched position begins."""
+        """start … stop-1 cut where a block ends."""
         while start < stop:
-            next_watched = self._watch[np.searchsorted(self._watch, start, side="right") :][:1].tolist()
-            end = min(stop, self._chunk(size, start)[1], *next_watched)
+            end = min(stop, self._edges(size, start)[1])
             yield start, end
             start = end
 
-    def _open(self, tokens: Tokens, t: int) -> int:
-        """Makes the block of target t the open one, and returns the target behind its last."""
-        if not self._block[0] <= t < self._block[1]:
-            first, stop = self._chunk(len(tokens), t)
-            first += (t - first) // self.read_tokens * self.read_tokens
-            self._block = first, min(first + self.read_tokens, stop)
+    def _opened(self, tokens: Tokens, t: int, device: torch.device) -> Block:
+        """The block of target t, read now unless it is open."""
+        if not self._block.start <= t < self._block.start + self._block.size:
             assert self.product is not None
-            mine = rows_of(self.network.take(tokens, *self._block)) if self.network.ahead else []
             with self._timed("product"):
-                self.product.open(tokens, *self._block, mine)
-        return self._block[1]
+                self._block = self.product.read(tokens, *self._edges(len(tokens), t), device)
+        return self._block
 
     # ---- scoring -------------------------------------------------------------------------------------------------
 
-    def _checked(self, tokens: Tokens, start: int, stop: int, *, learn: bool) -> BlendScores:
-        """One of `_pieces`.  Where its first position is watched, the whole distribution is made before anything is scored or learned."""
-        row_V = None
-        if start in self._watch:
-            with self._timed("check"):
-                row_V = self.row(tokens, start)
-        scores = self._score(tokens, start, stop, learn=learn)
-        if row_V is not None:
-            check_row(row_V, int(tokens[start]), float(scores.mixed[0]), start)
-            self.checked += 1
-        return scores
+    def _score(self, tokens: Tokens, start: int, stop: int, *, online: bool) -> BlendScores:
+        """online: what learns, learns; otherwise what was scored is kept for `update`."""
+        pieces = list(self._pieces(len(tokens), start, stop))
+        side_by_side = self.network.ahead and len(pieces) > 1
+        scored = list[Future[BlendScores] | BlendScores]()
+        for read in self._reads(tokens, pieces, online, side_by_side):
+            multiplied = self._multiplied(tokens, read)
+            finish = self._gating.submit if side_by_side else _now
+            scored.append(finish(self._finish, tokens, read, *multiplied, online))
+            if not side_by_side:
+                self._learn_ended(tokens, read.start, read.stop, online)
+        return joined([piece.result() if isinstance(piece, Future) else piece for piece in scored])
 
-    def _score(self, tokens: Tokens, start: int, stop: int, *, learn: bool) -> BlendScores:
-        """start … stop-1, inside one chunk; with `learn`, cache and match model learn each token after scoring it."""
-        count = self.cache.score_then_update if learn else self.cache.score
-        copying = self._beside.submit(self._copy, tokens, start, stop, learn) if self.match is not None else None
-        probs_nK, features, begin = np.zeros((stop - start, len(EXPERTS))), list[F32](), start
-        while begin < stop:
-            end = min(stop, self._open(tokens, begin)) if self.product is not None else stop
-            here = slice(begin - start, end - start)
-            with self._timed("cache"):
-                counted = count(tokens, begin, end)
-            pieces = self.network.take(tokens, begin, end)
-            probs_nK[here, NGRAM] = counted.prob
-            probs_nK[here, NEURAL] = np.exp(-np.concatenate([piece.nll_nats for piece in pieces]))
-            told = [counted.features]
-            if copying is not None:
-                probs_nK[here, MATCH] = copying.result().prob[here]
-                told.append(copying.result().features[here])
-            features.append(features_of(np.concatenate([piece.features() for piece in pieces]), *told))
-            self._multiply(tokens, begin, pieces, features[-1], probs_nK[here])
-            begin = end
-        return self._combine(features[0] if len(features) == 1 else np.concatenate(features), probs_nK)
+    def _reads(self, tokens: Tokens, pieces: Sequence[tuple[int, int]], online: bool, side_by_side: bool) -> Iterator[_Read]:
+        """`_read` of each piece in turn; side by side, it is ahead of whoever asks."""
+        waiting = deque[Future[_Read]]()
+        for start, stop in pieces:
+            neural = self.network.take(tokens, start, stop)
+            if not side_by_side:
+                yield self._read(tokens, start, stop, neural, online)
+                continue
+            waiting.append(self._reading.submit(self._read_on, tokens, start, stop, neural, online))
+            if len(waiting) > READ_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
-    def _copy(self, tokens: Tokens, start: int, stop: int, learn: bool) -> ChunkScores:
-        """What the match model says of start … stop-1."""
+    def _read(self, tokens: Tokens, start: int, stop: int, pieces: Sequence[NeuralScores], online: bool) -> _Read:
+        """Asks cache and match model, which then learn, each in its way, unless they are not `online`."""
+        learn, block, copying = online and not self.by_chunk, None, None
+        if self.match is not None:
+            copying = self._matching.submit(self._follow, self.match, self._ask_match, tokens, start, stop, learn)
+        if self.product is not None:
+            mine = rows_of(pieces)
+            block = self._opened(tokens, start, mine[0][1].device if mine else torch.device("cpu"))
+        with self._timed("cache"):
+            followed = [self._follow(self.cache, self._ask_cache, tokens, start, stop, learn)]
+        if copying is not None:
+            followed.append(copying.result())
+        told, asked = zip(*followed, strict=True)
+        return _Read(start, stop, pieces, block, list(told), {t: [one[t] for one in asked] for t in asked[0]})
+
+    def _read_on(self, tokens: Tokens, start: int, stop: int, pieces: Sequence[NeuralScores], online: bool) -> _Read:
+        """`_read`, and what the next piece needs."""
+        read = self._read(tokens, start, stop, pieces, online)
+        self._learn_ended(tokens, start, stop, online)
+        return read
+
+    def _learn_ended(self, tokens: Tokens, start: int, stop: int, online: bool) -> None:
+        """With `by_chunk`: learns the chunk that ends in start … stop-1, if one does."""
+        first, end = self._chunk(len(tokens), start)
+        if online and self.by_chunk and stop == end < len(tokens):
+            self._learn_chunk(tokens, first, end)
+
+    def _follow(
+        self, expert: StreamCache | MatchModel, ask: Callable[[Tokens, int], Asked], tokens: Tokens, start: int, stop: int, learn: bool
+    ) -> tuple[ChunkScores, dict[int, Asked]]:
+        """An expert's scores of start … stop-1; `ask` of each watched target comes before it is scored and, with `learn`, learned."""
+        step, asked, scores = expert.score_then_update if learn else expert.score, dict[int, Asked](), list[ChunkScores]()
+        watched = self._watch[np.searchsorted(self._watch, start) : np.searchsorted(self._watch, stop)].tolist()
+        for a, b in pairwise(sorted({start, stop, *watched})):
+            if a in watched:
+                asked[a] = ask(tokens, a)
+            scores.append(step(tokens, a, b))
+        return ChunkScores(np.concatenate([one.prob for one in scores]), np.concatenate([one.features for one in scores])), asked
+
+    def _ask_cache(self, tokens: Tokens, t: int) -> Asked:
+        row_1V, told_1F = np.empty((1, self.cache.vocab_size)), np.empty((1, len(online.FEATURES)), np.float32)
+        self.cache.fill_range(tokens, t, t + 1, row_1V, told_1F)
+        return row_1V[0], told_1F
+
+    def _ask_match(self, tokens: Tokens, t: int) -> Asked:
         assert self.match is not None
-        return (self.match.score_then_update if learn else self.match.score)(tokens, start, stop)
+        return self.match.row(tokens, t), self.match.score(tokens, t, t + 1).features
 
-    def _multiply(self, tokens: Tokens, start: int, pieces: Sequence[NeuralScores], features_nF: F32, probs_nK: F64) -> None:
-        """Fills the product's column: zero where another rank has the network's rows."""
-        mine = rows_of(pieces)
-        if self.product is None or not mine:
-            return
-        with self._timed("product"):
-            where = np.concatenate([np.arange(first, first + len(rows)) for first, rows in mine]) - start
-            probs_nK[where, PRODUCT] = self.product.score(tokens, mine, self.mixture.exponents(features_nF[where]))
+    def _multiplied(self, tokens: Tokens, read: _Read) -> tuple[F32, F64, "Products", dict[int, tuple[F32, F64]]]:
+        """Features (n, F) and probabilities (n, K) of a piece, the product's apart; and `_rows` of its watched targets.
 
-    def _combine(self, features_nF: F32, probs_nK: F64) -> BlendScores:
-        if self.product is not None and self.ranks is not None and self.ranks.world > 1:
-            product_n = torch.from_numpy(np.ascontiguousarray(probs_nK[:, PRODUCT]))
+        The product's stay on the device, so that its next work is handed over before they are there."""
+        neural = np.concatenate([piece.features() for piece in read.pieces])
+        features_nF, probs_nK = features_of(neural, *(told.features for told in read.told)), np.zeros((read.stop - read.start, len(EXPERTS)))
+        probs_nK[:, NEURAL] = np.exp(-np.concatenate([piece.nll_nats for piece in read.pieces]))
+        for expert, told in zip((NGRAM, MATCH), read.told, strict=False):
+            probs_nK[:, expert] = told.prob
+        mine, products = rows_of(read.pieces), None
+        if self.product is not None and read.block is not None and mine:
+            with self._timed("product"):
+                where = np.concatenate([np.arange(first, first + len(rows)) for first, rows in mine]) - read.start
+                products = where, self.product.score(tokens, read.block, mine, self.mixture.exponents(features_nF[where]))
+        whole = dict[int, tuple[F32, F64]]()
+        with self._timed("check"):
+            for t, asked in read.asked.items():
+                at = [piece.part(t, t + 1) for piece in read.pieces if piece.first <= t < piece.stop]
+                if rows_of(at):
+                    whole[t] = self._rows(tokens, t, at[0], read.block, asked)
+        if self.ranks is not None and self.ranks.world > 1:
+            products = self._gathered(read, products)
+        return features_nF, probs_nK, products, whole
+
+    def _rows(self, tokens: Tokens, t: int, neural: NeuralScores, block: Block | None, asked: Sequence[Asked]) -> tuple[F32, F64]:
+        """Features (1, F) and every expert's distribution (K, V) of target t, whose network row is here."""
+        assert neural.rows is not None
+        features_1F = features_of(neural.features(), *(features for _, features in asked))
+        rows_KV = np.zeros((len(EXPERTS), self.cache.vocab_size))
+        rows_KV[NEURAL] = np.exp(neural.rows[0].double().cpu().numpy())
+        for expert, (row_V, _) in zip((NGRAM, MATCH), asked, strict=False):
+            rows_KV[expert] = row_V
+        if self.product is not None and block is not None:
+            rows_KV[PRODUCT] = self.product.row(tokens, block, t, neural.rows, self.mixture.exponents(features_1F))
+        return features_1F, rows_KV
+
+    def _mixed_row(self, features_1F: F32, rows_KV: F64) -> F64:
+        return self.mixture.mixed_row(self.mixture.weights(features_1F)[0], rows_KV)
+
+    def _gathered(self, read: _Read, products: "Products") -> "Products":
+        """The products of all ranks: zero elsewhere, so that the sum is an exact gather."""
+        product_n = torch.zeros(read.stop - read.start, dtype=torch.float64)
+        if products is not None:
+            product_n[torch.from_numpy(products[0])] = products[1].cpu()
+        if self.product is not None and self.ranks is not None:
             with peers():
-                dist.all_reduce(product_n, group=self.ranks.patient_group)  # zero elsewhere: the sum is an exact gather
-            probs_nK[:, PRODUCT] = product_n.numpy()
-        if self.product is not None and not (probs_nK[:, PRODUCT] > 0).all():
-            raise SeedgramError("the network's rows are missing or hold no numbers; lower --ttt-rate if it learns, or give --no-product")
+                dist.all_reduce(product_n, group=self.ranks.patient_group)
+        return np.arange(len(product_n)), product_n
+
+    def _finish(
+        self, tokens: Tokens, read: _Read, features_nF: F32, probs_nK: F64, products: "Products", whole: dict[int, tuple[F32, F64]], online: bool
+    ) -> BlendScores:
+        """Mixes a piece, checks its watched targets, and lets the gate learn it."""
+        if self.product is not None:
+            if products is not None:
+                probs_nK[products[0], PRODUCT] = products[1].cpu().numpy()
+            if not (probs_nK[:, PRODUCT] > 0).all():
+                raise SeedgramError("the network's rows are missing or hold no numbers; lower --ttt-rate if it learns, or give --no-product")
         with self._timed("gate"):
             weights_nK = self.mixture.weights(features_nF)
             mixed_n = self.mixture.mixed(weights_nK, probs_nK)
+        with self._timed("check"):
+            for t, rows in whole.items():
+                check_row(self._mixed_row(*rows), int(tokens[t]), float(mixed_n[t - read.start]), t)
+                self.checked += 1
         self._scored.append((features_nF, probs_nK))
         if self.collect:
             self.collected.append(self._scored[-1])
+        if online:
+            self._teach_gate()
         return BlendScores(probs_nK, mixed_n, weights_nK)
 
     def _teach_gate(self) -> None:
@@ -240,3 +334,10 @@ class Predictor:
         began = time.perf_counter()
         yield
         self.seconds[part] += time.perf_counter() - began
+
+
+Products = tuple[I64, Tensor] | None  # entries of a piece, and the product's probabilities of them, on its device
+
+
+def _now(function: Callable[..., BlendScores], *arguments: object) -> BlendScores:
+    return function(*arguments)

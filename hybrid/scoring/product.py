@@ -6,28 +6,26 @@ nats are convex in them, and Newton's method finds the one minimum.
 Shapes: N tokens of a stream, S scored targets, V vocabulary, F features, G = F + 1 coefficients an exponent (the last one constant).
 """
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hybrid.parallel.pinned import host_buffer
+from hybrid.parallel.pinned import host_buffer, sent
 from hybrid.scoring.network import Rows
+from ngram import threads
 from ngram.arrays import F64
 from ngram.blending.gate import FALLBACK_EXPONENTS, LEAST
+from ngram.online.sparse_rows import SparseRows, dense_rows, sparse_rows
 from ngram.online.stream_cache import StreamCache
 from ngram.score_first import Tokens
 
-MOST_READERS = min(8, os.cpu_count() or 1)  # threads that read rows
-LEAST_READ = 32  # rows that are worth a thread
+LEAST_ROWS = 32  # that are worth a thread
 FIT_ENTRIES = 1 << 26  # of each expert's rows that the fit keeps: 256 MB of float32; 32,768 positions instead of 80,000 lost 0.0003 BPB on dev
 RIDGE = 1.0  # nats that a coefficient √2 away from its start costs, beside the sum over all positions
 ITERATIONS = 20
-
 
 
 @dataclass(frozen=True)
@@ -39,83 +37,93 @@ class Kept:
     targets_S: Tensor
 
 
+@dataclass
+class Block:
+    """What the cache said of targets start … start + size - 1 before it learned any of them.
+
+    parts: None where rows are read when they are needed.  log_SV: log-probabilities on the device, made when first asked for."""
+
+    start: int
+    size: int
+    parts: SparseRows | None = None
+    log_SV: Tensor | None = None
+
+
 class ProductScorer:
     """The product's probabilities, from the network's rows and the cache's.
 
-    The cache's rows are read block by block: `open` at the beginning of a block, before the cache learns any of its targets, then
-    `score` and `row` for targets of this block.  room: most targets of a block.  kept: what was scored, where `keep` is set."""
+    The cache is read block by block: `read` at the beginning of a block, before the cache learns any of its targets; then `score` and `row`
+    for targets of this block, whenever and on whatever thread.  kept: what was scored, where `keep` is set."""
 
-    def __init__(self, cache: StreamCache, room: int, *, keep: bool = False) -> None:
-        self.cache, self.room, self.keep, self.kept = cache, room, keep, list[Kept]()
-        self._readers = ThreadPoolExecutor(MOST_READERS)
-        self._host = torch.empty(0, 0, dtype=torch.float64)
-        self._block, self._where = 0, np.zeros(0, np.int64)  # targets of the block; those whose rows were read, ascending
-        self._second = torch.empty(0, 0)
-        self._is_log = False
+    def __init__(self, cache: StreamCache, *, keep: bool = False) -> None:
+        self.cache, self.keep, self.kept = cache, keep, list[Kept]()
 
-    def open(self, tokens: Tokens, start: int, stop: int, mine: Sequence[Rows]) -> None:
-        """Reads the cache's rows, as it is now, of those targets of the block start … stop-1 whose network rows are in `mine`.
+    def read(self, tokens: Tokens, start: int, stop: int, device: torch.device) -> Block:
+        """The block of targets start … stop-1, from the cache as it is now, for a network on `device`."""
+        return Block(start, stop - start, sparse_rows(self.cache, tokens, start, stop, lambda size: host_buffer((size,), device).numpy()))
 
-        Their way to the device goes on beside other work."""
-        self._block, self._is_log = stop - start, False
-        self._where = np.concatenate([np.zeros(0, np.int64), *(np.arange(t, t + len(rows)) for t, rows in mine)])
-        if not len(self._where):
-            return
-        device = mine[0][1].device
-        if not len(self._host):
-            self._host = host_buffer((self.room, self.cache.vocab_size), device)
-        read, rows_SV, reading = 0, self._host.numpy(), []
-        size = max(LEAST_READ, -(-len(self._where) // MOST_READERS))
-        for first, rows in mine:
-            for t in range(first, first + len(rows), size):
-                end = min(t + size, first + len(rows))
-                reading.append(self._readers.submit(self.cache.fill_range, tokens, t, end, rows_SV[read : read + end - t]))
-                read += end - t
-        for done in reading:
-            done.result()
-        self._second = self._host[:read].to(device, non_blocking=True)
-
-    def score(self, tokens: Tokens, mine: Sequence[Rows], exponents_S2: F64) -> F64:
-        """(S,) float64 probabilities of the targets whose network rows are in `mine`, all of them in the open block."""
-        logp_SV = torch.cat([rows for _, rows in mine])
-        first, last = mine[0][0], mine[-1][0] + len(mine[-1][1])
+    def score(self, tokens: Tokens, block: Block, mine: Sequence[Rows], exponents_S2: F64) -> Tensor:
+        """(S,) float64 probabilities, on the device, of the targets whose network rows are in `mine`, all of them in the block."""
+        logp_SV = mine[0][1] if len(mine) == 1 else torch.cat([rows for _, rows in mine])
         targets_S = np.concatenate([tokens[t : t + len(rows)] for t, rows in mine]).astype(np.int64)
-        targets = torch.from_numpy(targets_S).to(logp_SV.device)
-        second_SV = self._log_rows(tokens, first, last, logp_SV)
+        targets = sent(targets_S, logp_SV.device)
+        parts = [self._log_rows(tokens, block, t, t + len(rows), logp_SV) for t, rows in mine]
+        second_SV = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self.keep:
             self.kept.append(Kept(logp_SV, second_SV, targets))
-        mixed_SV, whole_S = self._mix(logp_SV, second_SV, exponents_S2)
-        return torch.exp(-(whole_S - mixed_SV.gather(1, targets[:, None])[:, 0]).double()).cpu().numpy()
+        mixed_SV, whole_S = self._mix(block, logp_SV, second_SV, exponents_S2)
+        return torch.exp(-(whole_S - mixed_SV.gather(1, targets[:, None])[:, 0]).double())
 
-    def row(self, tokens: Tokens, t: int, logp_1V: Tensor, exponents_12: F64) -> F64:
-        """(V,) float64: the whole distribution of target t of the open block, whose entries are the bits that `score` gives."""
-        mixed_1V, whole_1 = self._mix(logp_1V, self._log_rows(tokens, t, t + 1, logp_1V), exponents_12)
+    def row(self, tokens: Tokens, block: Block, t: int, logp_1V: Tensor, exponents_12: F64) -> F64:
+        """(V,) float64: the whole distribution of target t of the block, whose entries are the bits that `score` gives."""
+        mixed_1V, whole_1 = self._mix(block, logp_1V, self._log_rows(tokens, block, t, t + 1, logp_1V), exponents_12)
         return torch.exp(-(whole_1[:, None] - mixed_1V).double())[0].cpu().numpy()
 
-    def _log_rows(self, tokens: Tokens, first: int, last: int, like: Tensor) -> Tensor:
-        """(S, V) log-probabilities by the cache of those of the targets first … last-1 that were read."""
-        if not self._is_log:
-            self._second, self._is_log = self._second.clamp_min(LEAST).log().to(like.dtype), True
-        begin, end = np.searchsorted(self._where, [first, last])
-        return self._second[begin:end]
+    def _log_rows(self, tokens: Tokens, block: Block, first: int, last: int, like: Tensor) -> Tensor:
+        """(S, V) log-probabilities by the cache of targets first … last-1."""
+        if block.log_SV is None:
+            assert block.parts is not None
+            block.log_SV = rows_on(block.parts, block.size, like.device).clamp_min_(LEAST).log_().to(like.dtype)
+        return block.log_SV[first - block.start : last - block.start]
 
     @torch.inference_mode()
-    def _mix(self, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64) -> tuple[Tensor, Tensor]:
+    def _mix(self, block: Block, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64) -> tuple[Tensor, Tensor]:
         """(S, V) unnormalised log-probabilities and (S,) logarithms of their sums.
 
         On CUDA the order of a sum depends on the number of rows beside it: there are always as many as the block has targets."""
-        spare, exponents = 0, torch.from_numpy(exponents_S2)
-        if logp_SV.is_cuda and len(logp_SV) < self._block:
-            spare = self._block - len(logp_SV)
+        spare, exponents = 0, sent(exponents_S2, logp_SV.device)
+        if logp_SV.is_cuda and len(logp_SV) < block.size:
+            spare = block.size - len(logp_SV)
             logp_SV, second_SV = (torch.nn.functional.pad(rows, (0, 0, 0, spare)) for rows in (logp_SV, second_SV))
             exponents = torch.nn.functional.pad(exponents, (0, 0, 0, spare))
-        mixed_SV = _mixed(logp_SV, second_SV, exponents.to(logp_SV.device))
+        mixed_SV = _mixed(logp_SV, second_SV, exponents)
         kept = len(mixed_SV) - spare
         return mixed_SV[:kept], torch.logsumexp(mixed_SV, 1)[:kept]
 
-    def close(self) -> None:
-        """Ends the helper threads."""
-        self._readers.shutdown()
+
+def rows_on(parts: SparseRows, size: int, device: torch.device) -> Tensor:
+    """(size, V) float64 rows on a device, to the same bits everywhere."""
+    vocab_size = len(parts.unigram)
+    if device.type == "cpu":
+        rows_SV = np.empty((size, vocab_size))
+        step = max(LEAST_ROWS, -(-size // threads.COUNT))
+        threads.each(lambda a: dense_rows(parts, a, min(a + step, size), rows_SV[a : a + step]), range(0, size, step))
+        return torch.from_numpy(rows_SV)
+    lengths = parts.lengths()[parts.lists]
+    edges = np.concatenate([[0], lengths.sum(1).cumsum()]).tolist()
+    before = lengths.cumsum().reshape(lengths.shape) - lengths  # entries of the pairs of context length and target before each
+    pairs = np.stack([lengths, parts.starts[parts.lists] - before, np.broadcast_to(np.arange(size) * vocab_size, lengths.shape)])
+    lengths_P, offsets_P, places_P = sent(pairs.reshape(3, -1), device)
+    tokens_E, values_E = (torch.from_numpy(part).to(device, non_blocking=True) for part in (parts.tokens, parts.values))
+    unigram_V, shares_KS1 = sent(parts.unigram, device), sent(parts.shares[:, :, None], device)
+    pair_X = torch.repeat_interleave(lengths_P, output_size=edges[-1])
+    from_X = offsets_P[pair_X] + torch.arange(edges[-1], device=device)
+    to_X, values_X = places_P[pair_X] + tokens_E[from_X], values_E[from_X]
+    rows_SV = unigram_V.repeat(size, 1)
+    for share_S1, begin, end in zip(shares_KS1, edges, edges[1:], strict=False):
+        rows_SV *= share_S1
+        rows_SV.view(-1).index_add_(0, to_X[begin:end], values_X[begin:end])  # no place twice: nothing depends on an order
+    return rows_SV
 
 
 def fit(x_NF: F64, kept: Sequence[Kept]) -> F64:

@@ -16,10 +16,10 @@ from torch import Tensor
 from hybrid.model.hybrid_lm import HybridLM
 from hybrid.parallel.ranks import Ranks
 from hybrid.scoring.build import predictor_of
-from hybrid.scoring.network import Network, NeuralScores, Rows
+from hybrid.scoring.network import Network, NeuralScores
 from hybrid.scoring.options import EvalOptions
 from hybrid.scoring.predictor import Predictor
-from hybrid.scoring.product import ProductScorer
+from hybrid.scoring.product import Block, ProductScorer
 from hybrid.scoring.test_time_training import AdaptedNetwork
 from hybrid.scoring.windows import batch_of, score_windows, windows
 from hybrid.storing.artifact import Artifact
@@ -116,17 +116,17 @@ class SteppedProduct(ProductScorer):
 
     twin: a second cache, which learns a block of targets when the next begins; None: `cache` itself stands still for a block."""
 
-    def __init__(self, cache: StreamCache, room: int, twin: StreamCache | None) -> None:
-        super().__init__(cache if twin is None else twin, room)
+    def __init__(self, cache: StreamCache, twin: StreamCache | None) -> None:
+        super().__init__(cache if twin is None else twin)
         self._lags, self._learned = twin is not None, 1
 
-    def open(self, tokens: Tokens, start: int, stop: int, mine: Sequence[Rows]) -> None:
-        self._block = stop - start
+    def read(self, tokens: Tokens, start: int, stop: int, device: torch.device) -> Block:
         if self._lags:
             self.cache.update(tokens, self._learned, start)
             self._learned = start
+        return Block(start, stop - start)
 
-    def _log_rows(self, tokens: Tokens, first: int, last: int, like: Tensor) -> Tensor:
+    def _log_rows(self, tokens: Tokens, block: Block, first: int, last: int, like: Tensor) -> Tensor:
         rows_SV = np.empty((last - first, self.cache.vocab_size))
         self.cache.fill_range(tokens, first, last, rows_SV)
         return torch.from_numpy(rows_SV).to(like.device).clamp_min(LEAST).log().to(like.dtype)
@@ -148,6 +148,6 @@ def predictor_stepwise(art: Artifact, network: Network, options: EvalOptions, *,
 
     def product(cache: StreamCache) -> SteppedProduct:
         assert art.table is not None
-        return SteppedProduct(cache, options.read_tokens, StreamCache(art.table) if lags else None)
+        return SteppedProduct(cache, StreamCache(art.table) if lags else None)
 
     return predictor_of(art, network, options, ranks=ranks, product_of=product)

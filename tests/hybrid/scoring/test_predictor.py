@@ -119,8 +119,8 @@ def test_eval_says_which_position_is_not_what_its_distribution_says(art, text, m
 
 
 def test_a_row_that_does_not_sum_to_one_is_an_error(art, text, monkeypatch):
-    honest = Predictor.row
-    monkeypatch.setattr(Predictor, "row", lambda *a: 1.00001 * np.asarray(honest(*a)))
+    honest = Predictor._mixed_row
+    monkeypatch.setattr(Predictor, "_mixed_row", lambda *a: 1.00001 * np.asarray(honest(*a)))
     with pytest.raises(CheckError, match=r"position \d+: the distribution sums to 1\.0000"):
         evaluate.score_tokens(art, text, EvalOptions(), ALONE)
 
