@@ -24,6 +24,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,13 +37,12 @@ from hybrid.scoring.network import Network, NeuralScores, rows_of
 from hybrid.scoring.options import READ_TOKENS
 from hybrid.scoring.product import Block, Kept, ProductScorer
 from hybrid.scoring.scores import BlendScores, check_row, joined
-from ngram.arrays import F32, F64, I64
+from ngram.arrays import F32, F64
 from ngram.errors import SeedgramError
 from ngram.online import stream_cache as online
 from ngram.online.match import MatchModel
 from ngram.online.stream_cache import ChunkScores, StreamCache
 from ngram.score_first import Tokens
-
 
 READ_AHEAD = 3  # pieces that cache and match model may be ahead of network and product
 Asked = tuple[F64, F32]  # an expert's distribution (V,) of a target that it has not learned, and its features (1, F)
@@ -58,7 +58,7 @@ class _Read:
     stop: int
     pieces: Sequence[NeuralScores]
     block: Block | None
-    told: list[ChunkScores]
+    told: Sequence[ChunkScores]
     asked: dict[int, list[Asked]]
 
 
@@ -103,7 +103,7 @@ class Predictor:
     def score(self, tokens: Tokens, start: int, stop: int) -> BlendScores:
         """A whole chunk (or, where nothing learns, any range); nothing is learned."""
         self._scored = []
-        return self._score(tokens, start, stop, online=False)
+        return self._score(tokens, start, stop, learn=False)
 
     def update(self, tokens: Tokens, start: int, stop: int) -> None:
         """Learns the chunk that was scored last."""
@@ -112,7 +112,7 @@ class Predictor:
 
     def score_then_update(self, tokens: Tokens, start: int, stop: int) -> BlendScores:
         """Any range; what learns after every token has learned all of it, what learns by chunks all chunks that end in it."""
-        return self._score(tokens, start, stop, online=True)
+        return self._score(tokens, start, stop, learn=True)
 
     def row(self, tokens: Tokens, t: int) -> F64 | None:
         """(V,) float64: what position t is drawn from, as `score_then_update` scores it next; tokens from t on are not looked at.
@@ -170,64 +170,43 @@ class Predictor:
 
     # ---- scoring -------------------------------------------------------------------------------------------------
 
-    def _score(self, tokens: Tokens, start: int, stop: int, *, online: bool) -> BlendScores:
-        """online: what learns, learns; otherwise what was scored is kept for `update`."""
-        pieces = list(self._pieces(len(tokens), start, stop))
-        side_by_side = self.network.ahead and len(pieces) > 1
-        scored = list[Future[BlendScores] | BlendScores]()
-        for read in self._reads(tokens, pieces, online, side_by_side):
-            multiplied = self._multiplied(tokens, read)
-            finish = self._gating.submit if side_by_side else _now
-            scored.append(finish(self._finish, tokens, read, *multiplied, online))
-            if not side_by_side:
-                self._learn_ended(tokens, read.start, read.stop, online)
-        return joined([piece.result() if isinstance(piece, Future) else piece for piece in scored])
+    def _score(self, tokens: Tokens, start: int, stop: int, *, learn: bool) -> BlendScores:
+        """learn: what learns, learns; otherwise what was scored is kept for `update`."""
+        pieces, scored = list(self._pieces(len(tokens), start, stop)), list[Future[BlendScores]]()
+        beside = self.network.ahead and len(pieces) > 1 and not self.by_chunk
+        for read in self._reads(tokens, pieces, learn, beside):
+            scored.append((self._gating.submit if beside else _now)(self._finish, tokens, read, *self._multiplied(tokens, read), learn))
+            first, end = self._chunk(len(tokens), read.start)
+            if self.by_chunk and learn and read.stop == end < len(tokens):
+                self._learn_chunk(tokens, first, end)
+        return joined([piece.result() for piece in scored])
 
-    def _reads(self, tokens: Tokens, pieces: Sequence[tuple[int, int]], online: bool, side_by_side: bool) -> Iterator[_Read]:
-        """`_read` of each piece in turn; side by side, it is ahead of whoever asks."""
+    def _reads(self, tokens: Tokens, pieces: Sequence[tuple[int, int]], learn: bool, beside: bool) -> Iterator[_Read]:
+        """`_read` of each piece in turn; with `beside`, it is ahead of whoever asks."""
         waiting = deque[Future[_Read]]()
         for start, stop in pieces:
             neural = self.network.take(tokens, start, stop)
-            if not side_by_side:
-                yield self._read(tokens, start, stop, neural, online)
-                continue
-            waiting.append(self._reading.submit(self._read_on, tokens, start, stop, neural, online))
-            if len(waiting) > READ_AHEAD:
+            waiting.append((self._reading.submit if beside else _now)(self._read, tokens, start, stop, neural, learn and not self.by_chunk))
+            if len(waiting) > READ_AHEAD * beside:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from (read.result() for read in waiting)
 
-    def _read(self, tokens: Tokens, start: int, stop: int, pieces: Sequence[NeuralScores], online: bool) -> _Read:
-        """Asks cache and match model, which then learn, each in its way, unless they are not `online`."""
-        learn, block, copying = online and not self.by_chunk, None, None
+    def _read(self, tokens: Tokens, start: int, stop: int, pieces: Sequence[NeuralScores], learn: bool) -> _Read:
+        """Asks cache and match model, which, with `learn`, learn each token after scoring it."""
+        block, mine, copying = None, rows_of(pieces), None
         if self.match is not None:
             copying = self._matching.submit(self._follow, self.match, self._ask_match, tokens, start, stop, learn)
         if self.product is not None:
-            mine = rows_of(pieces)
             block = self._opened(tokens, start, mine[0][1].device if mine else torch.device("cpu"))
         with self._timed("cache"):
             followed = [self._follow(self.cache, self._ask_cache, tokens, start, stop, learn)]
-        if copying is not None:
-            followed.append(copying.result())
-        told, asked = zip(*followed, strict=True)
-        return _Read(start, stop, pieces, block, list(told), {t: [one[t] for one in asked] for t in asked[0]})
-
-    def _read_on(self, tokens: Tokens, start: int, stop: int, pieces: Sequence[NeuralScores], online: bool) -> _Read:
-        """`_read`, and what the next piece needs."""
-        read = self._read(tokens, start, stop, pieces, online)
-        self._learn_ended(tokens, start, stop, online)
-        return read
-
-    def _learn_ended(self, tokens: Tokens, start: int, stop: int, online: bool) -> None:
-        """With `by_chunk`: learns the chunk that ends in start … stop-1, if one does."""
-        first, end = self._chunk(len(tokens), start)
-        if online and self.by_chunk and stop == end < len(tokens):
-            self._learn_chunk(tokens, first, end)
+        told, asked = zip(*followed, *([copying.result()] if copying is not None else []), strict=True)
+        return _Read(start, stop, pieces, block, told, {t: [one[t] for one in asked] for t in asked[0]})
 
     def _follow(
         self, expert: StreamCache | MatchModel, ask: Callable[[Tokens, int], Asked], tokens: Tokens, start: int, stop: int, learn: bool
     ) -> tuple[ChunkScores, dict[int, Asked]]:
-        """An expert's scores of start … stop-1; `ask` of each watched target comes before it is scored and, with `learn`, learned."""
+        """An expert's scores of start … stop-1; it is asked for each watched target before it scores and, with `learn`, learns it."""
         step, asked, scores = expert.score_then_update if learn else expert.score, dict[int, Asked](), list[ChunkScores]()
         watched = self._watch[np.searchsorted(self._watch, start) : np.searchsorted(self._watch, stop)].tolist()
         for a, b in pairwise(sorted({start, stop, *watched})):
@@ -245,35 +224,45 @@ class Predictor:
         assert self.match is not None
         return self.match.row(tokens, t), self.match.score(tokens, t, t + 1).features
 
-    def _multiplied(self, tokens: Tokens, read: _Read) -> tuple[F32, F64, "Products", dict[int, tuple[F32, F64]]]:
-        """Features (n, F) and probabilities (n, K) of a piece, the product's apart; and `_rows` of its watched targets.
+    def _multiplied(self, tokens: Tokens, read: _Read) -> tuple[F32, F64, Tensor | None, dict[int, tuple[F32, F64]]]:
+        """Features (n, F) and probabilities (n, K) of a piece, the product's (n,) apart, and `_rows` of its watched targets.
 
-        The product's stay on the device, so that its next work is handed over before they are there."""
-        neural = np.concatenate([piece.features() for piece in read.pieces])
-        features_nF, probs_nK = features_of(neural, *(told.features for told in read.told)), np.zeros((read.stop - read.start, len(EXPERTS)))
+        The product's stay on the device, which gets its next work before anybody waits for them."""
+        features_nF = features_of(np.concatenate([piece.features() for piece in read.pieces]), *(told.features for told in read.told))
+        probs_nK = np.zeros((read.stop - read.start, len(EXPERTS)))
         probs_nK[:, NEURAL] = np.exp(-np.concatenate([piece.nll_nats for piece in read.pieces]))
         for expert, told in zip((NGRAM, MATCH), read.told, strict=False):
             probs_nK[:, expert] = told.prob
-        mine, products = rows_of(read.pieces), None
-        if self.product is not None and read.block is not None and mine:
-            with self._timed("product"):
-                where = np.concatenate([np.arange(first, first + len(rows)) for first, rows in mine]) - read.start
-                products = where, self.product.score(tokens, read.block, mine, self.mixture.exponents(features_nF[where]))
-        whole = dict[int, tuple[F32, F64]]()
+        with self._timed("product"):
+            product_n = self._product(tokens, read, features_nF) if self.product is not None else None
+        rows = dict[int, tuple[F32, F64]]()
         with self._timed("check"):
             for t, asked in read.asked.items():
                 at = [piece.part(t, t + 1) for piece in read.pieces if piece.first <= t < piece.stop]
                 if rows_of(at):
-                    whole[t] = self._rows(tokens, t, at[0], read.block, asked)
+                    rows[t] = self._rows(tokens, t, at[0], read.block, asked)
+        return features_nF, probs_nK, product_n, rows
+
+    def _product(self, tokens: Tokens, read: _Read, features_nF: F32) -> Tensor:
+        """(n,) float64 of a piece; every rank multiplies where it has rows."""
+        assert self.product is not None and read.block is not None
+        mine, found_S = rows_of(read.pieces), torch.zeros(0, dtype=torch.float64)
+        where = np.concatenate([np.zeros(0, np.int64), *(np.arange(first, first + len(rows)) for first, rows in mine)]) - read.start
+        if mine:
+            found_S = self.product.score(tokens, read.block, mine, self.mixture.exponents(features_nF[where]))
+        if len(where) == len(features_nF):
+            return found_S
+        product_n = torch.zeros(len(features_nF), dtype=torch.float64)
+        product_n[torch.from_numpy(where)] = found_S.cpu()
         if self.ranks is not None and self.ranks.world > 1:
-            products = self._gathered(read, products)
-        return features_nF, probs_nK, products, whole
+            with peers():
+                dist.all_reduce(product_n, group=self.ranks.patient_group)  # zero elsewhere: the sum is an exact gather
+        return product_n
 
     def _rows(self, tokens: Tokens, t: int, neural: NeuralScores, block: Block | None, asked: Sequence[Asked]) -> tuple[F32, F64]:
         """Features (1, F) and every expert's distribution (K, V) of target t, whose network row is here."""
         assert neural.rows is not None
-        features_1F = features_of(neural.features(), *(features for _, features in asked))
-        rows_KV = np.zeros((len(EXPERTS), self.cache.vocab_size))
+        features_1F, rows_KV = features_of(neural.features(), *(told for _, told in asked)), np.zeros((len(EXPERTS), self.cache.vocab_size))
         rows_KV[NEURAL] = np.exp(neural.rows[0].double().cpu().numpy())
         for expert, (row_V, _) in zip((NGRAM, MATCH), asked, strict=False):
             rows_KV[expert] = row_V
@@ -284,36 +273,24 @@ class Predictor:
     def _mixed_row(self, features_1F: F32, rows_KV: F64) -> F64:
         return self.mixture.mixed_row(self.mixture.weights(features_1F)[0], rows_KV)
 
-    def _gathered(self, read: _Read, products: "Products") -> "Products":
-        """The products of all ranks: zero elsewhere, so that the sum is an exact gather."""
-        product_n = torch.zeros(read.stop - read.start, dtype=torch.float64)
-        if products is not None:
-            product_n[torch.from_numpy(products[0])] = products[1].cpu()
-        if self.product is not None and self.ranks is not None:
-            with peers():
-                dist.all_reduce(product_n, group=self.ranks.patient_group)
-        return np.arange(len(product_n)), product_n
-
     def _finish(
-        self, tokens: Tokens, read: _Read, features_nF: F32, probs_nK: F64, products: "Products", whole: dict[int, tuple[F32, F64]], online: bool
+        self, tokens: Tokens, read: _Read, features_nF: F32, probs_nK: F64, product_n: Tensor | None, rows: dict[int, tuple[F32, F64]], learn: bool
     ) -> BlendScores:
-        """Mixes a piece, checks its watched targets, and lets the gate learn it."""
-        if self.product is not None:
-            if products is not None:
-                probs_nK[products[0], PRODUCT] = products[1].cpu().numpy()
+        """Mixes a piece, checks its watched targets and, with `learn`, gives it to the gate."""
+        if product_n is not None:
+            probs_nK[:, PRODUCT] = product_n.cpu().numpy()
             if not (probs_nK[:, PRODUCT] > 0).all():
                 raise SeedgramError("the network's rows are missing or hold no numbers; lower --ttt-rate if it learns, or give --no-product")
         with self._timed("gate"):
             weights_nK = self.mixture.weights(features_nF)
             mixed_n = self.mixture.mixed(weights_nK, probs_nK)
-        with self._timed("check"):
-            for t, rows in whole.items():
-                check_row(self._mixed_row(*rows), int(tokens[t]), float(mixed_n[t - read.start]), t)
-                self.checked += 1
+        for t, row in rows.items():
+            check_row(self._mixed_row(*row), int(tokens[t]), float(mixed_n[t - read.start]), t)
+            self.checked += 1
         self._scored.append((features_nF, probs_nK))
         if self.collect:
             self.collected.append(self._scored[-1])
-        if online:
+        if learn:
             self._teach_gate()
         return BlendScores(probs_nK, mixed_n, weights_nK)
 
@@ -336,8 +313,8 @@ class Predictor:
         self.seconds[part] += time.perf_counter() - began
 
 
-Products = tuple[I64, Tensor] | None  # entries of a piece, and the product's probabilities of them, on its device
-
-
-def _now(function: Callable[..., BlendScores], *arguments: object) -> BlendScores:
-    return function(*arguments)
+def _now(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """Calls a function as an executor would, at once and here."""
+    done = Future[Any]()
+    done.set_result(function(*arguments))
+    return done

@@ -18,7 +18,7 @@ from hybrid.scoring.network import Rows
 from ngram import threads
 from ngram.arrays import F64
 from ngram.blending.gate import FALLBACK_EXPONENTS, LEAST
-from ngram.online.sparse_rows import SparseRows, dense_rows, sparse_rows
+from ngram.online.rows import RowParts, fill_from_parts
 from ngram.online.stream_cache import StreamCache
 from ngram.score_first import Tokens
 
@@ -45,7 +45,7 @@ class Block:
 
     start: int
     size: int
-    parts: SparseRows | None = None
+    parts: RowParts | None = None
     log_SV: Tensor | None = None
 
 
@@ -60,15 +60,15 @@ class ProductScorer:
 
     def read(self, tokens: Tokens, start: int, stop: int, device: torch.device) -> Block:
         """The block of targets start … stop-1, from the cache as it is now, for a network on `device`."""
-        return Block(start, stop - start, sparse_rows(self.cache, tokens, start, stop, lambda size: host_buffer((size,), device).numpy()))
+        parts = self.cache.row_parts(tokens, start, stop, memory=lambda size: host_buffer((size,), device).numpy())
+        return Block(start, stop - start, parts)
 
     def score(self, tokens: Tokens, block: Block, mine: Sequence[Rows], exponents_S2: F64) -> Tensor:
         """(S,) float64 probabilities, on the device, of the targets whose network rows are in `mine`, all of them in the block."""
-        logp_SV = mine[0][1] if len(mine) == 1 else torch.cat([rows for _, rows in mine])
+        logp_SV = torch.cat([rows for _, rows in mine])
         targets_S = np.concatenate([tokens[t : t + len(rows)] for t, rows in mine]).astype(np.int64)
         targets = sent(targets_S, logp_SV.device)
-        parts = [self._log_rows(tokens, block, t, t + len(rows), logp_SV) for t, rows in mine]
-        second_SV = parts[0] if len(parts) == 1 else torch.cat(parts)
+        second_SV = torch.cat([self._log_rows(tokens, block, t, t + len(rows), logp_SV) for t, rows in mine])
         if self.keep:
             self.kept.append(Kept(logp_SV, second_SV, targets))
         mixed_SV, whole_S = self._mix(block, logp_SV, second_SV, exponents_S2)
@@ -101,17 +101,17 @@ class ProductScorer:
         return mixed_SV[:kept], torch.logsumexp(mixed_SV, 1)[:kept]
 
 
-def rows_on(parts: SparseRows, size: int, device: torch.device) -> Tensor:
+def rows_on(parts: RowParts, size: int, device: torch.device) -> Tensor:
     """(size, V) float64 rows on a device, to the same bits everywhere."""
     vocab_size = len(parts.unigram)
     if device.type == "cpu":
         rows_SV = np.empty((size, vocab_size))
         step = max(LEAST_ROWS, -(-size // threads.COUNT))
-        threads.each(lambda a: dense_rows(parts, a, min(a + step, size), rows_SV[a : a + step]), range(0, size, step))
+        threads.each(lambda a: fill_from_parts(parts, a, min(a + step, size), rows_SV[a : a + step]), range(0, size, step))
         return torch.from_numpy(rows_SV)
-    lengths = parts.lengths()[parts.lists]
+    lengths = np.diff(parts.starts)[parts.lists] - 1  # of pairs of context length and target, P in all; X: their entries
     edges = np.concatenate([[0], lengths.sum(1).cumsum()]).tolist()
-    before = lengths.cumsum().reshape(lengths.shape) - lengths  # entries of the pairs of context length and target before each
+    before = lengths.cumsum().reshape(lengths.shape) - lengths
     pairs = np.stack([lengths, parts.starts[parts.lists] - before, np.broadcast_to(np.arange(size) * vocab_size, lengths.shape)])
     lengths_P, offsets_P, places_P = sent(pairs.reshape(3, -1), device)
     tokens_E, values_E = (torch.from_numpy(part).to(device, non_blocking=True) for part in (parts.tokens, parts.values))

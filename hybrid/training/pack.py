@@ -20,31 +20,29 @@ from hybrid.settings.config import Config
 from hybrid.storing import artifact, gptq, quantise
 from hybrid.training.fit_gate import fit_gate
 from hybrid.training.run_log import RunLog
+from hybrid.training.table_ahead import TableAhead
 from ngram.arrays import F64, U16, digest
 from ngram.blending import fit
 from ngram.counting.all_reduce import all_reduce_run
-from ngram.counting.build_table import build_table
-from ngram.counting.row_counter import RowCounter
-from ngram.counting.run import Run
 from ngram.storing.fit_bytes import fit_bytes
 from ngram.table import NgramTable
 from ngram.terminal import stage, warn
 
 GATE_BYTES = 24_000  # kept free for the gate while the cache is fitted to the budget
-LARGE_CORPUS = 10_000_000  # positions from which singletons of long n-grams are dropped before anything is built
 
 
-def merge_counts(cache: RowCounter | None, ranks: Ranks, log: RunLog) -> Run | None:
-    """The counts of all ranks merged into one exact run, the same on every rank; None if nothing was counted."""
-    if cache is None:
-        return None
+def merge_counts(ahead: TableAhead | None, ranks: Ranks, log: RunLog) -> None:
+    """Merges the counts of all ranks into one exact run, and begins its table."""
+    if ahead is None:
+        return
     begin = time.monotonic()
-    run = cache.run()
+    run = ahead.run()
     if ranks.world > 1:
         with peers():
             run = all_reduce_run(run, group=ranks.patient_group)
     log.show("merged", ngrams=len(run), positions=run.total(), merge_s=time.monotonic() - begin, digest=digest(*run.columns()))
-    return run
+    if ranks.is_first and not ahead.begun:
+        ahead.begin(lambda: run)
 
 
 def _token_counts(config: Config, loader: Loader) -> F64:
@@ -66,7 +64,7 @@ def _calibration(config: Config, model: HybridLM, loader: Loader, ranks: Ranks) 
 
 
 def pack(
-    config: Config, model: HybridLM, run: Run | None, loader: Loader, tokenizer: bytes, ranks: Ranks, out: Path, log: RunLog
+    config: Config, model: HybridLM, ahead: TableAhead | None, loader: Loader, tokenizer: bytes, ranks: Ranks, out: Path, log: RunLog
 ) -> dict[str, Any]:
     """Writes `out`/artifact.bin; returns its books as "bytes" ({section: bytes}), and what the "gate" is.  Rank 0 only.
 
@@ -80,13 +78,13 @@ def pack(
         reloaded = copy.deepcopy(model).eval()
         reloaded.load_state_dict(quantise.decode_state(meta, sections))
     _log_gap(config, model, reloaded, loader.holdout(), tokenizer, ranks, log)
-    gate = _fit_gate(config, reloaded, run, loader, ranks, packer, log) if run is not None else None
+    gate = _fit_gate(config, reloaded, ahead, loader, ranks, packer, log) if ahead is not None else None
     return {"bytes": packer.write(out / "artifact.bin"), "gate": gate}
 
 
-def _fit_gate(config: Config, model: HybridLM, run: Run, loader: Loader, ranks: Ranks, packer: artifact.Packer, log: RunLog) -> dict[str, Any]:
+def _fit_gate(config: Config, model: HybridLM, ahead: TableAhead, loader: Loader, ranks: Ranks, packer: artifact.Packer, log: RunLog) -> dict[str, Any]:
     """Adds the sections "ngram" and "gate"; returns the gate's kind and the held-out positions that it was fitted on."""
-    table, holdout = _fit_cache(config, run, loader.bos, packer, log), loader.holdout()
+    table, holdout = _fit_cache(ahead, packer, log), loader.holdout()
     with _phase("gate", log) as figures:
         gate = fit_gate(model, table, holdout, ranks.device, config)
         figures |= {"kind": gate.kind, "positions": max(0, len(holdout) - 1)}
@@ -97,15 +95,13 @@ def _fit_gate(config: Config, model: HybridLM, run: Run, loader: Loader, ranks: 
     return figures
 
 
-def _fit_cache(config: Config, run: Run, bos: int, packer: artifact.Packer, log: RunLog) -> NgramTable:
+def _fit_cache(ahead: TableAhead, packer: artifact.Packer, log: RunLog) -> NgramTable:
     """Adds the section "ngram", filling what the budget leaves; returns the table that a reader gets."""
-    orders = config.cache.ngram_order
-    threshold = [1 if n <= 3 else 2 for n in range(1, orders + 1)] if run.total() > LARGE_CORPUS else None
-    with _phase("table", log) as figures:
-        exact = build_table(run, config.model.vocab_size, bos, orders, threshold)
-        figures["ngrams"] = sum(exact.sizes())
+    with _phase("table", log) as figures:  # what is left of it
+        stages = ahead.stages()
+        figures["ngrams"] = stages.ngrams
     with _phase("cache", log) as figures:
-        table, coded = fit_bytes(exact, packer.room(reserve=GATE_BYTES))
+        table, coded = fit_bytes(stages, packer.room(reserve=GATE_BYTES))
         packer.add("ngram", coded)
         figures |= {"ngrams": sum(table.sizes()), "bytes": len(coded), "bits_an_ngram": 8 * len(coded) / max(1, sum(table.sizes()))}
     return table

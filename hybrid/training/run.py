@@ -55,9 +55,9 @@ def train(settings: Config, places: Places, ranks: Ranks) -> dict[str, Any]:
             if result.interrupted:
                 checkpoint.say_interrupted(writer.path, result.steps, ranks)
                 return summary
-            counts = pack.merge_counts(trainer.cache, ranks, log)
+            pack.merge_counts(trainer.ahead, ranks, log)
             if ranks.is_first:
-                summary |= pack.pack(settings, inputs.model, counts, inputs.loader, inputs.tokenizer, ranks, out, log)
+                summary |= pack.pack(settings, inputs.model, trainer.ahead, inputs.loader, inputs.tokenizer, ranks, out, log)
             ranks.barrier()  # the artifact is on disk, and scored as anybody would read it
             if not places.no_score:
                 options = EvalOptions(allow_overlap=places.allow_overlap)

@@ -25,6 +25,7 @@ from hybrid.training import checkpoint
 from hybrid.training.batches import Batches, LossReader
 from hybrid.training.run_log import RunLog
 from hybrid.training.run_state import RunState
+from hybrid.training.table_ahead import TableAhead
 from ngram.arrays import U16
 from ngram.counting.row_counter import RowCounter
 from ngram.threads import Worker
@@ -59,6 +60,7 @@ class Trainer:
         self.loss = compiled(model.loss) if compiling else model.loss
         order = config.cache.ngram_order
         self.cache = RowCounter(config.model.vocab_size, order, loader.bos) if order else None
+        self.ahead = TableAhead(self.cache) if self.cache is not None else None
         self.val_tokens = val_tokens
 
     # -- one step ---------------------------------------------------------------------------------------------------
@@ -84,11 +86,14 @@ class Trainer:
         self.state.gradients.zero_()
 
     def count(self, step: int, rows: U16) -> None:
-        """Hands the rows seen for the first time to the counting thread."""
-        if self.cache is not None:
+        """Hands the rows seen for the first time to the counting thread; once there are none, what follows from counts alone begins."""
+        if self.cache is not None and self.ahead is not None and not self.ahead.begun:
             fresh = self.batches.loader.is_first_epoch(step)
             if fresh.any():
                 self.cache.submit(rows if fresh.all() else rows[fresh])
+            elif self.ranks.world == 1:
+                self.cache.submit(self.batches.loader.remainder()[None])
+                self.ahead.begin(self.cache.run)
 
     # -- before and after -------------------------------------------------------------------------------------------
 
@@ -217,7 +222,7 @@ class Trainer:
         self.batches.loader.stream.check_unchanged()
         if self.ranks.is_first:  # a finished run, too: if packing is killed, --resume packs without training again
             checkpoint.save(writer.path, *checkpoint.snapshot(self.state.to_tree()))
-        if self.cache is not None:
+        if self.cache is not None and self.ahead is not None and not self.ahead.begun:
             self.cache.drain()
             whole = self.state.step * self.batches.rows * self.ranks.world >= self.batches.loader.rows_per_epoch
             if whole and self.ranks.is_first and not interrupted:  # the end of the corpus that fills no row

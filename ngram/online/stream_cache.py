@@ -5,7 +5,9 @@ then shorter ones up to and including the first that was already seen.  A shorte
 token before it, as Kneser-Ney wants, without keeping sets of neighbours.  (Kneser & Ney 1995; update exclusion: Moffat 1990.)
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,7 @@ from ngram.errors import SeedgramError
 from ngram.online import kernels, rows, seed, trie
 from ngram.online.trie import DEPTH, State
 from ngram.table import NgramTable
+from ngram.threads import COUNT, each
 
 # Columns of ChunkScores.features, which a gate may look at because they depend on the context alone.
 FEATURES: tuple[str, ...] = (
@@ -28,6 +31,7 @@ FEATURES: tuple[str, ...] = (
     "sure_contexts",  # how many matched contexts had a single successor
     "log_escape",  # -log of the product of λ over contexts of 2 tokens and more: how little is left to bigrams
 )
+LISTS, MOST_THREADS = 256, 4  # lists of children that are worth a thread, and threads that list them
 SLACK = 1 << 20  # room for growth from the start: pages that are never written take no memory
 
 
@@ -49,12 +53,13 @@ class StreamCache:
         self.order, self.vocab_size, self.bos = table.order, table.vocab_size, table.bos
         sizes = table.sizes()
         nodes = sum(sizes[: max(1, self.order - 1)])
-        entries = 1 + sum(int(seed.pool_size(parents)) for parents in table.parents[1:])
+        pools = np.cumsum([1, *each(seed.pool_size, table.parents[1:])])  # where the children of each order begin
+        entries = int(pools[-1])
         discounts = np.zeros((self.order, 4))
         discounts[:, 1:] = table.discounts
         unigrams = table.exact_counts(1)
         meta = np.zeros(trie.META_SIZE, np.int64)
-        meta[trie.N_NODES], meta[trie.POOL_USED] = nodes, 1
+        meta[trie.N_NODES], meta[trie.POOL_USED] = nodes, entries
         self.state = State(
             nodes=_aligned(nodes + nodes // 2 + SLACK, 8),
             pool=_aligned(entries + entries // 2 + SLACK, 3),
@@ -64,9 +69,8 @@ class StreamCache:
             discounts=discounts,
             settings=np.array([self.order, self.vocab_size, self.bos], np.int64),
         )
-        self.state.nodes[:nodes] = 0
-        self.state.pool[0] = (trie.EMPTY, 0, 0)
-        self._seed(table)
+        self.state.nodes[: sizes[0]], self.state.pool[0] = 0, (trie.EMPTY, 0, 0)
+        self._seed(table, pools)
 
     def score(self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True) -> ChunkScores:
         """Scores of tokens[start:stop]; the state does not change."""
@@ -91,8 +95,24 @@ class StreamCache:
         """Writes the distributions of targets start … stop-1 of a stream into a given (n, V) array, each summing to 1; their features, too.
 
         Reads no token behind stop - 2: the last target may be unknown."""
+        rows.fill_from_parts(self.row_parts(tokens, start, stop, features_NF), 0, stop - start, rows_NV)
+
+    def row_parts(
+        self, tokens: npt.ArrayLike, start: int, stop: int, features_NF: F32 | None = None, memory: Callable[[int], F64] = np.empty
+    ) -> rows.RowParts:
+        """What `fill_range` makes its rows of.  memory: makes the arrays of the entries."""
+        stream, lengths, size = self._stream(tokens, start, stop, unknown=1), self.order - 1, stop - start
+        shares, lists = np.empty((lengths, size)), np.empty((lengths, size), np.int64)
+        contexts, starts = np.empty((1 + lengths * size, 2), np.int64), np.empty(2 + lengths * size, np.int64)
         features = features_NF if features_NF is not None else self._blank(0, False)[1]
-        rows.row_range(self.state, self._stream(tokens, start, stop, unknown=1), start, stop, rows_NV, features)
+        found = rows.find_contexts(self.state, stream, start, stop, (shares, lists, starts), contexts, features)
+        entries = int(starts[found])
+        values, children = memory(entries), memory(entries // 2 + 1).view(np.int32)
+        edges = np.linspace(1, found, 1 + max(1, min(COUNT, MOST_THREADS, found // LISTS))).astype(int).tolist()
+        each(lambda edge: rows.fill_lists(self.state, contexts, starts, *edge, children, values), pairwise(edges))
+        unigram = np.empty(self.vocab_size)
+        rows.fill_unigram_row(self.state, unigram)
+        return rows.RowParts(unigram, shares, lists, starts[: found + 1], children, values)
 
     def digest(self) -> str:
         """xxh3_128 of all state, as hex: equal before and after anything that only reads."""
@@ -100,18 +120,21 @@ class StreamCache:
         nodes, pool = state.nodes[: state.meta[trie.N_NODES]], state.pool[: state.meta[trie.POOL_USED]]
         return digest(nodes, pool, state.unigrams, state.root, state.meta, state.discounts, state.settings)
 
-    def _seed(self, table: NgramTable) -> None:
+    def _seed(self, table: NgramTable, pools: I64) -> None:
         base = np.cumsum([0, *table.sizes()])
-        for n in range(2, self.order + 1):
+
+        def add(n: int) -> None:
             columns = (table.tokens[n - 1], table.parents[n - 1], table.exact_counts(n))
-            own = base[n - 1] if n < self.order else -1
-            fits = seed.seed_order(self.state, *columns, base[n - 2], own)
-            context = self.state.nodes[base[n - 2] : base[n - 1]]
-            total = context[:, trie.TOTAL].astype(np.int64) + table.pruned[n - 1]
+            contexts, meta = self.state.nodes[base[n - 2] : base[n - 1]], self.state.meta.copy()
+            contexts[:], meta[trie.POOL_USED] = 0, pools[n - 2]
+            fits = seed.seed_order(self.state._replace(meta=meta), *columns, base[n - 2], base[n - 1] if n < self.order else -1)
+            total = contexts[:, trie.TOTAL].astype(np.int64) + table.pruned[n - 1]
             if not fits or (len(total) and total.max() > trie.U32_MAX):
                 raise SeedgramError(f"a context of order {n} has more than 2^32 - 1 counts; train on less text")
-            context[:, trie.TOTAL] = total
-            context[:, trie.PRUNED] = table.pruned[n - 1]
+            contexts[:, trie.TOTAL] = total
+            contexts[:, trie.PRUNED] = table.pruned[n - 1]
+
+        each(add, range(2, self.order + 1))  # orders write to places of their own
 
     def _stream(self, tokens: npt.ArrayLike, start: int, stop: int, unknown: int = 0) -> Tokens:
         stream = read_only(tokens, self.vocab_size)

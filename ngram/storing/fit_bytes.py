@@ -49,19 +49,36 @@ class Ground:
     suffixes: list[I64]
 
 
-def fit_bytes(table: NgramTable, max_bytes: int) -> tuple[NgramTable, bytes]:
+class Stages:
+    """A table with raw counts, and smaller and smaller ones, each ranked: what pruning to any number of bytes begins with."""
+
+    def __init__(self, table: NgramTable) -> None:
+        self.ngrams = sum(table.sizes())
+        self._made = [self._stage(ground_of(table))]
+
+    def until(self, max_bytes: int) -> tuple[Ground, I64, F64]:
+        """The first stage that is not much too large for max_bytes, with its ranking and its prices.  All before it were needed to make it."""
+        for at, (ground, ranking, prices) in enumerate(self._made):
+            if _PRICED / 8 * prices.sum() <= max_bytes * STAGE or len(ranking) <= 1:
+                break
+            if at + 1 == len(self._made):
+                self._made.append(self._stage(keep_first(ground, ranking, ground.table.vocab_size + len(ranking) // int(STAGE))))
+        return self._made[at]
+
+    def _stage(self, ground: Ground) -> tuple[Ground, I64, F64]:
+        return ground, *ranking_of(ground)
+
+
+def fit_bytes(table: NgramTable | Stages, max_bytes: int) -> tuple[NgramTable, bytes]:
     """Prunes a table until its code fits into max_bytes.  Returns the table that a reader will get, and the bytes.
 
     Fills max_bytes to within 1 % unless the whole table is smaller.  Raises SeedgramError, which says the minimum, when not
     even the unigrams fit."""
-    ground = ground_of(table)
+    stages = table if isinstance(table, Stages) else Stages(table)
+    ground, *ranked = stages.until(max_bytes)
     smallest = _coded(ground, np.empty(0, np.int64), 0)
     if len(smallest.data) > max_bytes:
         raise SeedgramError(f"n-gram table: {max_bytes} bytes are too few; the unigrams alone need {len(smallest.data)}")
-    ranked = ranking_of(ground)
-    while _PRICED / 8 * ranked[1].sum() > max_bytes * STAGE and len(ranked[0]) > 1:
-        ground = keep_first(ground, ranked[0], table.vocab_size + len(ranked[0]) // int(STAGE))
-        ranked = ranking_of(ground)
     found = _search(ground, *ranked, max_bytes, smallest)
     return found.read(), found.data
 

@@ -28,8 +28,9 @@ from hybrid.storing import artifact
 from hybrid.training.trainer import synchronize
 from ngram import threads
 from ngram.errors import run_cli
+from ngram.online import stream_cache
 from ngram.online.match import MatchModel
-from ngram.online.sparse_rows import dense_rows, sparse_rows
+from ngram.online.rows import fill_from_parts
 from ngram.online.stream_cache import StreamCache
 from ngram.score_first import Tokens
 from scripts.bench.common import make_parser
@@ -66,25 +67,25 @@ def parts_alone(art: artifact.Artifact, tokens: Tokens, device: torch.device) ->
 
     entries = expanded = lists = 0
     for start, stop in blocks:
-        parts = sparse_rows(cache, tokens, start, stop)
+        parts = cache.row_parts(tokens, start, stop)
         for most in (1, 2, 4, 8):
-            threads_before, sparse_rows.__globals__["MOST_THREADS"] = sparse_rows.__globals__["MOST_THREADS"], most
-            add(f"rows as parts, {most} threads", lambda a=start, b=stop: sparse_rows(cache, tokens, a, b))  # type: ignore[misc]
-            sparse_rows.__globals__["MOST_THREADS"] = threads_before
+            before, stream_cache.MOST_THREADS = stream_cache.MOST_THREADS, most
+            add(f"rows as parts, {most} threads", lambda a=start, b=stop: cache.row_parts(tokens, a, b))  # type: ignore[misc]
+            stream_cache.MOST_THREADS = before
         if start < 20 * BLOCK:
             add("20 blocks of rows by contexts", lambda a=start, b=stop: cache.fill_range(tokens, a, b, host))  # type: ignore[misc]
-            add("20 blocks of rows from their parts", lambda p=parts: dense_rows(p, 0, BLOCK, host))  # type: ignore[misc]
+            add("20 blocks of rows from their parts", lambda p=parts: fill_from_parts(p, 0, BLOCK, host))  # type: ignore[misc]
         made = product.rows_on(parts, BLOCK, device)
         if start < 5 * BLOCK:
-            dense_rows(parts, 0, BLOCK, host)
+            fill_from_parts(parts, 0, BLOCK, host)
             if not np.array_equal(made.cpu().numpy(), host):
                 print(f"rows of block {start} differ between host and device", flush=True)
         add("rows on the device", lambda p=parts: product.rows_on(p, BLOCK, device))  # type: ignore[misc]
         add("logarithms there", lambda rows=made: rows.clamp_min_(1e-30).log_().float())  # type: ignore[misc]
         add("counting", lambda a=start, b=stop: cache.score_then_update(tokens, a, b))  # type: ignore[misc]
         add("match model", lambda a=start, b=stop: match.score_then_update(tokens, a, b))  # type: ignore[misc]
-        lengths = parts.lengths()
-        entries, expanded, lists = entries + len(parts.values), expanded + int(lengths[parts.lists].sum()), lists + len(lengths)
+        lengths = np.diff(parts.starts) - 1
+        entries, expanded, lists = entries + len(parts.values), expanded + int(lengths[parts.lists].sum()), lists + len(lengths) - 1
     gate, random = load_gate(art.gate, learning=True), np.random.default_rng(0)
     features = random.normal(size=(BLOCK, len(GATE_FEATURES))).astype(np.float32)
     probs = random.uniform(0.01, 1, size=(BLOCK, len(EXPERTS)))

@@ -27,13 +27,14 @@ from hybrid.settings.config import Config
 from hybrid.storing import artifact, gptq, quantise
 from hybrid.training import pack
 from hybrid.training.fit_gate import fit_gate
+from hybrid.training.table_ahead import LARGE_CORPUS
 from ngram import threads
 from ngram.arrays import digest
 from ngram.counting.build_table import build_table
 from ngram.counting.row_counter import RowCounter
 from ngram.counting.run import Run
 from ngram.errors import run_cli
-from ngram.storing.fit_bytes import fit_bytes
+from ngram.storing.fit_bytes import Stages, fit_bytes
 from scripts.bench.common import make_parser
 
 Result = TypeVar("Result")
@@ -85,7 +86,8 @@ def weights(art: artifact.Artifact, loader: Loader, ranks: distributed.Ranks, cl
             gptq.round_columns(values, scales.astype(np.float32), 2 ** (bits - 1) - 1, factors[name])
 
     clock(f"columns of {len(state)} matrices", columns)
-    meta, sections = clock("encode_state: factors, scales, columns", lambda: quantise.encode_state(model.state_dict(), config.quant, moments, counts), profile=True)
+    state_now = model.state_dict()
+    meta, sections = clock("encode_state: factors, scales, columns", lambda: quantise.encode_state(state_now, config.quant, moments, counts), profile=True)
     packer = artifact.Packer(config, art.tokenizer, map_checksums(model))
     clock(f"brotli of {sum(map(len, sections.values())):,} bytes", lambda: packer.add_weights(meta, sections), profile=True)
     clock("decode_state", lambda: quantise.decode_state(meta, sections))
@@ -110,10 +112,12 @@ def bench(path: str, data: str, most: int, clock: Clock, ranks: distributed.Rank
     clock.total = 0.0
     weights(art, loader, ranks, clock)
     orders = art.config.cache.ngram_order
-    threshold = [1 if n <= 3 else 2 for n in range(1, orders + 1)] if run.total() > pack.LARGE_CORPUS else None
+    threshold = [1 if n <= 3 else 2 for n in range(1, orders + 1)] if run.total() > LARGE_CORPUS else None
     exact = clock("table", lambda: build_table(run, art.config.model.vocab_size, loader.bos, orders, threshold), profile=True)
     room = len(artifact.table_codec.encode(art.table)) if art.table is not None else 1 << 20
-    table, coded = clock(f"cache of {room:,} bytes", lambda: fit_bytes(exact, room), profile=True)
+    stages = clock("first stages of pruning", lambda: Stages(exact), profile=True)
+    clock("the stage for these bytes", lambda: stages.until(room), profile=True)
+    table, coded = clock(f"cache of {room:,} bytes", lambda: fit_bytes(stages, room), profile=True)
     print(f"  {sum(table.sizes()):,} n-grams in {len(coded):,} bytes, digest {digest(np.frombuffer(coded, np.uint8))}", flush=True)
     gate = clock("gate", lambda: fit_gate(art.model, table, loader.holdout(), ranks.device, art.config), profile=True)
     print(f"  digest of the gate {digest(np.frombuffer(gate.to_bytes(), np.uint8))}; {clock.total:.1f} s in all", flush=True)

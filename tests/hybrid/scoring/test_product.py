@@ -17,7 +17,7 @@ from ngram.online.cache import OnlineCache, histories
 from tests.support.kernels import SLOW
 
 pytestmark = pytest.mark.kernels
-
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 
 
 def rows_of(random, count, size, spread=3.0):
@@ -65,7 +65,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it():
     assert all(np.array_equal(product_of(first[i : i + 1], second[i : i + 1], exponents[i : i + 1])[0], whole[i]) for i in range(7))
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))])
+@pytest.mark.parametrize("device", DEVICES)
 def test_the_path_to_the_targets_alone_says_the_same_in_double_and_nearly_so_in_float(device):
     random, size = np.random.default_rng(2), 11
     tokens = random.integers(2, size, 60).astype(np.uint16)
@@ -75,18 +75,35 @@ def test_the_path_to_the_targets_alone_says_the_same_in_double_and_nearly_so_in_
     cache, where = OnlineCache(counts.table()), np.arange(1, 60)
     first, exponents = rows_of(random, 59, size), random.normal(size=(59, 2))
     expected = product_of(first, cache.rows(histories(tokens, where, 4, 1)), exponents)[where - 1, tokens[1:]]
-    scorer, logp = ProductScorer(cache, 59), torch.from_numpy(np.log(first)).to(device)
+    scorer, logp = ProductScorer(cache), torch.from_numpy(np.log(first)).to(device)
     for kind, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
         for begin, end, cut in ((1, 60, 30), (1, 51, 20), (21, 60, 22)):  # read in one go, scored in two; memory is used again
-            block = [(begin, logp[begin - 1 : end - 1].to(kind))]
-            scorer.open(tokens, begin, end, block)
+            neural, block = logp[begin - 1 : end - 1].to(kind), scorer.read(tokens, begin, end, logp.device)
             for a, b in ((begin, cut), (cut, end)):
-                found = scorer.score(tokens, [(a, block[0][1][a - begin : b - begin])], exponents[a - 1 : b - 1])
-                np.testing.assert_allclose(found, expected[a - 1 : b - 1], rtol=tolerance)
+                found = scorer.score(tokens, block, [(a, neural[a - begin : b - begin])], exponents[a - 1 : b - 1])
+                np.testing.assert_allclose(found.cpu(), expected[a - 1 : b - 1], rtol=tolerance)
             for t in (begin, end - 1):
-                row = scorer.row(tokens, t, block[0][1][t - begin : t - begin + 1], exponents[t - 1 : t])
+                row = scorer.row(tokens, block, t, neural[t - begin : t - begin + 1], exponents[t - 1 : t])
                 assert abs(row.sum() - 1) <= 10 * tolerance
-                assert row[tokens[t]] == scorer.score(tokens, [(t, block[0][1][t - begin : t - begin + 1])], exponents[t - 1 : t])[0]
+                assert row[tokens[t]] == scorer.score(tokens, block, [(t, neural[t - begin : t - begin + 1])], exponents[t - 1 : t])[0]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_rows_made_from_their_parts_are_the_rows_of_the_histories_to_the_last_bit(device):
+    """And what the cache learns after it was read changes nothing of what was read."""
+    random, size = np.random.default_rng(5), 40
+    tokens = (random.zipf(1.5, 700) % size).astype(np.uint16)
+    tokens[::90] = 1
+    counts = NgramCache(size, 5)
+    counts.count_stream(tokens[:200])
+    cache = OnlineCache(counts.table())
+    cache.update(tokens, 1, 300)
+    expected = cache.rows(histories(tokens, np.arange(300, 700), 5, 1))
+    parts = cache.row_parts(np.append(tokens[:699], size - 1), 300, 700)
+    cache.update(tokens, 300, 700)
+    found = product_scores.rows_on(parts, 400, torch.device(device)).cpu().numpy()
+    assert np.array_equal(found, expected)
+    assert (np.diff(parts.starts) >= 1).all() and len(parts.starts) < 1 + 4 * 400  # contexts are listed once
 
 
 def test_exponents_are_linear_in_clipped_standardised_features_whatever_the_batch():

@@ -10,9 +10,10 @@ import torch
 from hybrid.model.hybrid_lm import HybridLM
 from hybrid.model.parameters import flat_gradients
 from hybrid.settings.config import override
-from hybrid.training import checkpoint
+from hybrid.training import checkpoint, pack
 from hybrid.training.batches import LossReader, TrainError
 from hybrid.training.trainer import Trainer
+from ngram.storing.fit_bytes import fit_bytes
 from tests.support.tiny import VOCAB
 from tests.support.training import settings, trainer
 
@@ -30,14 +31,28 @@ def test_each_corpus_position_is_counted_once_however_many_epochs_are_trained(ti
     epoch = int(np.ceil(probe.batches.loader.rows_per_epoch / probe.batches.loader.batch_rows))
     run = trainer(settings(steps=3 * epoch), tiny_data, tmp_path)
     run.run(checkpoint.Writer(tmp_path / "c"))
-    assert run.cache is not None
-    assert run.cache.positions == run.batches.loader.train_tokens - 1
+    assert run.cache is not None and run.ahead is not None
+    assert run.ahead.begun  # the second epoch brings nothing new, so the table is being made
+    assert run.ahead.run().total() == run.cache.positions == run.batches.loader.train_tokens - 1
+
+
+def test_a_table_begun_beside_training_is_the_one_made_after_it(tiny_data: Path, tmp_path: Path) -> None:
+    probe = trainer(settings(), tiny_data, tmp_path)
+    epoch = int(np.ceil(probe.batches.loader.rows_per_epoch / probe.batches.loader.batch_rows))
+    coded = []
+    for steps in (epoch, epoch + 1):
+        run = trainer(settings(steps=steps), tiny_data, tmp_path)
+        run.run(checkpoint.Writer(tmp_path / "c"))
+        assert run.ahead is not None and run.ahead.begun == (steps > epoch)
+        pack.merge_counts(run.ahead, run.ranks, run.log)
+        coded.append(fit_bytes(run.ahead.stages(), 4000)[1])
+    assert coded[0] == coded[1]
 
 
 def test_a_run_shorter_than_an_epoch_counts_only_what_it_saw(tiny_data: Path, tmp_path: Path) -> None:
     run = trainer(settings(steps=2), tiny_data, tmp_path)
     run.run(checkpoint.Writer(tmp_path / "c"))
-    assert run.cache is not None
+    assert run.cache is not None and run.ahead is not None and not run.ahead.begun
     assert run.cache.positions == 2 * 64
 
 

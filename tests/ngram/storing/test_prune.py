@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ngram import threads
 from ngram.errors import SeedgramError
 from ngram.online.cache import OnlineCache
+from ngram.storing import fit_bytes as core
 from ngram.storing import table_codec
 from ngram.storing.prune import fit_bytes, prune
 from ngram.table import NgramTable
@@ -123,6 +124,13 @@ def test_a_table_that_fits_is_kept_whole_and_too_few_bytes_name_the_minimum(corp
 def test_the_same_table_gives_the_same_bytes(corpus_table):
     limit = len(table_codec.encode(corpus_table)) * 2 // 3
     assert fit_bytes(corpus_table, limit)[1] == fit_bytes(corpus_table, limit)[1]
+
+
+def test_stages_that_were_made_beforehand_change_no_byte(corpus_table):
+    stages, whole = core.Stages(corpus_table), len(table_codec.encode(corpus_table))
+    stages.until(whole // 20)
+    for limit in (whole // 8, whole * 2 // 3):
+        assert core.fit_bytes(stages, limit)[1] == core.fit_bytes(corpus_table, limit)[1]
 
 
 @pytest.mark.parametrize("count", [2, 5])

@@ -1,0 +1,49 @@
+"""TableAhead: from counts to a table that is ready to be pruned, beside training where all has been counted before training ends."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from threading import Thread
+
+from ngram.counting.build_table import build_table
+from ngram.counting.row_counter import RowCounter
+from ngram.counting.run import Run
+from ngram.storing.fit_bytes import Stages
+
+LARGE_CORPUS = 10_000_000  # positions from which singletons of long n-grams are dropped before anything is built
+AHEAD_BYTES = 1 << 21  # for which stages of pruning are made beforehand
+
+
+class TableAhead:
+    """What follows from the counts of a run alone.  `begin` returns at once; nothing here depends on when it is called.
+
+    The thread does the work of a dying process no harm, so such a process does not wait for it."""
+
+    def __init__(self, cache: RowCounter) -> None:
+        self.cache, self.begun = cache, False
+        self._run, self._stages = Future[Run](), Future[Stages]()
+
+    def begin(self, counted: Callable[[], Run]) -> None:
+        """Takes the run that `counted` gives."""
+        self.begun = True
+        Thread(target=self._make, args=(counted,), name="table", daemon=True).start()
+
+    def run(self) -> Run:
+        """The counts of this process."""
+        return self._run.result() if self.begun else self.cache.run()
+
+    def stages(self) -> Stages:
+        """Waits for the table and what pruning begins with."""
+        return self._stages.result()
+
+    def _make(self, counted: Callable[[], Run]) -> None:
+        try:
+            run, cache = counted(), self.cache
+            self._run.set_result(run)
+            threshold = [1 if n <= 3 else 2 for n in range(1, cache.order + 1)] if run.total() > LARGE_CORPUS else None
+            stages = Stages(build_table(run, cache.vocab_size, cache.bos, cache.order, threshold))
+            stages.until(AHEAD_BYTES)
+            self._stages.set_result(stages)
+        except BaseException as error:  # raised where the result is asked for
+            for result in (self._run, self._stages):
+                if not result.done():
+                    result.set_exception(error)
