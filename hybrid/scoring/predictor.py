@@ -46,6 +46,7 @@ from ngram.score_first import Tokens
 
 READ_AHEAD = 3  # pieces that cache and match model may be ahead of network and product
 Asked = tuple[F64, F32]  # an expert's distribution (V,) of a target that it has not learned, and its features (1, F)
+Rows = tuple[F32, dict[int, F64 | Tensor]]  # features (1, F) of a target; distributions (V,) by expert, the network's as logarithms
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Predictor:
             return None
         asked = [self._ask_cache(tokens, t), *([self._ask_match(tokens, t)] if self.match is not None else [])]
         block = self._opened(tokens, t, neural.rows.device) if self.product is not None else None
-        return self._mixed_row(*self._rows(tokens, t, neural, block, asked))
+        return self._mixed_row(self._rows(tokens, t, neural, block, asked))
 
     def close(self) -> None:
         """Ends the helper threads."""
@@ -224,10 +225,10 @@ class Predictor:
         assert self.match is not None
         return self.match.row(tokens, t), self.match.score(tokens, t, t + 1).features
 
-    def _multiplied(self, tokens: Tokens, read: _Read) -> tuple[F32, F64, Tensor | None, dict[int, tuple[F32, F64]]]:
+    def _multiplied(self, tokens: Tokens, read: _Read) -> tuple[F32, F64, Tensor | None, dict[int, Rows]]:
         """Features (n, F) and probabilities (n, K) of a piece, the product's (n,) apart, and `_rows` of its watched targets.
 
-        The product's stay on the device, which gets its next work before anybody waits for them."""
+        What is on the device stays there: it gets its next work before anybody waits for this."""
         features_nF = features_of(np.concatenate([piece.features() for piece in read.pieces]), *(told.features for told in read.told))
         probs_nK = np.zeros((read.stop - read.start, len(EXPERTS)))
         probs_nK[:, NEURAL] = np.exp(-np.concatenate([piece.nll_nats for piece in read.pieces]))
@@ -235,7 +236,7 @@ class Predictor:
             probs_nK[:, expert] = told.prob
         with self._timed("product"):
             product_n = self._product(tokens, read, features_nF) if self.product is not None else None
-        rows = dict[int, tuple[F32, F64]]()
+        rows = dict[int, Rows]()
         with self._timed("check"):
             for t, asked in read.asked.items():
                 at = [piece.part(t, t + 1) for piece in read.pieces if piece.first <= t < piece.stop]
@@ -250,42 +251,43 @@ class Predictor:
         where = np.concatenate([np.zeros(0, np.int64), *(np.arange(first, first + len(rows)) for first, rows in mine)]) - read.start
         if mine:
             found_S = self.product.score(tokens, read.block, mine, self.mixture.exponents(features_nF[where]))
-        if len(where) == len(features_nF):
+        if self.ranks is None or self.ranks.world == 1:
             return found_S
         product_n = torch.zeros(len(features_nF), dtype=torch.float64)
         product_n[torch.from_numpy(where)] = found_S.cpu()
-        if self.ranks is not None and self.ranks.world > 1:
-            with peers():
-                dist.all_reduce(product_n, group=self.ranks.patient_group)  # zero elsewhere: the sum is an exact gather
+        with peers():
+            dist.all_reduce(product_n, group=self.ranks.patient_group)  # zero elsewhere: the sum is an exact gather
         return product_n
 
-    def _rows(self, tokens: Tokens, t: int, neural: NeuralScores, block: Block | None, asked: Sequence[Asked]) -> tuple[F32, F64]:
-        """Features (1, F) and every expert's distribution (K, V) of target t, whose network row is here."""
+    def _rows(self, tokens: Tokens, t: int, neural: NeuralScores, block: Block | None, asked: Sequence[Asked]) -> Rows:
+        """What the experts say of target t, whose network row is here."""
         assert neural.rows is not None
-        features_1F, rows_KV = features_of(neural.features(), *(told for _, told in asked)), np.zeros((len(EXPERTS), self.cache.vocab_size))
-        rows_KV[NEURAL] = np.exp(neural.rows[0].double().cpu().numpy())
-        for expert, (row_V, _) in zip((NGRAM, MATCH), asked, strict=False):
-            rows_KV[expert] = row_V
+        features_1F = features_of(neural.features(), *(told for _, told in asked))
+        rows: dict[int, F64 | Tensor] = {NEURAL: neural.rows[0].double(), **dict(zip((NGRAM, MATCH), (row for row, _ in asked), strict=False))}
         if self.product is not None and block is not None:
-            rows_KV[PRODUCT] = self.product.row(tokens, block, t, neural.rows, self.mixture.exponents(features_1F))
-        return features_1F, rows_KV
+            rows[PRODUCT] = self.product.row(tokens, block, t, neural.rows, self.mixture.exponents(features_1F))
+        return features_1F, rows
 
-    def _mixed_row(self, features_1F: F32, rows_KV: F64) -> F64:
-        return self.mixture.mixed_row(self.mixture.weights(features_1F)[0], rows_KV)
+    def _mixed_row(self, said: Rows) -> F64:
+        rows_KV = np.zeros((len(EXPERTS), self.cache.vocab_size))
+        for expert, row_V in said[1].items():
+            rows_KV[expert] = row_V.cpu().numpy() if isinstance(row_V, Tensor) else row_V
+        rows_KV[NEURAL] = np.exp(rows_KV[NEURAL])
+        return self.mixture.mixed_row(self.mixture.weights(said[0])[0], rows_KV)
 
     def _finish(
-        self, tokens: Tokens, read: _Read, features_nF: F32, probs_nK: F64, product_n: Tensor | None, rows: dict[int, tuple[F32, F64]], learn: bool
+        self, tokens: Tokens, read: _Read, features_nF: F32, probs_nK: F64, product_n: Tensor | None, rows: dict[int, Rows], learn: bool
     ) -> BlendScores:
         """Mixes a piece, checks its watched targets and, with `learn`, gives it to the gate."""
         if product_n is not None:
-            probs_nK[:, PRODUCT] = product_n.cpu().numpy()
+            probs_nK[: len(product_n), PRODUCT] = product_n.cpu().numpy()
             if not (probs_nK[:, PRODUCT] > 0).all():
                 raise SeedgramError("the network's rows are missing or hold no numbers; lower --ttt-rate if it learns, or give --no-product")
         with self._timed("gate"):
             weights_nK = self.mixture.weights(features_nF)
             mixed_n = self.mixture.mixed(weights_nK, probs_nK)
         for t, row in rows.items():
-            check_row(self._mixed_row(*row), int(tokens[t]), float(mixed_n[t - read.start]), t)
+            check_row(self._mixed_row(row), int(tokens[t]), float(mixed_n[t - read.start]), t)
             self.checked += 1
         self._scored.append((features_nF, probs_nK))
         if self.collect:

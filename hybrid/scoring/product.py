@@ -74,10 +74,10 @@ class ProductScorer:
         mixed_SV, whole_S = self._mix(block, logp_SV, second_SV, exponents_S2)
         return torch.exp(-(whole_S - mixed_SV.gather(1, targets[:, None])[:, 0]).double())
 
-    def row(self, tokens: Tokens, block: Block, t: int, logp_1V: Tensor, exponents_12: F64) -> F64:
-        """(V,) float64: the whole distribution of target t of the block, whose entries are the bits that `score` gives."""
+    def row(self, tokens: Tokens, block: Block, t: int, logp_1V: Tensor, exponents_12: F64) -> Tensor:
+        """(V,) float64, on the device: the whole distribution of target t of the block, whose entries are the bits that `score` gives."""
         mixed_1V, whole_1 = self._mix(block, logp_1V, self._log_rows(tokens, block, t, t + 1, logp_1V), exponents_12)
-        return torch.exp(-(whole_1[:, None] - mixed_1V).double())[0].cpu().numpy()
+        return torch.exp(-(whole_1[:, None] - mixed_1V).double())[0]
 
     def _log_rows(self, tokens: Tokens, block: Block, first: int, last: int, like: Tensor) -> Tensor:
         """(S, V) log-probabilities by the cache of targets first … last-1."""

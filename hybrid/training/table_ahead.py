@@ -14,16 +14,14 @@ AHEAD_BYTES = 1 << 21  # for which stages of pruning are made beforehand
 
 
 class TableAhead:
-    """What follows from the counts of a run alone.  `begin` returns at once; nothing here depends on when it is called.
-
-    The thread does the work of a dying process no harm, so such a process does not wait for it."""
+    """What follows from the counts of a run alone, made on a thread that an interrupted run does not wait for."""
 
     def __init__(self, cache: RowCounter) -> None:
         self.cache, self.begun = cache, False
         self._run, self._stages = Future[Run](), Future[Stages]()
 
     def begin(self, counted: Callable[[], Run]) -> None:
-        """Takes the run that `counted` gives."""
+        """Goes on from the run that `counted` gives, and returns at once."""
         self.begun = True
         Thread(target=self._make, args=(counted,), name="table", daemon=True).start()
 
@@ -32,7 +30,7 @@ class TableAhead:
         return self._run.result() if self.begun else self.cache.run()
 
     def stages(self) -> Stages:
-        """Waits for the table and what pruning begins with."""
+        """The table and what pruning begins with."""
         return self._stages.result()
 
     def _make(self, counted: Callable[[], Run]) -> None:

@@ -49,16 +49,15 @@ BYTES, REPORT, KERNELS, MATCH, GATE = (
     "ngram/online/match.py",
     "ngram/blending/gate.py",
 )
-COUNT = "                counted = count(tokens, begin, end)\n"
-COPY = "        return (self.match.score_then_update if learn else self.match.score)(tokens, start, stop)\n"
+COUNT = "            scores.append(step(tokens, a, b))\n"
 MIXED = "        mixed_n = mix(weights_nK[:, self.present], probs_nK[:, self.present])\n"
 WEIGHTS = "            weights_nK = self.mixture.weights(features_nF)\n"
 COUNTED = "        return self.base[targets] + (self.space[targets] & ~self.silent[previous])"
 PRINTED = '        table.add_row(name, f"{result[key]:.4f}" if'
 SUMMED = "    ngram, mixed = (bits_per_byte(float(-np.log(p).sum()), total_bytes)"
-FEATURES = "            told = [counted.features]\n"
+FEATURES = "            probs_nK[:, expert] = told.prob\n"
 INPUTS = "        inputs_BL[row, : end - begin] = tokens[begin:end]"
-LOG = "        return torch.exp(-(whole_S - mixed_SV.gather(1, targets[:, None])[:, 0]).double()).cpu().numpy()"
+LOG = "        return torch.exp(-(whole_S - mixed_SV.gather(1, targets[:, None])[:, 0]).double())"
 NATS = "    nll_S = -logp_SV.gather(1, targets_S[:, None])[:, 0]\n"
 ROWS = "        rows = [(at, min(at + self.seq_len, stop - 1)) for at in range(start - 1, stop - 1, self.seq_len)]\n"
 
@@ -67,12 +66,17 @@ FAULTS = (
         "cache learns a block before it is scored",
         PREDICTOR,
         COUNT,
-        "                self.cache.update(tokens, begin, end)\n" + COUNT.replace("count(", "self.cache.score("),
+        "            if expert is self.cache:\n                self.cache.update(tokens, a, b)\n                step = self.cache.score\n" + COUNT,
     ),
     Fault("best expert of each token instead of the mixture", MIXTURE, MIXED, "        mixed_n = probs_nK[:, self.present].max(axis=1)\n"),
     Fault("gate learns first", PREDICTOR, WEIGHTS, "            self.mixture.gate.update(features_nF, probs_nK)\n" + WEIGHTS),
     Fault("each token counts two bytes more", BYTES, COUNTED, COUNTED.replace("return ", "return 2 + ")),
-    Fault("match model learns a block before it is scored", PREDICTOR, COPY, "        self.match.update(tokens, start, stop)\n" + COPY),
+    Fault(
+        "match model learns a block before it is scored",
+        PREDICTOR,
+        COUNT,
+        "            if expert is self.match:\n                self.match.update(tokens, a, b)\n" + COUNT,
+    ),
     Fault("better of mixture and network", MIXTURE, MIXED, MIXED + "        mixed_n = np.maximum(mixed_n, probs_nK[:, NEURAL])\n"),
     Fault(
         "weights follow the target's probabilities",
@@ -81,7 +85,7 @@ FAULTS = (
         WEIGHTS + "            weights_nK = weights_nK * probs_nK / (weights_nK * probs_nK).sum(axis=1, keepdims=True)\n",
     ),
     Fault(
-        "features know the target", PREDICTOR, FEATURES, "            told = [counted.features + probs_nK[here, NGRAM, None].astype(np.float32)]\n"
+        "features know the target", PREDICTOR, FEATURES, FEATURES + "        features_nF = features_nF + probs_nK[:, NGRAM, None].astype(np.float32)\n"
     ),
     Fault(
         "weights sum to 1.01",
@@ -114,8 +118,8 @@ FAULTS = (
     Fault(
         "product's row is read with the target in its history",
         PRODUCT,
-        "self.cache.fill_range, tokens, t, end,",
-        "self.cache.fill_range, np.append(tokens, 0), t + 1, end + 1,",
+        "self.cache.row_parts(tokens, start, stop,",
+        "self.cache.row_parts(np.append(tokens, 0), start + 1, stop + 1,",
     ),
     Fault(
         "cache's discounts are forgotten for the target",

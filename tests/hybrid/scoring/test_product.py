@@ -85,7 +85,7 @@ def test_the_path_to_the_targets_alone_says_the_same_in_double_and_nearly_so_in_
             for t in (begin, end - 1):
                 row = scorer.row(tokens, block, t, neural[t - begin : t - begin + 1], exponents[t - 1 : t])
                 assert abs(row.sum() - 1) <= 10 * tolerance
-                assert row[tokens[t]] == scorer.score(tokens, block, [(t, neural[t - begin : t - begin + 1])], exponents[t - 1 : t])[0]
+                assert row[int(tokens[t])] == scorer.score(tokens, block, [(t, neural[t - begin : t - begin + 1])], exponents[t - 1 : t])[0]
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -42,7 +42,7 @@ def test_a_table_begun_beside_training_is_the_one_made_after_it(tiny_data: Path,
     coded = []
     for steps in (epoch, epoch + 1):
         run = trainer(settings(steps=steps), tiny_data, tmp_path)
-        run.run(checkpoint.Writer(tmp_path / "c"))
+        run.run(checkpoint.Writer(tmp_path / str(steps)))
         assert run.ahead is not None and run.ahead.begun == (steps > epoch)
         pack.merge_counts(run.ahead, run.ranks, run.log)
         coded.append(fit_bytes(run.ahead.stages(), 4000)[1])
