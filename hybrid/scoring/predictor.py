@@ -11,8 +11,8 @@ function of its position in the stream and of the tokens before it, and not of h
 So a caller may stop anywhere and ask for the whole distribution of the position that comes next (`row`), in the state in which it is
 scored.  A reader who does not know the text, decoder or audit, gets the same bits from the tokens before it (network.ahead False).
 
-What depends on what lets three things go on side by side, each in the order of the text: cache and match model read ahead, as they
-depend on the text alone; network and product follow on the device; the gate, which learns from all of them, comes last.
+Three things go on side by side, each in the order of the text: cache and match model, which need the text alone, read ahead; network and
+product follow on the device; the gate, which learns from all of them, comes last.
 
 Shapes: n targets, N tokens of the stream, K experts (mixture.EXPERTS), F features, V vocabulary.
 """
@@ -51,9 +51,7 @@ Rows = tuple[F32, dict[int, F64 | Tensor]]  # features (1, F) of a target; distr
 
 @dataclass(frozen=True)
 class _Read:
-    """What was read of targets start … stop-1, which lie in one block.
-
-    told: of cache and match model, their scores.  asked: what they said of each watched target before they learned it."""
+    """Of targets start … stop-1, in one block: told, the scores of cache and match model; asked, what they said of each watched one before."""
 
     start: int
     stop: int
@@ -130,6 +128,8 @@ class Predictor:
         """Ends the helper threads."""
         for lane in (self._matching, self._reading, self._gating):
             lane.shutdown(cancel_futures=True)
+        if self.product is not None:
+            self.product.close()
 
     def digest(self) -> str:
         return self.cache.digest() + (self.match.digest() if self.match is not None else "") + self.mixture.digest()
@@ -207,7 +207,7 @@ class Predictor:
     def _follow(
         self, expert: StreamCache | MatchModel, ask: Callable[[Tokens, int], Asked], tokens: Tokens, start: int, stop: int, learn: bool
     ) -> tuple[ChunkScores, dict[int, Asked]]:
-        """An expert's scores of start … stop-1; it is asked for each watched target before it scores and, with `learn`, learns it."""
+        """An expert's scores of start … stop-1; it is asked for each watched target before."""
         step, asked, scores = expert.score_then_update if learn else expert.score, dict[int, Asked](), list[ChunkScores]()
         watched = self._watch[np.searchsorted(self._watch, start) : np.searchsorted(self._watch, stop)].tolist()
         for a, b in pairwise(sorted({start, stop, *watched})):
@@ -226,9 +226,9 @@ class Predictor:
         return self.match.row(tokens, t), self.match.score(tokens, t, t + 1).features
 
     def _multiplied(self, tokens: Tokens, read: _Read) -> tuple[F32, F64, Tensor | None, dict[int, Rows]]:
-        """Features (n, F) and probabilities (n, K) of a piece, the product's (n,) apart, and `_rows` of its watched targets.
+        """Features (n, F) and probabilities (n, K) of a piece, the product's (n,) apart, on the device, and `_rows` of its watched targets.
 
-        What is on the device stays there: it gets its next work before anybody waits for this."""
+        Nothing waits for the device here: it gets its next work first."""
         features_nF = features_of(np.concatenate([piece.features() for piece in read.pieces]), *(told.features for told in read.told))
         probs_nK = np.zeros((read.stop - read.start, len(EXPERTS)))
         probs_nK[:, NEURAL] = np.exp(-np.concatenate([piece.nll_nats for piece in read.pieces]))
@@ -241,7 +241,7 @@ class Predictor:
             for t, asked in read.asked.items():
                 at = [piece.part(t, t + 1) for piece in read.pieces if piece.first <= t < piece.stop]
                 if rows_of(at):
-                    rows[t] = self._rows(tokens, t, at[0], read.block, asked)
+                    rows[t] = self._rows(tokens, t, at[0], read.block, asked, scored=True)
         return features_nF, probs_nK, product_n, rows
 
     def _product(self, tokens: Tokens, read: _Read, features_nF: F32) -> Tensor:
@@ -259,13 +259,15 @@ class Predictor:
             dist.all_reduce(product_n, group=self.ranks.patient_group)  # zero elsewhere: the sum is an exact gather
         return product_n
 
-    def _rows(self, tokens: Tokens, t: int, neural: NeuralScores, block: Block | None, asked: Sequence[Asked]) -> Rows:
+    def _rows(
+        self, tokens: Tokens, t: int, neural: NeuralScores, block: Block | None, asked: Sequence[Asked], *, scored: bool = False
+    ) -> Rows:
         """What the experts say of target t, whose network row is here."""
         assert neural.rows is not None
         features_1F = features_of(neural.features(), *(told for _, told in asked))
         rows: dict[int, F64 | Tensor] = {NEURAL: neural.rows[0].double(), **dict(zip((NGRAM, MATCH), (row for row, _ in asked), strict=False))}
         if self.product is not None and block is not None:
-            rows[PRODUCT] = self.product.row(tokens, block, t, neural.rows, self.mixture.exponents(features_1F))
+            rows[PRODUCT] = self.product.row(tokens, block, t, neural.rows, self.mixture.exponents(features_1F), scored=scored)
         return features_1F, rows
 
     def _mixed_row(self, said: Rows) -> F64:

@@ -7,6 +7,7 @@ Shapes: N tokens of a stream, S scored targets, V vocabulary, F features, G = F 
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from ngram import threads
 from ngram.arrays import F64
 from ngram.blending.gate import FALLBACK_EXPONENTS, LEAST
 from ngram.online.rows import RowParts, fill_from_parts
-from ngram.online.stream_cache import StreamCache
+from ngram.online.stream_cache import THREADS, StreamCache
 from ngram.score_first import Tokens
 
 LEAST_ROWS = 32  # that are worth a thread
@@ -39,44 +40,54 @@ class Kept:
 
 @dataclass
 class Block:
-    """What the cache said of targets start … start + size - 1 before it learned any of them.
+    """What the cache said of targets start … start + size - 1 before it learned any; parts None: rows are read when they are needed.
 
-    parts: None where rows are read when they are needed.  log_SV: log-probabilities on the device, made when first asked for."""
+    On the device: log_SV, log-probabilities; mixed, of what was scored last: first target, exponents, and what `_mix` gave."""
 
     start: int
     size: int
     parts: RowParts | None = None
     log_SV: Tensor | None = None
+    mixed: tuple[int, F64, Tensor, Tensor] | None = None
 
 
 class ProductScorer:
     """The product's probabilities, from the network's rows and the cache's.
 
-    The cache is read block by block: `read` at the beginning of a block, before the cache learns any of its targets; then `score` and `row`
-    for targets of this block, whenever and on whatever thread.  kept: what was scored, where `keep` is set."""
+    `read` a block before the cache learns any of its targets; then `score` and `row` for these, whenever and on whatever thread.
+    kept: what was scored, where `keep` is set."""
 
     def __init__(self, cache: StreamCache, *, keep: bool = False) -> None:
         self.cache, self.keep, self.kept = cache, keep, list[Kept]()
+        self._pool = ThreadPoolExecutor(THREADS)
 
     def read(self, tokens: Tokens, start: int, stop: int, device: torch.device) -> Block:
         """The block of targets start … stop-1, from the cache as it is now, for a network on `device`."""
-        parts = self.cache.row_parts(tokens, start, stop, memory=lambda size: host_buffer((size,), device).numpy())
+        parts = self.cache.row_parts(tokens, start, stop, None, lambda size: host_buffer((size,), device).numpy(), self._pool)
         return Block(start, stop - start, parts)
 
     def score(self, tokens: Tokens, block: Block, mine: Sequence[Rows], exponents_S2: F64) -> Tensor:
         """(S,) float64 probabilities, on the device, of the targets whose network rows are in `mine`, all of them in the block."""
-        logp_SV = torch.cat([rows for _, rows in mine])
+        logp_SV = _joined([rows for _, rows in mine])
         targets_S = np.concatenate([tokens[t : t + len(rows)] for t, rows in mine]).astype(np.int64)
         targets = sent(targets_S, logp_SV.device)
-        second_SV = torch.cat([self._log_rows(tokens, block, t, t + len(rows), logp_SV) for t, rows in mine])
+        second_SV = _joined([self._log_rows(tokens, block, t, t + len(rows), logp_SV) for t, rows in mine])
         if self.keep:
             self.kept.append(Kept(logp_SV, second_SV, targets))
         mixed_SV, whole_S = self._mix(block, logp_SV, second_SV, exponents_S2)
+        block.mixed = (mine[0][0], exponents_S2, mixed_SV, whole_S) if len(mine) == 1 else None
         return torch.exp(-(whole_S - mixed_SV.gather(1, targets[:, None])[:, 0]).double())
 
-    def row(self, tokens: Tokens, block: Block, t: int, logp_1V: Tensor, exponents_12: F64) -> Tensor:
-        """(V,) float64, on the device: the whole distribution of target t of the block, whose entries are the bits that `score` gives."""
-        mixed_1V, whole_1 = self._mix(block, logp_1V, self._log_rows(tokens, block, t, t + 1, logp_1V), exponents_12)
+    def row(self, tokens: Tokens, block: Block, t: int, logp_1V: Tensor, exponents_12: F64, *, scored: bool = False) -> Tensor:
+        """(V,) float64, on the device: the whole distribution of target t of the block, whose entries are the bits that `score` gives.
+
+        scored: as it was made for `score`, if by these exponents."""
+        found = block.mixed if scored else None
+        at = t - found[0] if found is not None else 0
+        if found is not None and 0 <= at < len(found[1]) and np.array_equal(found[1][at], exponents_12[0]):
+            mixed_1V, whole_1 = (part[at : at + 1] for part in found[2:])
+        else:
+            mixed_1V, whole_1 = self._mix(block, logp_1V, self._log_rows(tokens, block, t, t + 1, logp_1V), exponents_12)
         return torch.exp(-(whole_1[:, None] - mixed_1V).double())[0]
 
     def _log_rows(self, tokens: Tokens, block: Block, first: int, last: int, like: Tensor) -> Tensor:
@@ -97,32 +108,46 @@ class ProductScorer:
             logp_SV, second_SV = (torch.nn.functional.pad(rows, (0, 0, 0, spare)) for rows in (logp_SV, second_SV))
             exponents = torch.nn.functional.pad(exponents, (0, 0, 0, spare))
         mixed_SV = _mixed(logp_SV, second_SV, exponents)
-        kept = len(mixed_SV) - spare
-        return mixed_SV[:kept], torch.logsumexp(mixed_SV, 1)[:kept]
+        kept, top_S1 = len(mixed_SV) - spare, mixed_SV.amax(1, keepdim=True)
+        return mixed_SV[:kept], ((mixed_SV - top_S1).exp_().sum(1).log_() + top_S1[:, 0])[:kept]
+
+    def close(self) -> None:
+        """Ends the helper threads."""
+        self._pool.shutdown()
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def rows_on(parts: RowParts, size: int, device: torch.device) -> Tensor:
     """(size, V) float64 rows on a device, to the same bits everywhere."""
-    vocab_size = len(parts.unigram)
     if device.type == "cpu":
-        rows_SV = np.empty((size, vocab_size))
+        rows_SV = np.empty((size, len(parts.unigram)))
         step = max(LEAST_ROWS, -(-size // threads.COUNT))
         threads.each(lambda a: fill_from_parts(parts, a, min(a + step, size), rows_SV[a : a + step]), range(0, size, step))
         return torch.from_numpy(rows_SV)
-    lengths = np.diff(parts.starts)[parts.lists] - 1  # of pairs of context length and target, P in all; X: their entries
+    return scattered(parts, size, device)
+
+
+def scattered(parts: RowParts, size: int, device: torch.device) -> Tensor:
+    """The same by few operations on whole arrays: each costs the host more than the device."""
+    vocab_size, lengths = len(parts.unigram), np.diff(parts.starts)[parts.lists] - 1  # of pairs of context length and target; X: their entries
     edges = np.concatenate([[0], lengths.sum(1).cumsum()]).tolist()
     before = lengths.cumsum().reshape(lengths.shape) - lengths
     pairs = np.stack([lengths, parts.starts[parts.lists] - before, np.broadcast_to(np.arange(size) * vocab_size, lengths.shape)])
     lengths_P, offsets_P, places_P = sent(pairs.reshape(3, -1), device)
-    tokens_E, values_E = (torch.from_numpy(part).to(device, non_blocking=True) for part in (parts.tokens, parts.values))
-    unigram_V, shares_KS1 = sent(parts.unigram, device), sent(parts.shares[:, :, None], device)
+    arrays = parts.tokens, parts.values, parts.unigram, parts.shares[:, :, None]
+    tokens_E, values_E, unigram_V, shares_KS1 = (torch.from_numpy(array).to(device, non_blocking=True) for array in arrays)
     pair_X = torch.repeat_interleave(lengths_P, output_size=edges[-1])
-    from_X = offsets_P[pair_X] + torch.arange(edges[-1], device=device)
-    to_X, values_X = places_P[pair_X] + tokens_E[from_X], values_E[from_X]
-    rows_SV = unigram_V.repeat(size, 1)
-    for share_S1, begin, end in zip(shares_KS1, edges, edges[1:], strict=False):
-        rows_SV *= share_S1
-        rows_SV.view(-1).index_add_(0, to_X[begin:end], values_X[begin:end])  # no place twice: nothing depends on an order
+    from_X = torch.arange(edges[-1], device=device).add_(offsets_P[pair_X])
+    to_X, values_X = places_P[pair_X].add_(tokens_E[from_X]), values_E[from_X]
+    rows_SV = unigram_V * shares_KS1[0] if len(shares_KS1) else unigram_V.repeat(size, 1)
+    for k in range(len(shares_KS1)):
+        if k:
+            rows_SV *= shares_KS1[k]
+        if edges[k] < edges[k + 1]:
+            rows_SV.view(-1).index_add_(0, to_X[edges[k] : edges[k + 1]], values_X[edges[k] : edges[k + 1]])  # no place twice: no order matters
     return rows_SV
 
 

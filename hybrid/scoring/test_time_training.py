@@ -51,9 +51,7 @@ class Learner:
             (self.model.token_nll(inputs_BL, targets_BL) * share_BL).sum().backward()  # type: ignore[no-untyped-call]
 
     def record(self, length: int) -> None:
-        """Records what `learn` does with one window of `length` tokens as a CUDA graph: hundreds of small launches become one.
-
-        Warming up takes steps, which are taken back."""
+        """Records what `learn` does with a window of `length` tokens as a CUDA graph: hundreds of launches become one.  Its steps are undone."""
         pair_2 = torch.zeros(1, length + 1, dtype=torch.int64, device=self.ranks.device)
         before = [p.detach().clone() for p in self.parameters]
 
@@ -80,7 +78,7 @@ class Learner:
         self._recorded = graph, pair_2
 
     def learn(self, window_1L: torch.Tensor) -> bool:
-        """Takes one step on a window of the length that was recorded; False where there is none."""
+        """One step on a window of the length that was recorded; False where there is none."""
         if self._recorded is None or self._recorded[1].shape != window_1L.shape:
             return False
         graph, pair_2 = self._recorded

@@ -17,8 +17,7 @@ class TableAhead:
     """What follows from the counts of a run alone, made on a thread that an interrupted run does not wait for."""
 
     def __init__(self, cache: RowCounter) -> None:
-        self.cache, self.begun = cache, False
-        self._run, self._stages = Future[Run](), Future[Stages]()
+        self.cache, self.begun, self._made = cache, False, Future[tuple[Run, Stages]]()
 
     def begin(self, counted: Callable[[], Run]) -> None:
         """Goes on from the run that `counted` gives, and returns at once."""
@@ -27,21 +26,18 @@ class TableAhead:
 
     def run(self) -> Run:
         """The counts of this process."""
-        return self._run.result() if self.begun else self.cache.run()
+        return self._made.result()[0] if self.begun else self.cache.run()
 
     def stages(self) -> Stages:
         """The table and what pruning begins with."""
-        return self._stages.result()
+        return self._made.result()[1]
 
     def _make(self, counted: Callable[[], Run]) -> None:
         try:
             run, cache = counted(), self.cache
-            self._run.set_result(run)
             threshold = [1 if n <= 3 else 2 for n in range(1, cache.order + 1)] if run.total() > LARGE_CORPUS else None
             stages = Stages(build_table(run, cache.vocab_size, cache.bos, cache.order, threshold))
             stages.until(AHEAD_BYTES)
-            self._stages.set_result(stages)
+            self._made.set_result((run, stages))
         except BaseException as error:  # raised where the result is asked for
-            for result in (self._run, self._stages):
-                if not result.done():
-                    result.set_exception(error)
+            self._made.set_exception(error)

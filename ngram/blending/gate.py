@@ -83,6 +83,16 @@ def _weights(x_NF: Array, net: tuple[Array, ...], floor: float, out_NK: Array) -
 
 
 @njit
+def _exponents(x_NF: Array, coefficients_2G: Array, out_N2: Array) -> None:
+    for i in range(len(x_NF)):
+        for e in range(2):
+            total = coefficients_2G[e, -1]
+            for f in range(x_NF.shape[1]):
+                total += x_NF[i, f] * coefficients_2G[e, f]
+            out_N2[i, e] = min(max(total, -STEEPEST), STEEPEST)
+
+
+@njit
 def _gradient(x_NF: Array, p_NK: Array, net: tuple[Array, ...], floor: float, gradients: tuple[Array, ...]) -> float:
     """Mean of -ln Σ_k weight_k p_k over rows; the gradient arrays are overwritten with its gradient."""
     w1_HF, b1_H, w2_KH, w3_KF, b2_K = net
@@ -173,11 +183,9 @@ class Gate:
 
     def exponents(self, features_NF: F32 | F64) -> F64:
         """(N, 2) float64: a product's exponents, each linear in the standardised features and within ±STEEPEST."""
-        x_NF = self.standardise(features_NF)
-        out_N2 = np.tile(self.coefficients[:, -1], (len(x_NF), 1))
-        for f in range(x_NF.shape[1]):  # one order of additions, whatever the batch
-            out_N2 += x_NF[:, f : f + 1] * self.coefficients[:, f]
-        return np.clip(out_N2, -STEEPEST, STEEPEST)
+        out_N2 = np.empty((len(features_NF), 2))
+        _exponents(self.standardise(features_NF), self.coefficients, out_N2)
+        return out_N2
 
     def gradient(self, x_NF: F64, probs_NK: F64) -> tuple[float, list[F64]]:
         """Mean nats a row of the mixture and its gradient; x_NF standardised, probs_NK (N, K) the experts' probabilities."""

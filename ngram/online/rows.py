@@ -50,12 +50,11 @@ def fill_unigram_row(state: State, row: Array) -> None:
 
 
 class RowParts(NamedTuple):
-    """The distributions of n consecutive targets, as what they are made of: K = order - 1 context lengths, L lists, E entries.
+    """The distributions of n targets, as what they are made of: K = order - 1 context lengths, L lists, E entries.
 
-    unigram (V,) float64: the row without a context.  From the shortest context on, a row is multiplied by shares (K, n) float64, what the
-    context leaves to shorter ones, and gets what it adds for each of its children.  lists (K, n) int64: where those are listed, once for
-    all targets; list 0 is empty, for targets without this context.  starts (L + 1,) int64: where each list begins; its last entry is
-    spare.  tokens (E,) int32, values (E,) float64: what is added to which entry of the row."""
+    A row begins as unigram (V,) float64.  Each context, the shortest first, multiplies it by shares (K, n) float64, which it leaves to shorter
+    ones, and adds values (E,) float64 to the entries tokens (E,) int32 of its list: lists (K, n) int64, 0 for the empty one, where there is no
+    context.  starts (L + 1,) int64: where lists begin; the last entry of each is spare."""
 
     unigram: F64
     shares: F64
@@ -67,9 +66,9 @@ class RowParts(NamedTuple):
 
 @njit
 def find_contexts(state: State, tokens: Array, start: int, stop: int, parts: tuple[Array, ...], contexts: Array, features: Array) -> int:
-    """Fills (shares, lists, starts) of RowParts, the node and length (L, 2) of each list's context, and features (n, F) or (0, F).
+    """Fills shares, lists and starts, node and length (L, 2) of each list's context, and features (n, F) or (0, F).  Returns L.
 
-    Returns L.  Looks at no token behind stop - 2.  Lanes walk equal parts side by side, as in `score_range`."""
+    Looks at no token behind stop - 2.  Lanes walk equal parts, as in `score_range`."""
     shares, lists, starts = parts
     shares[:], lists[:] = 1.0, 0
     lanes = max(1, min(LANES, (stop - start) // 8))

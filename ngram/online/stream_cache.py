@@ -5,7 +5,9 @@ then shorter ones up to and including the first that was already seen.  A shorte
 token before it, as Kneser-Ney wants, without keeping sets of neighbours.  (Kneser & Ney 1995; update exclusion: Moffat 1990.)
 """
 
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,7 +19,7 @@ from ngram.errors import SeedgramError
 from ngram.online import kernels, rows, seed, trie
 from ngram.online.trie import DEPTH, State
 from ngram.table import NgramTable
-from ngram.threads import COUNT, each
+from ngram.threads import each
 
 # Columns of ChunkScores.features, which a gate may look at because they depend on the context alone.
 FEATURES: tuple[str, ...] = (
@@ -31,7 +33,8 @@ FEATURES: tuple[str, ...] = (
     "sure_contexts",  # how many matched contexts had a single successor
     "log_escape",  # -log of the product of λ over contexts of 2 tokens and more: how little is left to bigrams
 )
-LISTS, MOST_THREADS = 256, 4  # lists of children that are worth a thread, and threads that list them
+THREADS = 4  # that list children
+Memory = Callable[[int], F64]
 SLACK = 1 << 20  # room for growth from the start: pages that are never written take no memory
 
 
@@ -98,19 +101,22 @@ class StreamCache:
         rows.fill_from_parts(self.row_parts(tokens, start, stop, features_NF), 0, stop - start, rows_NV)
 
     def row_parts(
-        self, tokens: npt.ArrayLike, start: int, stop: int, features_NF: F32 | None = None, memory: Callable[[int], F64] = np.empty
+        self, tokens: npt.ArrayLike, start: int, stop: int, features_NF: F32 | None = None, memory: Memory = np.empty, pool: Executor | None = None
     ) -> rows.RowParts:
-        """What `fill_range` makes its rows of.  memory: makes the arrays of the entries."""
+        """What `fill_range` makes its rows of.  memory: makes float64 arrays.  pool: of THREADS threads that share the work."""
         stream, lengths, size = self._stream(tokens, start, stop, unknown=1), self.order - 1, stop - start
-        shares, lists = np.empty((lengths, size)), np.empty((lengths, size), np.int64)
+        shares, lists = memory(lengths * size).reshape(lengths, size), np.empty((lengths, size), np.int64)
         contexts, starts = np.empty((1 + lengths * size, 2), np.int64), np.empty(2 + lengths * size, np.int64)
         features = features_NF if features_NF is not None else self._blank(0, False)[1]
         found = rows.find_contexts(self.state, stream, start, stop, (shares, lists, starts), contexts, features)
         entries = int(starts[found])
-        values, children = memory(entries), memory(entries // 2 + 1).view(np.int32)
-        edges = np.linspace(1, found, 1 + max(1, min(COUNT, MOST_THREADS, found // LISTS))).astype(int).tolist()
-        each(lambda edge: rows.fill_lists(self.state, contexts, starts, *edge, children, values), pairwise(edges))
-        unigram = np.empty(self.vocab_size)
+        values, children, unigram = memory(entries), memory(entries // 2 + 1).view(np.int32), memory(self.vocab_size)
+
+        def fill(edge: tuple[int, int]) -> None:
+            rows.fill_lists(self.state, contexts, starts, *edge, children, values)
+
+        edges = np.searchsorted(starts[: found + 1], np.linspace(1, entries, 1 if pool is None else THREADS, endpoint=False)).tolist()
+        deque((map if pool is None else pool.map)(fill, pairwise([*edges, found])), 0)
         rows.fill_unigram_row(self.state, unigram)
         return rows.RowParts(unigram, shares, lists, starts[: found + 1], children, values)
 

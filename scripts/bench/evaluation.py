@@ -9,6 +9,7 @@ predictor with the cache's rows made on the host, one after the other, and one p
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -66,12 +67,13 @@ def parts_alone(art: artifact.Artifact, tokens: Tokens, device: torch.device) ->
         spent[name] = spent.get(name, 0.0) + timed(task, device)
 
     entries = expanded = lists = 0
+    pools = {1: None, **{most: ThreadPoolExecutor(most) for most in (2, 4, 8)}}
     for start, stop in blocks:
         parts = cache.row_parts(tokens, start, stop)
         for most in (1, 2, 4, 8):
-            before, stream_cache.MOST_THREADS = stream_cache.MOST_THREADS, most
-            add(f"rows as parts, {most} threads", lambda a=start, b=stop: cache.row_parts(tokens, a, b))  # type: ignore[misc]
-            stream_cache.MOST_THREADS = before
+            before, stream_cache.THREADS = stream_cache.THREADS, most
+            add(f"rows as parts, {most} threads", lambda a=start, b=stop, p=pools[most]: cache.row_parts(tokens, a, b, pool=p))  # type: ignore[misc]
+            stream_cache.THREADS = before
         if start < 20 * BLOCK:
             add("20 blocks of rows by contexts", lambda a=start, b=stop: cache.fill_range(tokens, a, b, host))  # type: ignore[misc]
             add("20 blocks of rows from their parts", lambda p=parts: fill_from_parts(p, 0, BLOCK, host))  # type: ignore[misc]

@@ -101,8 +101,8 @@ def test_rows_made_from_their_parts_are_the_rows_of_the_histories_to_the_last_bi
     expected = cache.rows(histories(tokens, np.arange(300, 700), 5, 1))
     parts = cache.row_parts(np.append(tokens[:699], size - 1), 300, 700)
     cache.update(tokens, 300, 700)
-    found = product_scores.rows_on(parts, 400, torch.device(device)).cpu().numpy()
-    assert np.array_equal(found, expected)
+    for rows_on in (product_scores.rows_on, product_scores.scattered):
+        assert np.array_equal(rows_on(parts, 400, torch.device(device)).cpu().numpy(), expected)
     assert (np.diff(parts.starts) >= 1).all() and len(parts.starts) < 1 + 4 * 400  # contexts are listed once
 
 
