@@ -117,7 +117,7 @@ def fill_lists(state: State, contexts: Array, starts: Array, begin: int, end: in
         one, two, more = d[k, 1], d[k, 2], d[k, 3]
         for at in range(first, first + (1 << np.int64(nodes[context, SIZE] >> LOG))):
             count = np.int64(pool[at, COUNT])
-            tokens[to] = pool[at, TOKEN]
+            tokens[to] = pool[at, TOKEN] & np.uint32(0x7FFFFFFF)  # EMPTY must fit, too
             values[to] = max(count - (more if count > 2 else two if count == 2 else one), 0.0) * scale
             to += pool[at, TOKEN] != EMPTY
 
