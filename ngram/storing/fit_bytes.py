@@ -75,11 +75,11 @@ def fit_bytes(table: NgramTable | Stages, max_bytes: int) -> tuple[NgramTable, b
     Fills max_bytes to within 1 % unless the whole table is smaller.  Raises SeedgramError, which says the minimum, when not
     even the unigrams fit."""
     stages = table if isinstance(table, Stages) else Stages(table)
-    ground, *ranked = stages.until(max_bytes)
+    ground, ranking, prices = stages.until(max_bytes)
     smallest = _coded(ground, np.empty(0, np.int64), 0)
     if len(smallest.data) > max_bytes:
         raise SeedgramError(f"n-gram table: {max_bytes} bytes are too few; the unigrams alone need {len(smallest.data)}")
-    found = _search(ground, *ranked, max_bytes, smallest)
+    found = _search(ground, ranking, prices, max_bytes, smallest)
     return found.read(), found.data
 
 

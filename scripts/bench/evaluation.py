@@ -28,6 +28,7 @@ from hybrid.scoring.options import AdaptConfig, EvalOptions
 from hybrid.storing import artifact
 from hybrid.training.trainer import synchronize
 from ngram import threads
+from ngram.blending.gate import LEAST
 from ngram.errors import run_cli
 from ngram.online import stream_cache
 from ngram.online.match import MatchModel
@@ -107,18 +108,18 @@ class SlowProduct(product.ProductScorer):
     def read(self, tokens: Tokens, start: int, stop: int, device: torch.device) -> product.Block:
         rows = np.empty((stop - start, self.cache.vocab_size))
         self.cache.fill_range(tokens, start, stop, rows)
-        logs = torch.from_numpy(rows).to(device).clamp_min_(product.LEAST).log_().float()
+        logs = torch.from_numpy(rows).to(device).clamp_min_(LEAST).log_().float()
         return product.Block(start, stop - start, None, logs)
 
 
 @contextmanager
 def slow() -> Iterator[None]:
     """The predictor without its threads and without rows from parts."""
-    scorer, calls, record = predictor.ProductScorer, evaluate.CHUNKS_A_CALL, test_time_training.Learner.record
-    predictor.ProductScorer, evaluate.CHUNKS_A_CALL = SlowProduct, 1  # type: ignore[misc]
+    scorer, calls, record = product.ProductScorer, evaluate.CHUNKS_A_CALL, test_time_training.Learner.record
+    predictor.ProductScorer, evaluate.CHUNKS_A_CALL = SlowProduct, 1  # type: ignore[misc,attr-defined]
     test_time_training.Learner.record = lambda *_: None  # type: ignore[method-assign]
     yield
-    predictor.ProductScorer, evaluate.CHUNKS_A_CALL, test_time_training.Learner.record = scorer, calls, record  # type: ignore[misc,method-assign]
+    predictor.ProductScorer, evaluate.CHUNKS_A_CALL, test_time_training.Learner.record = scorer, calls, record  # type: ignore[misc,attr-defined,method-assign]
 
 
 def scored(name: str, art: artifact.Artifact, tokens: Tokens, options: EvalOptions, ranks: distributed.Ranks) -> np.ndarray:

@@ -34,6 +34,7 @@ from ngram.counting.build_table import build_table
 from ngram.counting.row_counter import RowCounter
 from ngram.counting.run import Run
 from ngram.errors import run_cli
+from ngram.storing import table_codec
 from ngram.storing.fit_bytes import Stages, fit_bytes
 from scripts.bench.common import make_parser
 
@@ -114,7 +115,7 @@ def bench(path: str, data: str, most: int, clock: Clock, ranks: distributed.Rank
     orders = art.config.cache.ngram_order
     threshold = [1 if n <= 3 else 2 for n in range(1, orders + 1)] if run.total() > LARGE_CORPUS else None
     exact = clock("table", lambda: build_table(run, art.config.model.vocab_size, loader.bos, orders, threshold), profile=True)
-    room = len(artifact.table_codec.encode(art.table)) if art.table is not None else 1 << 20
+    room = len(table_codec.encode(art.table)) if art.table is not None else 1 << 20
     stages = clock("first stages of pruning", lambda: Stages(exact), profile=True)
     clock("the stage for these bytes", lambda: stages.until(room), profile=True)
     table, coded = clock(f"cache of {room:,} bytes", lambda: fit_bytes(stages, room), profile=True)
