@@ -9,12 +9,13 @@ Shapes: N tokens of a stream, S scored targets, V vocabulary, F features, G = F 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hybrid.parallel.pinned import host_buffer, sent
 from hybrid.scoring.network import Rows
 from ngram import threads
 from ngram.arrays import F64
@@ -63,14 +64,17 @@ class ProductScorer:
 
     def read(self, tokens: Tokens, start: int, stop: int, device: torch.device) -> Block:
         """The block of targets start … stop-1, from the cache as it is now, for a network on `device`."""
-        parts = self.cache.row_parts(tokens, start, stop, None, lambda size: host_buffer((size,), device).numpy(), self._pool)
-        return Block(start, stop - start, parts)
+
+        def memory(size: int) -> F64:  # that the device can read by itself
+            return torch.empty(size, dtype=torch.float64, pin_memory=device.type == "cuda").numpy()
+
+        return Block(start, stop - start, self.cache.row_parts(tokens, start, stop, None, memory, self._pool))
 
     def score(self, tokens: Tokens, block: Block, mine: Sequence[Rows], exponents_S2: F64) -> Tensor:
         """(S,) float64 probabilities, on the device, of the targets whose network rows are in `mine`, all of them in the block."""
         logp_SV = _joined([rows for _, rows in mine])
         targets_S = np.concatenate([tokens[t : t + len(rows)] for t, rows in mine]).astype(np.int64)
-        targets = sent(targets_S, logp_SV.device)
+        targets = _sent(targets_S, logp_SV.device)
         second_SV = _joined([self._log_rows(tokens, block, t, t + len(rows), logp_SV) for t, rows in mine])
         if self.keep:
             self.kept.append(Kept(logp_SV, second_SV, targets))
@@ -102,7 +106,7 @@ class ProductScorer:
         """(S, V) unnormalised log-probabilities and (S,) logarithms of their sums.
 
         On CUDA the order of a sum depends on the number of rows beside it: there are always as many as the block has targets."""
-        spare, exponents = 0, sent(exponents_S2, logp_SV.device)
+        spare, exponents = 0, _sent(exponents_S2, logp_SV.device)
         if logp_SV.is_cuda and len(logp_SV) < block.size:
             spare = block.size - len(logp_SV)
             logp_SV, second_SV = (torch.nn.functional.pad(rows, (0, 0, 0, spare)) for rows in (logp_SV, second_SV))
@@ -114,6 +118,12 @@ class ProductScorer:
     def close(self) -> None:
         """Ends the helper threads."""
         self._pool.shutdown()
+
+
+def _sent(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """The array on the device; nobody waits for its way there."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
@@ -136,7 +146,7 @@ def scattered(parts: RowParts, size: int, device: torch.device) -> Tensor:
     edges = np.concatenate([[0], lengths.sum(1).cumsum()]).tolist()
     before = lengths.cumsum().reshape(lengths.shape) - lengths
     pairs = np.stack([lengths, parts.starts[parts.lists] - before, np.broadcast_to(np.arange(size) * vocab_size, lengths.shape)])
-    lengths_P, offsets_P, places_P = sent(pairs.reshape(3, -1), device)
+    lengths_P, offsets_P, places_P = _sent(pairs.reshape(3, -1), device)
     arrays = parts.tokens, parts.values, parts.unigram, parts.shares[:, :, None]
     tokens_E, values_E, unigram_V, shares_KS1 = (torch.from_numpy(array).to(device, non_blocking=True) for array in arrays)
     pair_X = torch.repeat_interleave(lengths_P, output_size=edges[-1])
