@@ -11,7 +11,6 @@ an honest scorer failed.
 import argparse
 import functools
 import json
-import multiprocessing
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -94,7 +93,8 @@ def main() -> int:
         for kind in wanted
         if seed < (flags.honest if kind in honest_scorers.HONEST else flags.seeds) and (kind.__name__, seed, flags.tokens) not in done
     ]
-    with ProcessPoolExecutor(flags.jobs, multiprocessing.get_context("spawn")) as pool, flags.record.open("a") as file:
+    # max_tasks_per_child: processes then start from nothing instead of as forks
+    with ProcessPoolExecutor(flags.jobs, max_tasks_per_child=100) as pool, flags.record.open("a") as file:
         for ended in as_completed([pool.submit(audited, kind, seed, flags.tokens) for kind, seed in todo]):
             print(json.dumps(ended.result()), file=file, flush=True)
     return 0 if table(read(flags.record)) else 1

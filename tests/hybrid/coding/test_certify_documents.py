@@ -71,7 +71,7 @@ def test_any_documents_are_prepared_scored_coded_in_both_orders_and_decoded_to_t
     whole = b"".join(text.encode("utf-8", "surrogatepass") for text in texts)
     prepare_into(tmp_path / "data", val=(write(tmp_path / "val.jsonl", jsonl(texts)),), tokenizer=str(folder / "m.model"))
     art, shards = artifact.load(path), find_shards(tmp_path / "data", "val")
-    assert evaluate.score(art, shards, ONE)["bytes"] == len(whole)
+    assert evaluate.evaluate(art, shards, ONE)[0]["bytes"] == len(whole)
     stretch = certify._stretch(art, str(tmp_path / "data"), len(whole), DEFAULTS)
     assert stretch.said == whole == text_bytes(art.tokenizer, stretch.tokens, exact=True)
     for streams in (3, stream_coder.IN_ORDER):
