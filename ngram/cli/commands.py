@@ -15,7 +15,7 @@ from ngram.compiled import NOTICE
 from ngram.container import atomic_write
 from ngram.counting.build_table import build_table
 from ngram.counting.documents import count_documents
-from ngram.counting.run import merge
+from ngram.counting.run import Run, merge
 from ngram.documents import NAMED, documents, input_files
 from ngram.errors import SeedgramError
 from ngram.json_line import emit_json
@@ -100,7 +100,7 @@ def merge_counts(asked: options.MergeOptions) -> None:
     emit_json({**report, "wall_s": round(time.perf_counter() - started, 3)}, None)
 
 
-def _finish(counts: Counts, order: int, outputs: options.Outputs) -> dict[str, Any]:
+def _finish(counts: Counts[Run], order: int, outputs: options.Outputs) -> dict[str, Any]:
     report: dict[str, Any] = {"tokens": counts.positions, "order": counts.run.order}
     thresholds = outputs.thresholds(order)
     if outputs.counts is not None:

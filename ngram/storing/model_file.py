@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -35,6 +35,7 @@ MAX_EXPANSION = 64  # bytes a packed byte, beside a megabyte: tokenizers pack to
 XZ_BYTES = 1 << 27  # of memory for unpacking: preset 9 needs 65 MiB
 _COLUMNS = {"hi": "<u8", "lo": "<u8", "counts": "<u2", "overflow_index": "<i8", "overflow_count": "<i8"}
 _CHECK_BLOCK = 1 << 20
+AnyRun = TypeVar("AnyRun", Run, RunFile)
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,10 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Counts:
+class Counts(Generic[AnyRun]):
     """What a counts file says: exact counts of `positions` tokens under one tokenizer."""
 
-    run: Run | RunFile
+    run: AnyRun
     tokenizer: Vocabulary
     positions: int
 
@@ -97,7 +98,7 @@ def read_model(path: str | os.PathLike[str]) -> Model:
     return Model(table, tokenizer, {key: len(value) for key, value in sections.items()}, len(data))
 
 
-def write_counts(path: str | os.PathLike[str], counts: Counts) -> None:
+def write_counts(path: str | os.PathLike[str], counts: Counts[Run] | Counts[RunFile]) -> None:
     """Writes a counts file, block by block where the counts lie in files; see `read_counts`."""
     run = counts.run
     header, section = _pack_tokenizer(counts.tokenizer)
@@ -120,7 +121,7 @@ def _blocks(run: Run | RunFile, name: str, kind: str) -> Iterator[Any]:
         yield np.ascontiguousarray(getattr(run, name), kind).data.cast("B")
 
 
-def read_counts(path: str | os.PathLike[str]) -> Counts:
+def read_counts(path: str | os.PathLike[str]) -> Counts[Run]:
     """Reads exact counts back.  Raises SeedgramError, naming the file, when it is missing, cut, altered or inconsistent."""
     name = os.fspath(path)
     header, sections = unpack(read_bytes(path), COUNTS_MAGIC, VERSION, name)
