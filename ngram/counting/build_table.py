@@ -92,8 +92,8 @@ class _Builder:
         least = max(1, self.top + 1 - kernels.TAIL_BITS // self.token_bits)
         setting = np.array([self.top, self.bos, run.bits, least, self.token_bits])
         stride = 2 * len(run)  # of an order: a record and the first word of a list for each entry, at most
-        self.records = np.empty(self.top * stride + 2, np.int64)  # most of it is never touched and takes no memory
-        self.records[-2:] = 0
+        self.records = np.empty(self.top * stride + 6, np.int64)  # most of it is never touched and takes no memory
+        self.records[-6:] = 0
         found = np.zeros((len(cuts), self.top, 5), np.int64)
         tally = np.zeros((len(cuts), self.top, len(cuts), size), np.int32)
 
@@ -111,7 +111,7 @@ class _Builder:
     def _tokens(self) -> I64:
         """The entries of order 1, which holds every token of the vocabulary."""
         entries = np.zeros((self.vocab_size, 2), np.int64)
-        entries[:, 0] = np.arange(self.vocab_size) | (0 if self.top == 1 else len(self.records) - 2) << TOKEN_BITS
+        entries[:, 0] = np.arange(self.vocab_size) | (0 if self.top == 1 else len(self.records) - 6) << TOKEN_BITS
         own = (1 << TOKEN_BITS) - 1
         entries[np.where(self.tokens < 0, ~self.tokens & ((1 << self.token_bits) - 1), self.tokens & own), 0] = self.tokens
         return entries
@@ -145,7 +145,7 @@ class _Builder:
             return over[: kernels.place(self.records, *arguments)]
 
         over = np.concatenate(each(part, range(len(starts))))
-        self.below = suffixes, self.starts, ends
+        self.below = suffixes, self.starts, np.maximum(ends, ends[0]) if n == 1 else ends  # single tokens have no second one
         self.entries, self.starts, self.filled = grown, starts, places
         return _Columns(*out, over), np.array_equal(ends, room)
 

@@ -21,7 +21,7 @@ from ngram.compiled import njit
 from ngram.counting.kernels import FULL, U32_MAX, exact_count
 from ngram.table import TOKEN_BITS
 
-BLOCK = 64  # entries whose lists are fetched together
+BLOCK = 1024  # entries whose lists are fetched together
 TAIL_BITS = 62  # of an n-gram that occurred once: its first token and those to its left
 LEFT_BITS = 20
 _LOW32, _LOW_TOKEN = (1 << 32) - 1, (1 << TOKEN_BITS) - 1
@@ -117,15 +117,21 @@ def place(
     theirs, their_starts, their_ends = below
     tokens, parents, counts, raws = out
     mask, k = (1 << width) - 1, 0
-    facts, neighbours = np.empty((2, BLOCK), np.int64)
+    lists, facts, neighbours, unused = np.empty((4, BLOCK), np.int64)
     for a in range(group[0], group[1]):
         for g in range(len(starts)):
             at, stop, j, end = starts[g, a], filled[g, a], their_starts[g, a], their_ends[g, a]
             for block in range(at, stop, BLOCK):
                 size = min(BLOCK, stop - block)
-                for i in range(size if n < top else 0):  # no branch waits for memory here, so these reads overlap
-                    e = max(entries[block + i, 0], 0) >> TOKEN_BITS
-                    facts[i], neighbours[i] = records[e], records[e + 1]
+                m = 0
+                for i in range(size if n < top else 0):
+                    word = entries[block + i, 0]
+                    lists[m] = word >> TOKEN_BITS
+                    m += word >= 0
+                for i in range(m):  # no branch waits for memory here, so these reads overlap; a list may go on in the next line of the cache
+                    e = lists[i]
+                    facts[i], neighbours[i], unused[i] = records[e], records[e + 1], records[e + 5]
+                m = 0
                 for i in range(size):
                     word, pair = entries[block + i, 0], entries[block + i, 1]
                     context = pair & _LOW32
@@ -134,6 +140,7 @@ def place(
                     while j < end and theirs[j] < context:
                         j += 1
                     if j == end or theirs[j] != context:
+                        m += word >= 0
                         continue
                     grown_pair = (at << 32) | j
                     if word < 0:
@@ -148,9 +155,10 @@ def place(
                         raw, token = word >> TOKEN_BITS, word & _LOW_TOKEN
                         count = raw
                         if n < top:
-                            begin, raw, neighbour = raw + 1, facts[i] >> LEFT_BITS, neighbours[i]
-                            left = (facts[i] & ((1 << LEFT_BITS) - 1)) >> 1
-                            count = raw if n > 1 and a == bos else left + (facts[i] & 1)
+                            begin, raw, neighbour = raw + 1, facts[m] >> LEFT_BITS, neighbours[m]
+                            left = (facts[m] & ((1 << LEFT_BITS) - 1)) >> 1
+                            count = raw if n > 1 and a == bos else left + (facts[m] & 1)
+                            m += 1
                             for e in range(begin, begin + left):
                                 if e > begin:
                                     neighbour = records[e]
