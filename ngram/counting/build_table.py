@@ -89,7 +89,7 @@ class _Builder:
         cuts = cuts[cuts < size] if len(run) else cuts[:1]
         self.cuts, edges = np.append(cuts, size), np.append(begin[cuts], len(run))
         groups = np.repeat(np.arange(len(cuts)), np.diff(self.cuts))
-        least = max(1, self.top + 1 - kernels.TAIL_BITS // self.token_bits)
+        least = max(1, self.top - kernels.TAIL_BITS // self.token_bits)
         setting = np.array([self.top, self.bos, run.bits, least, self.token_bits])
         stride = 2 * len(run)  # of an order: a record and the first word of a list for each entry, at most
         self.records = np.empty(self.top * stride + 6, np.int64)  # most of it is never touched and takes no memory
@@ -112,8 +112,7 @@ class _Builder:
         """The entries of order 1, which holds every token of the vocabulary."""
         entries = np.zeros((self.vocab_size, 2), np.int64)
         entries[:, 0] = np.arange(self.vocab_size) | (0 if self.top == 1 else len(self.records) - 6) << TOKEN_BITS
-        own = (1 << TOKEN_BITS) - 1
-        entries[np.where(self.tokens < 0, ~self.tokens & ((1 << self.token_bits) - 1), self.tokens & own), 0] = self.tokens
+        entries[np.where(self.tokens < 0, ~self.tokens, self.tokens) & ((1 << TOKEN_BITS) - 1), 0] = self.tokens
         return entries
 
     def add_order(self, n: int, min_raw: int) -> None:

@@ -7,7 +7,7 @@ below; as both buckets are sorted alike, a cursor that moves on finds it.  Most 
 travel along, so that memory is only searched for the n-grams that end with the others.
 
 A record is an int64, of an n-gram: list << 18 | first token; in the highest order raw count << 18 | first token; of an n-gram that occurred once,
-its first token and those to its left, the first in the lowest bits, all inverted, so negative.  A list is a word and the records of an n-gram's left
+those to its left << 18 | first token, the nearest in the lowest bits, all inverted, so negative.  A list is a word and the records of an n-gram's left
 neighbours; the word: raw count << 20 | neighbours << 1 | whether PAD is another.
 An entry, an n-gram in its bucket, is two int64: its record, but with the last token instead of the first; row of its suffix << 32 | row of the
 suffix's context.
@@ -22,7 +22,7 @@ from ngram.counting.kernels import FULL, U32_MAX, exact_count
 from ngram.table import TOKEN_BITS
 
 BLOCK = 1024  # entries whose lists are fetched together
-TAIL_BITS = 62  # of an n-gram that occurred once: its first token and those to its left
+TAIL_BITS = 62 - TOKEN_BITS  # of the tokens to the left of an n-gram that occurred once
 LEFT_BITS = 20
 _LOW32, _LOW_TOKEN = (1 << 32) - 1, (1 << TOKEN_BITS) - 1
 
@@ -82,7 +82,7 @@ def walk(
                 at[n + 1] += 1
             else:
                 tail |= first << by
-                by += width
+                by = TOKEN_BITS if n == alone else by + width
                 coc[n - 1, 1] += 1
         seen += count
         if by:
@@ -145,12 +145,12 @@ def place(
                     grown_pair = (at << 32) | j
                     if word < 0:
                         raw, count = 1, 1
-                        token, tail = ~word & mask, ~word >> width
+                        token, tail = ~word & _LOW_TOKEN, ~word >> TOKEN_BITS
                         first = tail & mask
                         if n < top and first != vocab:
                             place = places[first]
                             places[first] = place + 1
-                            grown[place, 0], grown[place, 1] = ~((tail & ~mask) | token), grown_pair
+                            grown[place, 0], grown[place, 1] = ~(tail >> width << TOKEN_BITS | token), grown_pair
                     else:
                         raw, token = word >> TOKEN_BITS, word & _LOW_TOKEN
                         count = raw
@@ -162,10 +162,8 @@ def place(
                             for e in range(begin, begin + left):
                                 if e > begin:
                                     neighbour = records[e]
-                                if neighbour < 0:
-                                    first, word = ~neighbour & mask, ~((~neighbour & ~mask) | token)
-                                else:
-                                    first, word = neighbour & _LOW_TOKEN, (neighbour & ~_LOW_TOKEN) | token
+                                flip = neighbour >> 63  # all ones of one that occurred once
+                                first, word = (neighbour ^ flip) & _LOW_TOKEN, (((neighbour ^ flip) & ~_LOW_TOKEN) | token) ^ flip
                                 place = places[first]
                                 places[first] = place + 1
                                 grown[place, 0], grown[place, 1] = word, grown_pair
