@@ -127,7 +127,8 @@ class _Builder:
     def _place(self, n: int) -> tuple[_Columns, bool]:
         """All n-grams of order n as columns of a table, and whether no row stayed free; makes the next order's entries."""
         size, highest = self.sizes[n - 1], n == self.top
-        out = np.empty(size, token_type(self.vocab_size)), *(np.empty(size, kind) for kind in (np.uint32, np.uint16, np.uint32))
+        tokens, counts = np.empty(size, token_type(self.vocab_size)), np.empty(size, np.uint16)
+        parents, raw = np.empty(size, np.uint32), np.empty(size, np.uint32)
         suffixes = self.suffix_rooms[(n - 1) % 2][: 0 if highest else size]
         grown = self.rooms[n % 2][: 0 if highest else self.sizes[n]]
         tally = self.tally[0 if highest else n]
@@ -140,13 +141,13 @@ class _Builder:
         def part(group: int) -> I64:
             over, buckets = np.empty((self.total // FULL + 1, 2), np.int64), (self.starts, self.filled, ends)
             span = self.cuts[group : group + 2]
-            arguments = self.entries, grown, span, setting, buckets, self.below, places[group], suffixes, out, over
+            arguments = self.entries, grown, span, setting, buckets, self.below, places[group], suffixes, (tokens, parents, counts, raw), over
             return over[: kernels.place(self.records, *arguments)]
 
         over = np.concatenate(each(part, range(len(starts))))
         self.below = suffixes, self.starts, np.maximum(ends, ends[0]) if n == 1 else ends  # single tokens have no second one
         self.entries, self.starts, self.filled = grown, starts, places
-        return _Columns(*out, over), np.array_equal(ends, room)
+        return _Columns(tokens, parents, counts, raw, over), np.array_equal(ends, room)
 
     def _drop(self, columns: _Columns, min_raw: int) -> tuple[_Columns, U32]:
         """The n-grams that stay, and for each of their contexts the adjusted counts of those that go."""

@@ -106,12 +106,13 @@ def place(
 ) -> int:  # fmt: skip
     """The rows of one order of the table whose first token is in a group, and the entries of those n-grams of the next order that prolong them.
 
-    records: see `walk`.  entries (·, 2), of this order; grown (·, 2): receives the next order's, and places (V,) says where each bucket's begin, and on return where they
-    end.  group (2,): first token and the one behind the last.  setting (5,) int64: V, bits of a token in records of n-grams that occurred once, order, highest order, BOS.
-    buckets: (starts, filled, ends) (G, V) int64, where the entries and rows of each first token and group of second tokens begin, where the
-    entries end, and where the room for rows ends, on return where the rows end.  below: (suffixes, starts, ends) of the order below.  suffixes: row of each row's suffix, to
-    fill (empty at the highest order).  out: (tokens, parents, counts, raw counts) to fill.  over (·, 2): receives rows and counts over 65,535;
-    returns how many.  An n-gram whose context is not there is left out; a row that stays free has a raw count of 0."""
+    records: see `walk`.  entries (·, 2), of this order; grown (·, 2): receives the next order's, and places (V,) says where each bucket's begin,
+    and on return where they end.  group (2,): first token and the one behind the last.  setting (5,) int64: V, bits of a token in records of
+    n-grams that occurred once, order, highest order, BOS.  buckets: (starts, filled, ends) (G, V) int64, where the entries and rows of each first
+    token and group of second tokens begin, where the entries end, and where the room for rows ends, on return where the rows end.  below:
+    (suffixes, starts, ends) of the order below.  suffixes: row of each row's suffix, to fill (empty at the highest order).  out: (tokens,
+    parents, counts, raw counts) to fill.  over (·, 2): receives rows and counts over 65,535; returns how many.  An n-gram whose context is not
+    there is left out; a row that stays free has a raw count of 0."""
     vocab, width, n, top, bos = setting
     starts, filled, ends = buckets
     theirs, their_starts, their_ends = below

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from ngram.arrays import NARROW, I64, U64, Array, Tokens
+from ngram.arrays import I64, NARROW, U64, Array, Tokens, read_only
 from ngram.compiled import njit
 from ngram.counting.kernels import FULL
 from ngram.counting.run import Run
@@ -31,7 +31,7 @@ def run_of_stream(stream: Tokens, vocab_size: int, order: int, bos: int) -> Run:
     """The run of tokens order-1… of a stream (N,) without PAD, each with the tokens to its left; `fits` says whether it can.
 
     Raises SeedgramError for a token outside the vocabulary."""
-    cuts = np.linspace(order - 1, len(stream), COUNT + 1).astype(int)
+    stream, cuts = read_only(stream, vocab_size), np.linspace(order - 1, len(stream), COUNT + 1).astype(int)
     tally = np.zeros((COUNT, vocab_size), np.int64)
     setting = np.array([vocab_size, _width(vocab_size), order, bos])
     for token in each(lambda share: int(count_tokens(stream[cuts[share] : cuts[share + 1]], tally[share])), range(COUNT)):
@@ -77,7 +77,7 @@ def count_tokens(stream: Array, tally: Array) -> int:
     """Adds the tokens to a tally (V,); returns the first token outside the vocabulary, or -1."""
     for t in range(len(stream)):
         if stream[t] >= len(tally):
-            return np.int64(stream[t])
+            return int(stream[t])
         tally[stream[t]] += 1
     return -1
 
