@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
@@ -53,36 +52,32 @@ def build_table(
     return builder.table()
 
 
-class _Columns(NamedTuple):
-    """One order of the table.  over (K, 2) int64: rows and counts over 65,535, of which `counts` holds 65,535."""
-
-    tokens: Tokens
-    parents: U32
-    counts: U16
-    raw: U32
-    over: I64
+_Order = tuple[Tokens, U32, U16, U32, U32]  # columns of a table, and (K, 2) rows and counts over 65,535
 
 
 class _Builder:
-    """The orders so far.  below: suffixes of all rows placed in the last one, and where those of each bucket begin and end; entries, starts, filled:
-    those of the next one, as in kernels.place; moved: the placed rows' rows in the table, None while all are in it."""
+    """The orders so far.  entries, starts, filled: of the next one, as in kernels.place; below: of the last one, as there; moved: rows in the table of
+    what was placed last, None while all is in it."""
 
     def __init__(self, run: Run, vocab_size: int, bos: int, top: int):
-        self.vocab_size, self.bos, self.top = vocab_size, bos, top
-        self.columns: list[_Columns] = []
+        self.vocab_size, self.bos, self.top, self.total = vocab_size, bos, top, run.total()
+        self.orders: list[_Order] = []
         self.pruned: list[U32] = []
-        self.token_bits, self.total = int(vocab_size).bit_length(), run.total()
-        self._walk(run)
+        self.token_bits = int(vocab_size).bit_length()
+        found = self._walk(run)
         # Room for one order after the other: fresh memory would cost as much time as what is written to it.
-        self.rooms = [np.empty((max(self.sizes[n - 1 :: 2], default=0), 2), np.int64) for n in (1, 2)]
-        self.suffix_rooms = [np.empty(max(self.sizes[n - 1 : -1 : 2], default=0), np.uint32) for n in (1, 2)]
-        self.entries, tokens = self._tokens(), np.tile(np.arange(vocab_size), (len(self.cuts) - 1, 1))
-        self.starts, self.filled = tokens, tokens + self.tally[0]
-        self.below = np.zeros(1, np.uint32), np.zeros_like(tokens), np.ones_like(tokens)
+        self.rooms = [np.empty((max(self.sizes[n::2], default=0), 2), np.int64) for n in (0, 1)]
+        self.suffix_rooms = [np.empty(max(self.sizes[n:-1:2], default=0), np.uint32) for n in (0, 1)]
+        self.entries, self.starts = np.zeros((vocab_size, 2), np.int64), np.tile(np.arange(vocab_size), (len(self.cuts) - 1, 1))
+        self.entries[:, 0] = np.arange(vocab_size) | (0 if top == 1 else len(self.records) - 2) << TOKEN_BITS  # an empty list
+        self.entries[np.where(found < 0, ~found, found) & ((1 << TOKEN_BITS) - 1), 0] = found
+        self.filled = self.starts + self.tally[0]
+        self.below = np.zeros(1, np.uint32), np.zeros_like(self.starts), np.ones_like(self.starts)
         self.moved: U32 | None = None
 
-    def _walk(self, run: Run) -> None:
-        """The records of all orders.  Tokens are grouped: what ends with those of a group is walked, and what begins with them is placed, side by side."""
+    def _walk(self, run: Run) -> I64:
+        """Makes the records of all orders; returns those of order 1.  Groups of tokens are for threads: what ends with those of one is walked, and what
+        begins with them placed, side by side."""
         size, parts = self.vocab_size, min(COUNT, max(1, PARTED // self.vocab_size))
         begin = np.searchsorted(run.hi, np.arange(size, dtype=np.uint64) << np.uint64(64 - run.bits))
         cuts = np.unique(np.searchsorted(begin, np.arange(parts) * len(run) // parts))
@@ -92,8 +87,8 @@ class _Builder:
         least = max(1, self.top - kernels.TAIL_BITS // self.token_bits)
         setting = np.array([self.top, self.bos, run.bits, least, self.token_bits])
         stride = 2 * len(run)  # of an order: a record and the first word of a list for each entry, at most
-        self.records = np.empty(self.top * stride + 6, np.int64)  # most of it is never touched and takes no memory
-        self.records[-6:] = 0
+        self.records = np.empty(self.top * stride + 2, np.int64)  # most of it is never touched and takes no memory
+        self.records[-2:] = 0
         found = np.zeros((len(cuts), self.top, 5), np.int64)
         tally = np.zeros((len(cuts), self.top, len(cuts), size), np.int32)
 
@@ -103,69 +98,55 @@ class _Builder:
             kernels.walk(entries, slot_shifts(run.bits, run.order), setting, self.records, at, groups, tally[part], found[part])
             return self.records[2 * edges[part] : at[1]]
 
-        self.tokens = np.concatenate(each(walk, range(len(cuts))))
+        unigrams = np.concatenate(each(walk, range(len(cuts))))
         self.tally, self.count_of_counts = tally.sum(axis=0, dtype=np.int64), found.sum(axis=0)
         self.tally[0] = np.arange(len(cuts))[:, None] == 0  # the table holds every token
         self.sizes = self.tally.sum(axis=(1, 2)).tolist()
-
-    def _tokens(self) -> I64:
-        """The entries of order 1, which holds every token of the vocabulary."""
-        entries = np.zeros((self.vocab_size, 2), np.int64)
-        entries[:, 0] = np.arange(self.vocab_size) | (0 if self.top == 1 else len(self.records) - 6) << TOKEN_BITS
-        entries[np.where(self.tokens < 0, ~self.tokens, self.tokens) & ((1 << TOKEN_BITS) - 1), 0] = self.tokens
-        return entries
+        return unigrams
 
     def add_order(self, n: int, min_raw: int) -> None:
-        """Adds the next order.  n-grams that occur less than min_raw times are dropped."""
-        columns, complete = self._place(n)
-        pruned = np.zeros(len(self.columns[-1].tokens) if n > 1 else 1, np.uint32)
-        if min_raw > 1 or self.moved is not None or not complete:
-            columns, pruned = self._drop(columns, min_raw)
-        self.columns.append(columns)
-        self.pruned.append(pruned)
-
-    def _place(self, n: int) -> tuple[_Columns, bool]:
-        """All n-grams of order n as columns of a table, and whether no row stayed free; makes the next order's entries."""
-        size, highest = self.sizes[n - 1], n == self.top
+        """Adds the next order, and makes the entries of the one behind it.  n-grams that occur less than min_raw times are dropped."""
+        size, highest, tally = self.sizes[n - 1], n == self.top, self.tally[n % self.top]
         tokens, counts = np.empty(size, token_type(self.vocab_size)), np.empty(size, np.uint16)
         parents, raw = np.empty(size, np.uint32), np.empty(size, np.uint32)
-        suffixes = self.suffix_rooms[(n - 1) % 2][: 0 if highest else size]
-        grown = self.rooms[n % 2][: 0 if highest else self.sizes[n]]
-        tally = self.tally[0 if highest else n]
-        filled = np.cumsum(tally.T.reshape(-1)).reshape(tally.T.shape).T.copy()
-        starts = filled - tally
-        places, room = starts.copy(), self.starts + self.tally[n - 1]
-        ends = room.copy()
+        suffixes, grown = self.suffix_rooms[(n - 1) % 2][: 0 if highest else size], self.rooms[n % 2][: self.sizes[n % self.top]]
+        stops = np.cumsum(tally.T.reshape(-1)).reshape(tally.T.shape).T
+        starts, room = stops - tally, self.starts + self.tally[n - 1]
+        places, ends = starts.copy(), room.copy()
         setting = np.array([self.vocab_size, self.token_bits, n, self.top, self.bos])
 
-        def part(group: int) -> I64:
-            over, buckets = np.empty((self.total // FULL + 1, 2), np.int64), (self.starts, self.filled, ends)
-            span = self.cuts[group : group + 2]
-            arguments = self.entries, grown, span, setting, buckets, self.below, places[group], suffixes, (tokens, parents, counts, raw), over
-            return over[: kernels.place(self.records, *arguments)]
+        def part(group: int) -> U32:
+            over, span = np.empty((self.total // FULL + 1, 2), np.uint32), self.cuts[group : group + 2]
+            buckets, out = (self.starts, self.filled, ends), (tokens, parents, counts, raw)
+            found = kernels.place(self.records, self.entries, grown, span, setting, buckets, self.below, places[group], suffixes, out, over)
+            return over[:found]
 
         over = np.concatenate(each(part, range(len(starts))))
         self.below = suffixes, self.starts, np.maximum(ends, ends[0]) if n == 1 else ends  # single tokens have no second one
         self.entries, self.starts, self.filled = grown, starts, places
-        return _Columns(tokens, parents, counts, raw, over), np.array_equal(ends, room)
+        order, pruned = (tokens, parents, counts, raw, over), np.zeros(len(self.orders[-1][0]) if n > 1 else 1, np.uint32)
+        if min_raw > 1 or self.moved is not None or not np.array_equal(ends, room):
+            order, pruned = self._drop(order, min_raw)
+        self.orders.append(order)
+        self.pruned.append(pruned)
 
-    def _drop(self, columns: _Columns, min_raw: int) -> tuple[_Columns, U32]:
+    def _drop(self, order: _Order, min_raw: int) -> tuple[_Order, U32]:
         """The n-grams that stay, and for each of their contexts the adjusted counts of those that go."""
-        adjusted = columns.counts.astype(np.uint32)
-        adjusted[columns.over[:, 0]] = columns.over[:, 1]
-        contexts = columns.parents if self.moved is None else self.moved[columns.parents]
-        stays = (columns.raw >= max(1, min_raw)) & (contexts != GONE)
+        tokens, parents, counts, raw, over = order
+        adjusted = counts.astype(np.uint32)
+        adjusted[over[:, 0]] = over[:, 1]
+        contexts = parents if self.moved is None else self.moved[parents]
+        stays = (raw >= max(1, min_raw)) & (contexts != GONE)
         goes = np.flatnonzero(~stays & (contexts != GONE))
         self.moved = np.cumsum(stays, dtype=np.uint32) - np.uint32(1)
         self.moved[~stays] = GONE
-        pruned = np.bincount(contexts[goes], adjusted[goes], len(self.columns[-1].tokens))
-        over = columns.over[stays[columns.over[:, 0]]]
+        pruned = np.bincount(contexts[goes], adjusted[goes], len(self.orders[-1][0]))
+        over = over[stays[over[:, 0]]]
         over[:, 0] = self.moved[over[:, 0]]
-        columns = _Columns(columns.tokens[stays], contexts[stays], columns.counts[stays], columns.raw[stays], over)
-        return columns, np.minimum(pruned, U32_MAX).astype(np.uint32)
+        return (tokens[stays], contexts[stays], counts[stays], raw[stays], over), np.minimum(pruned, U32_MAX).astype(np.uint32)
 
     def table(self) -> NgramTable:
-        tokens, parents, counts, raw, over = map(list, zip(*self.columns, strict=True))
-        excess = {n: (rows[:, 0].astype(np.uint32), rows[:, 1].astype(np.uint32)) for n, rows in enumerate(over, 1) if len(rows)}
+        tokens, parents, counts, raw, over = map(list, zip(*self.orders, strict=True))
+        excess = {n: (part[:, 0].copy(), part[:, 1].copy()) for n, part in enumerate(over, 1) if len(part)}
         discounts = estimate_discounts(self.count_of_counts[:, 1:])
         return NgramTable(self.vocab_size, self.bos, tokens, parents, counts, self.pruned, discounts, excess, raw)

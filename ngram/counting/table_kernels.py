@@ -6,12 +6,10 @@ n-grams come out in forward order.  The context of n-gram (a, suffix) is the n-g
 below; as both buckets are sorted alike, a cursor that moves on finds it.  Most n-grams of high orders occurred once: the tokens to their left
 travel along, so that memory is only searched for the n-grams that end with the others.
 
-A record is an int64, of an n-gram: list << 18 | first token; in the highest order raw count << 18 | first token; of an n-gram that occurred once,
-those to its left << 18 | first token, the nearest in the lowest bits, all inverted, so negative.  A list is a word and the records of an n-gram's left
-neighbours; the word: raw count << 20 | neighbours << 1 | whether PAD is another.
-An entry, an n-gram in its bucket, is two int64: its record, but with the last token instead of the first; row of its suffix << 32 | row of the
-suffix's context.
-Shapes: V tokens, G groups of tokens.
+A record of an n-gram is an int64: place of its list << 18 | first token; in the highest order raw count << 18 | first token; of one that occurred once,
+~(tokens to its left, the nearest lowest << 18 | first token), which is negative.  A list: raw count << 20 | left neighbours << 1 | whether PAD is one
+more, then their records.  An entry, an n-gram in its bucket, is two int64: its record, with the last token for the first; row of its suffix << 32
+| row of the suffix's context.  Shapes: V tokens, G groups of tokens.
 """
 
 import numpy as np
@@ -46,10 +44,9 @@ def walk(
 ) -> None:  # fmt: skip
     """The records of all orders in backward order, but of those n-grams that prolong one that occurred once: they follow from its record.
 
-    run: columns as in merge_runs; shifts: keys.slot_shifts.  setting (5,) int64: highest order, BOS, bits of a slot, lowest order whose n-grams
-    that occurred once keep all tokens to their left, bits of one of these.  records, at (top + 2,): where each order's next record and the lists
-    that hold them lie.  groups (V,): of each token.  tally (top, G, V) int32: n-grams by group of their second token and by first token.
-    coc (top, 5) int64: n-grams whose adjusted count is 1…4, by count."""
+    run: columns as in merge_runs; shifts: keys.slot_shifts.  setting (5,): highest order, BOS, bits of a slot, lowest order whose n-grams that
+    occurred once keep all tokens to their left, bits of one of these.  at (top + 2,): where each order's records go on.  groups (V,): of each
+    token.  tally (top, G, V): n-grams by group of their second token and by first token.  coc (top, 5): by adjusted count, 1…4."""
     hi, lo, counts, over_index, over_count = run
     top, bos, bits, least, width = setting
     pad, vocab, seen = (1 << bits) - 1, len(groups), 0
@@ -104,34 +101,29 @@ def place(
     records: Array, entries: Array, grown: Array, group: Array, setting: Array, buckets: Array, below: Array, places: Array, suffixes: Array,
     out: Array, over: Array,
 ) -> int:  # fmt: skip
-    """The rows of one order of the table whose first token is in a group, and the entries of those n-grams of the next order that prolong them.
+    """The rows of one order whose first token is in a group (first, behind the last), and the entries of the next order that prolong them.
 
-    records: see `walk`.  entries (·, 2), of this order; grown (·, 2): receives the next order's, and places (V,) says where each bucket's begin,
-    and on return where they end.  group (2,): first token and the one behind the last.  setting (5,) int64: V, bits of a token in records of
-    n-grams that occurred once, order, highest order, BOS.  buckets: (starts, filled, ends) (G, V) int64, where the entries and rows of each first
-    token and group of second tokens begin, where the entries end, and where the room for rows ends, on return where the rows end.  below:
-    (suffixes, starts, ends) of the order below.  suffixes: row of each row's suffix, to fill (empty at the highest order).  out: (tokens,
-    parents, counts, raw counts) to fill.  over (·, 2): receives rows and counts over 65,535; returns how many.  An n-gram whose context is not
-    there is left out; a row that stays free has a raw count of 0."""
+    records: as from `walk`.  entries (·, 2): of this order; grown (·, 2), places (V,): the next one's to fill, and where each bucket goes on.
+    setting (5,): V, bits of a token left of an n-gram that occurred once, order, highest order, BOS.  buckets: (starts, filled, ends) (G, V), by
+    group of the second token and first token: where entries and rows begin, entries end, and the room for rows ends, on return the rows.
+    below: (suffixes, starts, ends) of the order below; suffixes: of these rows, to fill.  out: (tokens, parents, counts, raw) to fill.
+    over (·, 2): receives rows and counts over 65,535; returns how many.  An n-gram without its context is left out; a free row has raw = 0."""
     vocab, width, n, top, bos = setting
     starts, filled, ends = buckets
     theirs, their_starts, their_ends = below
     tokens, parents, counts, raws = out
     mask, k = (1 << width) - 1, 0
-    lists, facts, neighbours, unused = np.empty((4, BLOCK), np.int64)
+    lists, facts, neighbours = np.empty((3, BLOCK), np.int64)
     for a in range(group[0], group[1]):
         for g in range(len(starts)):
-            at, stop, j, end = starts[g, a], filled[g, a], their_starts[g, a], their_ends[g, a]
-            for block in range(at, stop, BLOCK):
-                size = min(BLOCK, stop - block)
-                m = 0
+            at, j, end = starts[g, a], their_starts[g, a], their_ends[g, a]
+            for block in range(at, filled[g, a], BLOCK):
+                size, m = min(BLOCK, filled[g, a] - block), 0
                 for i in range(size if n < top else 0):
-                    word = entries[block + i, 0]
-                    lists[m] = word >> TOKEN_BITS
-                    m += word >= 0
-                for i in range(m):  # no branch waits for memory here, so these reads overlap; a list may go on in the next line of the cache
-                    e = lists[i]
-                    facts[i], neighbours[i], unused[i] = records[e], records[e + 1], records[e + 5]
+                    lists[m] = entries[block + i, 0] >> TOKEN_BITS
+                    m += lists[m] >= 0
+                for i in range(m):  # no branch waits for memory here, so these reads overlap
+                    facts[i], neighbours[i] = records[lists[i]], records[lists[i] + 1]
                 m = 0
                 for i in range(size):
                     word, pair = entries[block + i, 0], entries[block + i, 1]
@@ -143,39 +135,35 @@ def place(
                     if j == end or theirs[j] != context:
                         m += word >= 0
                         continue
-                    grown_pair = (at << 32) | j
+                    raw, token, grown_pair = word >> TOKEN_BITS, word & _LOW_TOKEN, (at << 32) | j
+                    count = raw
                     if word < 0:
-                        raw, count = 1, 1
-                        token, tail = ~word & _LOW_TOKEN, ~word >> TOKEN_BITS
+                        raw, count, token, tail = 1, 1, token ^ _LOW_TOKEN, ~raw
                         first = tail & mask
                         if n < top and first != vocab:
-                            place = places[first]
-                            places[first] = place + 1
-                            grown[place, 0], grown[place, 1] = ~(tail >> width << TOKEN_BITS | token), grown_pair
-                    else:
-                        raw, token = word >> TOKEN_BITS, word & _LOW_TOKEN
-                        count = raw
-                        if n < top:
-                            begin, raw, neighbour = raw + 1, facts[m] >> LEFT_BITS, neighbours[m]
-                            left = (facts[m] & ((1 << LEFT_BITS) - 1)) >> 1
-                            count = raw if n > 1 and a == bos else left + (facts[m] & 1)
-                            m += 1
-                            for e in range(begin, begin + left):
-                                if e > begin:
-                                    neighbour = records[e]
-                                flip = neighbour >> 63  # all ones of one that occurred once
-                                first, word = (neighbour ^ flip) & _LOW_TOKEN, (((neighbour ^ flip) & ~_LOW_TOKEN) | token) ^ flip
-                                place = places[first]
-                                places[first] = place + 1
-                                grown[place, 0], grown[place, 1] = word, grown_pair
+                            to = places[first]
+                            places[first] = to + 1
+                            grown[to, 0], grown[to, 1] = ~(tail >> width << TOKEN_BITS | token), grown_pair
+                    elif n < top:
+                        begin, fact, neighbour = raw + 1, facts[m], neighbours[m]
+                        raw, left = fact >> LEFT_BITS, (fact & ((1 << LEFT_BITS) - 1)) >> 1
+                        count = raw if n > 1 and a == bos else left + (fact & 1)
+                        m += 1
+                        for e in range(begin, begin + left):
+                            if e > begin:
+                                neighbour = records[e]
+                            flip = neighbour >> 63  # all ones of one that occurred once
+                            first = (neighbour ^ flip) & _LOW_TOKEN
+                            to = places[first]
+                            places[first] = to + 1
+                            grown[to, 0], grown[to, 1] = (((neighbour ^ flip) & ~_LOW_TOKEN) | token) ^ flip, grown_pair
                     tokens[at], parents[at], counts[at], raws[at] = token, j, min(count, FULL), raw
                     if count > FULL:
                         over[k, 0], over[k, 1] = at, count
                         k += 1
-                    if len(suffixes):
+                    if n < top:
                         suffixes[at] = (pair >> 32) & _LOW32
                     at += 1
-            room, ends[g, a] = ends[g, a], at
-            for i in range(at, room):
-                tokens[i], parents[i], counts[i], raws[i] = 0, 0, 0, 0
+            free, ends[g, a] = slice(at, ends[g, a]), at
+            parents[free], counts[free], raws[free] = 0, 0, 0
     return k
