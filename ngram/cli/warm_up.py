@@ -26,7 +26,7 @@ def warm_up() -> None:
         counter = NgramCache(VOCAB_SIZE, buffer_positions=64)
         counter.warm_up()
         counter.count_stream(tokens)
-        run_of_stream(tokens, VOCAB_SIZE, counter.order, counter.bos)
+        run_of_stream(tokens, VOCAB_SIZE, counter.order, counter.bos, counter.order)
         table = table_codec.decode(table_codec.encode(counter.table()))
         for made in (OnlineCache, lambda table: Mixture(table, np.zeros(VOCAB_SIZE, np.uint8))):
             part = made(table)

@@ -31,10 +31,10 @@ class NgramCache(RowCounter):
         stream = as_tokens(tokens, self.vocab_size).reshape(-1)
         self.drain()
         if len(stream) >= WHOLE_TOKENS and fits(self.vocab_size, self.order) and int(stream.max()) < pad_of(stream.dtype):
-            _count_part(self, stream, 0, self.history)
-            run = run_of_stream(stream, self.vocab_size, self.order, self.bos)
-            self._levels.append([run])
-            self.positions += len(stream) - self.history
+            first = 1 if stream[0] == self.bos else self.history
+            _count_part(self, stream, 0, first)
+            self._levels.append([run_of_stream(stream, self.vocab_size, self.order, self.bos, first)])
+            self.positions += len(stream) - first
             return
         shares = min(COUNT, len(stream) // SHARE_TOKENS)
         if shares < 2:

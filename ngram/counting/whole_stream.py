@@ -27,18 +27,18 @@ def _width(vocab_size: int) -> int:
     return max(1, (vocab_size - 1).bit_length())
 
 
-def run_of_stream(stream: Tokens, vocab_size: int, order: int, bos: int) -> Run:
-    """The run of tokens order-1… of a stream (N,) without PAD, each with the tokens to its left; `fits` says whether it can.
+def run_of_stream(stream: Tokens, vocab_size: int, order: int, bos: int, first: int) -> Run:
+    """The run of tokens first… of a stream (N,) without PAD, each with the tokens to its left; `fits` says whether it can.
 
-    Raises SeedgramError for a token outside the vocabulary."""
-    stream, cuts = read_only(stream, vocab_size), np.linspace(order - 1, len(stream), COUNT + 1).astype(int)
+    first: at least order-1, or 1 where the stream begins with a BOS.  Raises SeedgramError for a token outside the vocabulary."""
+    stream, cuts = read_only(stream, vocab_size), np.linspace(first, len(stream), COUNT + 1).astype(int)
     tally = np.zeros((COUNT, vocab_size), np.int64)
     setting = np.array([vocab_size, _width(vocab_size), order, bos])
     for token in each(lambda share: int(count_tokens(stream[cuts[share] : cuts[share + 1]], tally[share])), range(COUNT)):
         if token >= 0:
             raise SeedgramError(f"token {token} is outside the vocabulary of {vocab_size}; use the tokenizer of the shards")
     ends = np.cumsum(tally.T.reshape(-1)).reshape(vocab_size, COUNT).T
-    keys, places = np.empty(len(stream) - order + 1, np.uint64), ends - tally
+    keys, places = np.empty(len(stream) - first, np.uint64), ends - tally
     each(lambda share: fill_buckets(stream, cuts[share], cuts[share + 1], setting, places[share], keys), range(COUNT))
     return _group(keys, np.concatenate([[0], ends[-1]]), setting)
 
@@ -90,7 +90,7 @@ def fill_buckets(stream: Array, start: int, stop: int, setting: Array, places: A
     _, bits, order, bos = setting
     width, top = np.uint64(bits), np.uint64(bits * (order - 2))
     past = np.uint64(0)
-    for t in range(start - order + 1, start):
+    for t in range(max(0, start - order + 1), start):
         past = np.uint64(stream[t]) << top | (np.uint64(0) if stream[t] == bos else past >> width)
     for t in range(start, stop):
         token = stream[t]
@@ -112,20 +112,14 @@ def group_sorted(bucket: Array, token: int, setting: Array, hi: Array, lo: Array
         i += 1
         while i < len(bucket) and bucket[i] == past:
             i += 1
-        key_hi, key_lo = np.uint64(token) << np.uint64(48), np.uint64(0)
+        key_hi, key_lo, closed = np.uint64(token) << np.uint64(48), np.uint64(0), False
         for slot in range(1, order):
-            value = past >> np.uint64(bits * (order - 1 - slot)) & mask
+            value = past >> np.uint64(bits * (order - 1 - slot)) & mask | (np.uint64(NARROW) if closed else np.uint64(0))
+            closed |= value == bos
             if slot < 4:
                 key_hi |= value << np.uint64(48 - 16 * slot)
             else:
                 key_lo |= value << np.uint64(112 - 16 * slot)
-            if value == bos:
-                for rest in range(slot + 1, order):
-                    if rest < 4:
-                        key_hi |= np.uint64(NARROW) << np.uint64(48 - 16 * rest)
-                    else:
-                        key_lo |= np.uint64(NARROW) << np.uint64(112 - 16 * rest)
-                break
         hi[size], lo[size], counts[size] = key_hi, key_lo, min(i - first, FULL)
         if i - first >= FULL:
             over[found, 0], over[found, 1] = size, i - first

@@ -282,7 +282,7 @@ def warm(stream: Tokens, vocab_size: int) -> None:
     small.count_stream(stream[:2000])
     small.table()
     if fits(vocab_size, ORDER):
-        run_of_stream(stream[:2000], vocab_size, ORDER, BOS)
+        run_of_stream(stream[:2000], vocab_size, ORDER, BOS, ORDER)
 
 
 def compare(flags: argparse.Namespace, shard: Path, vocab_size: int) -> tuple[Figures, Figures]:

@@ -62,4 +62,4 @@ def test_a_token_outside_the_vocabulary_is_refused(monkeypatch):
     monkeypatch.setattr(WHOLE, 3)
     with pytest.raises(SeedgramError, match="token 9 is outside the vocabulary of 9"):
         NgramCache(9, 3, BOS).count_stream([1, 2, 3, 4, 9, 2])
-    assert len(run_of_stream(np.array([1, 2, 3], np.uint16), 9, 3, BOS)) == 1
+    assert len(run_of_stream(np.array([1, 2, 3], np.uint16), 9, 3, BOS, 2)) == 1
