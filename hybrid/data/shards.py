@@ -7,7 +7,6 @@ Shards are read through memory maps, never copied whole.
 Shapes: N tokens of a stream, T = seq_len, H = history (tokens carried before each row).
 """
 
-import mmap
 import os
 import re
 from collections.abc import Iterable
@@ -58,14 +57,11 @@ def read_shard(path: str | os.PathLike[str], vocab_size: int | None = None) -> T
     if promised == 0:
         return np.zeros(0, kind)
     tokens = np.memmap(name, dtype=kind, mode="r", offset=header_bytes, shape=(promised,))
-    if vocab_size is not None:
-        for start in range(0, promised, SCAN_TOKENS):
-            part = tokens[start : start + SCAN_TOKENS]
-            if int(part.max()) >= vocab_size:
-                place = start + int(np.argmax(part >= vocab_size))
-                raise ShardError(
-                    f"{name}: token {int(tokens[place])} at {place:,} is outside the vocabulary of {vocab_size}; use the tokenizer it was made with"
-                )
+    for start in range(0, promised if vocab_size else 0, SCAN_TOKENS):
+        outside = start + np.flatnonzero(tokens[start : start + SCAN_TOKENS] >= vocab_size)
+        if len(outside):
+            what = f"token {tokens[outside[0]]} at {outside[0]:,} is outside the vocabulary of {vocab_size}"
+            raise ShardError(f"{name}: {what}; use the tokenizer it was made with")
     return tokens
 
 
@@ -116,11 +112,6 @@ class Stream:
             if isinstance(shard, np.memmap) and shard.base.size() < 4 * HEADER_INTS + shard.nbytes:  # type: ignore[union-attr, operator]
                 raise ShardError(f"{path}: cut while it was being read; copy it again, then --resume")
 
-    def let_go(self) -> None:
-        """Gives the pages read so far back to the system; they come from the disk when they are wanted again."""
-        for shard in self.shards:
-            if isinstance(shard, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
-                shard.base.madvise(mmap.MADV_DONTNEED)  # type: ignore[union-attr]
 
     def check_unchanged(self) -> None:
         """Raises ShardError naming a shard whose tokens are not those of `digests`."""
@@ -178,13 +169,9 @@ class Loader:
         vocab_size: int | None = None,
         bos: int = BOS,
     ) -> None:
-        """batch_rows: rows a step over all ranks; bos: the token that begins documents.
+        """batch_rows: rows a step over all ranks, a multiple of them; bos: the token that begins documents.
 
-        Raises ShardError for bad files, DataError for settings that do not fit."""
-        if not 0 <= rank < world or batch_rows % world or batch_rows < 1:
-            raise DataError(f"a batch of {batch_rows} rows does not divide over {world} ranks; make --batch-tokens a multiple of {world * seq_len}")
-        if seq_len < 1 or history < 1 or holdout_tokens < 0:
-            raise DataError(f"seq_len {seq_len} and history {history} must be at least 1, holdout_tokens {holdout_tokens} at least 0")
+        Raises ShardError for bad files, DataError for settings that leave no rows."""
         self.stream = Stream(paths, vocab_size)
         self.digests = self.stream.digests  # taken now: what the run sees at its end must be the same
         self.vocab_size = MAX_VOCAB if vocab_size is None else vocab_size
@@ -212,13 +199,9 @@ class Loader:
 
     def first_targets(self, step: int) -> I64:
         """(rows_per_rank,) places in the stream of the first target of each row of this rank at a step."""
-        shift = self._shift(self._global(step) // self.rows_per_epoch)
-        return np.maximum(1, 1 + self.row_indices(step) * self.seq_len - shift)
-
-    def _shift(self, epochs: I64) -> I64:
-        """Tokens by which the rows of an epoch begin earlier than in the first, which covers the stream exactly once."""
-        mixed = splitmix64(self.seed, epochs.astype(np.uint64))
-        return np.where(epochs > 0, (mixed % np.uint64(self.seq_len)).astype(np.int64), 0)
+        epochs = self._global(step) // self.rows_per_epoch
+        shift = splitmix64(self.seed, epochs.astype(np.uint64)) % np.uint64(self.seq_len)
+        return np.maximum(1, 1 + self.row_indices(step) * self.seq_len - np.where(epochs > 0, shift.astype(np.int64), 0))
 
     def _row(self, first_target: int, targets: int) -> Tokens:
         """(H + targets,) with PAD where history reaches before the stream."""
