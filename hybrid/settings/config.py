@@ -192,7 +192,8 @@ def _read(default: Any, found: Any, where: str) -> Any:
         if not isinstance(found, Mapping) or set(found) != names:
             wrong = sorted(set(found) ^ names) if isinstance(found, Mapping) else "no object"
             raise ConfigError(f"{where}: unknown or missing fields: {wrong}")
-        return type(default)(**{name: _read(getattr(default, name), found[name], f"{where}.{name}") for name in names})
+        kind: Any = type(default)
+        return kind(**{name: _read(getattr(default, name), found[name], f"{where}.{name}") for name in names})
     if isinstance(default, tuple) and isinstance(found, (list, tuple)) and len(found) == len(default):
         return tuple(float(value) for value in found)
     if type(default) is float and type(found) is int:
