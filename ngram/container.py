@@ -40,9 +40,8 @@ def appearing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """The file `path`, open for writing: every output of the project is written through this.
 
     A regular file, or a new one, is written under a temporary name beside it, flushed to disk and renamed when the body ends well, so it
-    appears whole or not at all; it keeps its mode, and a symbolic link keeps pointing at it.  What is no regular file (a pipe, a
-    terminal, a device) is written to directly, and "-" is standard output.
-    Raises SeedgramError, naming the file, when it cannot be written; the old file then stays."""
+    appears whole or not at all; it keeps its mode, and a symbolic link keeps pointing at it.  A pipe, a terminal or a device is written to
+    directly, and "-" is standard output.  Raises SeedgramError, naming the file, when it cannot be written; the old file then stays."""
     name = os.fspath(path)
     try:
         with _open_stream(name) if _is_stream(name) else _replacing(Path(os.path.realpath(name))) as file:
@@ -65,9 +64,7 @@ def kept_stdout() -> Iterator[None]:
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raises the SeedgramError that `appearing` would end with, before any work is done for the file; leaves nothing behind.
-
-    Where the file's folder is missing, the nearest one above has to allow that it is made."""
+    """Raises the SeedgramError that `appearing` would end with, before any work is done for the file; leaves nothing behind."""
     name = os.fspath(path)
     try:
         if not _is_stream(name):
@@ -88,9 +85,7 @@ def _unwritable(name: str, error: OSError) -> SeedgramError:
 
 
 def _is_stream(name: str) -> bool:
-    """Whether a name means something that is written to as it is: standard output, an open descriptor, a pipe or a device.
-
-    Raises OSError for what can be no output: no name at all, or a folder."""
+    """Whether a name is standard output, an open descriptor, a pipe or a device.  Raises OSError for no name at all, and for a folder."""
     if name == STANDARD:
         return True
     if not name or os.path.isdir(name):
@@ -102,14 +97,14 @@ def _is_stream(name: str) -> bool:
 
 @contextmanager
 def _open_stream(name: str) -> Iterator[IO[bytes]]:
-    if name == STANDARD:
-        out = _kept[-1] if _kept else sys.stdout
-        out.flush()  # what was printed before comes before
-        yield out.buffer
-        out.flush()
+    if name != STANDARD:
+        with open(name, "wb") as file:
+            yield file
         return
-    with open(name, "wb") as file:
-        yield file
+    out = _kept[-1] if _kept else sys.stdout
+    out.flush()  # what was printed before comes before
+    yield out.buffer
+    out.flush()
 
 
 @contextmanager
