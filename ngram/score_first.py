@@ -54,16 +54,10 @@ class ScoreFirst:
         for start in range(self.mark, len(self.tokens), size):
             yield start, min(start + size, len(self.tokens))
 
-    def row(self, t: int) -> dict[str, Any]:
-        """Every part's whole distribution of position t, which must be the next to be scored; nothing is scored or learned.
-
-        A part must have `row(tokens, t)`, which does not look at tokens[t:]."""
-        self._check_next(t, t + 1)
-        return {name: part.row(self.tokens, t) for name, part in self.parts.items()}  # type: ignore[attr-defined]
 
     def score(self, start: int, stop: int) -> dict[str, Any]:
         """Results of every part for targets start … stop-1, state frozen."""
-        self._check_next(start, stop)
+        self.check_next(start, stop)
         before = self.digests() if self.paranoid else {}
         results = {name: part.score(self.tokens, start, stop) for name, part in self.parts.items()}
         after = self.digests() if self.paranoid else {}
@@ -93,7 +87,7 @@ class ScoreFirst:
         `for t in range(start, stop): score(t, t + 1); update(t, t + 1)`; a part that learns by blocks documents its own block.  Tests hold
         each part to that loop, as this object cannot look inside the call."""
         self._check_learning(start, stop)
-        self._check_next(start, stop)
+        self.check_next(start, stop)
         results = {name: part.score_then_update(self.tokens, start, stop) for name, part in self.parts.items()}  # type: ignore[attr-defined]
         self.mark = stop
         return results
@@ -106,7 +100,8 @@ class ScoreFirst:
         if self.frozen:
             raise _leak(start, stop, "update of a frozen scorer")
 
-    def _check_next(self, start: int, stop: int) -> None:
+    def check_next(self, start: int, stop: int) -> None:
+        """Raises LeakageError unless start … stop-1 are the positions to score now."""
         if start >= stop or stop > len(self.tokens):
             raise _leak(start, stop, f"not a chunk of the targets 1…{len(self.tokens) - 1}")
         if start < 1:

@@ -25,6 +25,7 @@ from hybrid.storing import artifact
 from ngram.blending.gate import Gate
 from ngram.errors import FileFormatError, LeakageError
 from ngram.online.stream_cache import StreamCache
+from ngram.row_at import row_at
 from ngram.score_first import ScoreFirst
 from ngram.terminal import OneLineParser
 from tests.support import tiny
@@ -71,7 +72,7 @@ def test_the_printed_bits_are_the_audited_and_the_coded_ones(art, text, options)
         part = predictor_stepwise(art, network_stepwise(art, len(text), told, ALONE), told)
         order = ScoreFirst(shown, {"blend": part}, frozen=not told.online)
         for t in range(1, len(text)):
-            rows.append(order.row(t)["blend"])
+            rows.append(row_at(order, t)["blend"])
             shown[t] = text[t]
             (order.score if order.frozen else order.score_then_update)(t, t + 1)
         part.close()
@@ -129,11 +130,11 @@ def test_a_row_is_asked_for_in_order_and_before_the_score(art, text):
     options = EvalOptions()
     part = predictor_of(art, network_ahead(art, text, options, ALONE), options)
     order = ScoreFirst(text, {"blend": part})
-    order.row(1)
+    row_at(order, 1)
     order.score_then_update(1, 5)
     for t in (4, 6):
         with pytest.raises(LeakageError, match=f"positions {t}…{t}"):
-            order.row(t)
+            row_at(order, t)
     part.close()
 
 
