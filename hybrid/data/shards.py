@@ -2,7 +2,6 @@
 
 A shard is 256 little-endian int32 (`[20240520, 1, n_tokens, 0…]`), then n_tokens little-endian uint16, at most 10^8
 of them; BOS stands before each document.  Version 2 holds uint32, for vocabularies above 65,535 tokens.
-Shards are read through memory maps, never copied whole.
 
 Shapes: N tokens of a stream, T = seq_len, H = history (tokens carried before each row).
 """
@@ -52,16 +51,16 @@ def read_shard(path: str | os.PathLike[str], vocab_size: int | None = None) -> T
     promised, found = int(header[2]), (size - header_bytes) / kind.itemsize
     if promised < 0 or found != promised:
         raise ShardError(f"{name}: header promises {promised:,} tokens, file holds {found:,g}; copy or download it again")
+    remedy = "use the tokenizer it was made with"
     if vocab_size is not None and kind != token_type(vocab_size):
-        raise ShardError(f"{name}: its tokens have {8 * kind.itemsize} bits, not as a vocabulary of {vocab_size}; use the tokenizer it was made with")
+        raise ShardError(f"{name}: its tokens have {8 * kind.itemsize} bits, not as a vocabulary of {vocab_size}; {remedy}")
     if promised == 0:
         return np.zeros(0, kind)
     tokens = np.memmap(name, dtype=kind, mode="r", offset=header_bytes, shape=(promised,))
     for start in range(0, promised if vocab_size else 0, SCAN_TOKENS):
         outside = start + np.flatnonzero(tokens[start : start + SCAN_TOKENS] >= vocab_size)
         if len(outside):
-            what = f"token {tokens[outside[0]]} at {outside[0]:,} is outside the vocabulary of {vocab_size}"
-            raise ShardError(f"{name}: {what}; use the tokenizer it was made with")
+            raise ShardError(f"{name}: token {tokens[outside[0]]} at {outside[0]:,} is outside the vocabulary of {vocab_size}; {remedy}")
     return tokens
 
 
@@ -105,7 +104,7 @@ class Stream:
         return np.concatenate(parts) if len(parts) > 2 else parts[-1]
 
     def _check_lengths(self, first: int, stop: int) -> None:
-        """Raises ShardError when a shard that is about to be read was cut: reading past a file's end kills the process (SIGBUS)."""
+        """Raises ShardError for a shard that was cut: reading past a file's end kills the process (SIGBUS)."""
         for path, shard, start in zip(self.paths[first:], self.shards[first:], self.starts[first:], strict=False):
             if start >= stop:
                 return
@@ -136,8 +135,7 @@ def permutation(count: int, seed: int, epoch: int) -> I64:
 
 
 def holdout_start(stream: Stream, holdout_tokens: int, bos: int = BOS) -> int:
-    """Where the held-out end begins: at the BOS nearest to holdout_tokens before the end; exactly there when no BOS
-    lies within half that distance (one long document)."""
+    """Where the held-out end begins: at the BOS nearest to holdout_tokens before the end; exactly there when none lies within half that."""
     exact = len(stream) - holdout_tokens
     if holdout_tokens == 0:
         return exact
@@ -151,9 +149,8 @@ class Loader:
 
     Token 0 of the stream is given; row r has the targets 1 + r·T … (r+1)·T behind the H tokens before them (PAD before the
     beginning).  Rows come in one seeded permutation an epoch, epochs back to back; step s takes `batch_rows` of them, and rank k
-    of W the k-th of W equal parts: what is seen does not depend on W, and `batch(step)` on nothing but the step.  Rows of later
-    epochs begin up to T-1 tokens earlier, so that a token is not always seen behind the same context.  The end of the stream
-    (`holdout`) is in no row."""
+    of W the k-th of W equal parts.  Rows of later epochs begin up to T-1 tokens earlier, so that a token is not always seen behind the
+    same context.  The end of the stream (`holdout`) is in no row."""
 
     def __init__(
         self,
@@ -214,11 +211,9 @@ class Loader:
         rows = np.empty((self.rows_per_rank, self.history + self.seq_len), self.stream.type)
         for place, first in enumerate(self.first_targets(step)):
             rows[place] = self._row(int(first), self.seq_len)
-        if int(rows[:, self.history - 1 :].max()) >= self.vocab_size:  # checked at the start: on a GPU it would end the process
-            raise ShardError(
-                f"{self.stream.paths[0].parent}: step {step}: a token outside the vocabulary of {self.vocab_size}, a shard changed while "
-                "it was being read; copy it again, then --resume"
-            )
+        if int(rows[:, self.history - 1 :].max()) >= self.vocab_size:  # on a GPU it would end the process
+            what = f"step {step}: a token outside the vocabulary of {self.vocab_size}, a shard changed while it was being read"
+            raise ShardError(f"{self.stream.paths[0].parent}: {what}; copy it again, then --resume")
         return rows
 
     def is_first_epoch(self, step: int) -> Mask:
