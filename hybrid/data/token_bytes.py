@@ -56,7 +56,7 @@ def accounting(paths: Sequence[str | os.PathLike[str]], model: bytes) -> tuple[T
     Tokens of losslessly prepared shards decode to the documents' bytes, a space at the beginning of a document included.  The challenge drops
     that space: in other shards the tokenizer may have put it in, and no figure may be divided by a byte that was not there.
     Raises DataError as `check_shards`, which this calls."""
-    encoding = check_shards(paths, model).get("encoding")
+    encoding = check_shards(paths, model).get("encoding", "")
     how = {
         LOSSLESS: "bytes of the documents",
         LOSSY: "bytes that the tokenizer could hold",
