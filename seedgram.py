@@ -18,7 +18,7 @@ def in_the_way(name: str) -> str | None:
     ours = HERE / name / "__init__.py"
     if found is not None and ours.exists() and Path(found).resolve() == ours:
         text = ours.read_text(encoding="utf-8", errors="replace")
-        return None if f"{name}.exports" in text else str(ours)
+        return None if "_HOMES" in text else str(ours)
     return found or "nothing"
 
 
