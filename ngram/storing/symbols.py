@@ -92,7 +92,7 @@ def _model(probabilities: F64, count: int) -> Any:
     return constriction.stream.model.Categorical(probabilities, lazy=count < 2 * len(probabilities), perfect=False)
 
 
-def code_classed(coder: Coder, rows: I32, columns: I32, alphabet: int, symbols: I32 | None) -> I32:
+def code_classed(coder: Coder, rows: npt.NDArray[Any], columns: npt.NDArray[Any], alphabet: int, symbols: I32 | None) -> I32:
     """Codes symbols 0…alphabet-1 whose distribution depends on a class (row, column): nothing but the symbols is stored.
 
     rows, columns: (n,) class of each symbol, known to the reader.  Classes go one after the other, in blocks that
@@ -144,9 +144,9 @@ def _code_class(coder: Coder, prior: F64, count: int, symbols: I32 | None) -> tu
 
 def code_numbers(coder: Coder, classes: I32, numbers: I64 | None) -> I64:
     """Codes integers 0…2^48 as bit lengths (given a class of 0…63 each) and plain lower bits.  Returns int64 (n,)."""
-    lengths = None if numbers is None else np.where(numbers > 0, np.frexp(numbers.astype(np.float64))[1], 0).astype(np.int32)
+    lengths = None if numbers is None else np.frexp(numbers.astype(np.float64))[1].astype(np.int32)
     lengths = code_classed(coder, np.zeros_like(classes), classes, 49, lengths)
-    out = (np.int64(1) << np.maximum(lengths - 1, 0).astype(np.int64)) * (lengths > 0)
+    out = np.ldexp(0.5, lengths).astype(np.int64)  # 2^(length - 1), and 0 for a length of 0
     for low in range(0, 48, _DIRECT_BITS):
         bits = np.clip(lengths - 1 - low, 0, _DIRECT_BITS)
         for width in range(1, _DIRECT_BITS + 1):
