@@ -1,7 +1,7 @@
-"""The pieces of a tokenizer: what each token decodes to.  tokenizer.py encodes.
+"""The pieces of a tokenizer: what each token decodes to, which is all that training and scoring need.  tokenizer.py encodes.
 
-A model is SentencePiece's, or a Hugging Face tokenizer in the form that huggingface.py writes: a list of what its pieces decode to, which
-is all that training and scoring need, and beside it what that module needs to encode.
+A model is SentencePiece's, or a Hugging Face tokenizer in the form that huggingface.py writes: a list of what its pieces decode to, and what
+that module needs to encode.
 """
 
 import functools

@@ -1,7 +1,6 @@
 """ScoreFirst: the one place where scoring a stream and learning from it are put in order.
 
-A chunk is a range [start, stop) of target positions of the whole stream, however scores are computed, batched or spread over
-ranks.  Position 0 is given; positions 1 … N-1 are each scored exactly once:
+A chunk is a range [start, stop) of target positions of the whole stream.  Position 0 is given; positions 1 … N-1 are each scored exactly once:
 
     order = ScoreFirst(tokens, {"cache": cache})
     for start, stop in order.chunks(1024):

@@ -181,7 +181,7 @@ class Config:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Config":
         """Raises ConfigError on unknown or missing fields, wrong types and values out of range."""
-        return _read(cls(), data, "config")  # type: ignore[no-any-return]
+        return _read(cls(), data, "config")
 
 
 def _read(default: Any, found: Any, where: str) -> Any:

@@ -1,7 +1,7 @@
-"""The artifact: one file with everything that scoring needs, and nothing of the machine that made it.
+"""The artifact: one file with everything that scoring needs, and nothing of the machine that made it: same run, same bytes.
 
 Sections: tokenizer, weights (quantise.py), ngram (ngram/storing/table_codec.py), gate (ngram/blending/gate.py); the header holds the settings, the
-checksum of every frozen map, and codec and raw size of each section.  Same run, same bytes: no times, no paths.
+checksum of every frozen map, and codec and raw size of each section.
 """
 
 import os
@@ -98,7 +98,7 @@ def load(path: str | os.PathLike[str], decode: Callable[[bytes], NgramTable] = t
     """Reads and checks an artifact: digest, settings, sizes, and the checksum of every regenerated map.  decode: as table_codec's.
 
     Raises FileFormatError naming the file, for anything cut, altered, foreign or of another version; MapMismatch if this machine
-    makes other maps than the training's did.  Any other exception, MemoryError first, is not the file's fault."""
+    makes other maps than the training's did."""
     data = container.read_bytes(path)
     header, packed = container.unpack(data, MAGIC, VERSION, str(path))
     try:

@@ -19,8 +19,7 @@ def compress(data: bytes) -> tuple[str, bytes]:
 
 
 def _squeeze(data: bytes) -> bytes:
-    packed: bytes = brotli.compress(data, quality=11, lgwin=24)
-    return packed
+    return brotli.compress(data, quality=11, lgwin=24)
 
 
 def decompress(data: bytes, codec: str, raw_bytes: int) -> bytes:

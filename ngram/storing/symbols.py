@@ -46,7 +46,7 @@ class Coder:
             self._noted.append((model, symbols))
             return symbols
         try:
-            return self._reader.decode(model, count)  # type: ignore[no-any-return]
+            return self._reader.decode(model, count)
         except AssertionError:
             raise altered("impossible code words") from None
 
@@ -56,7 +56,7 @@ class Coder:
         for coder in (self, *others):
             for model, symbols in coder._noted:
                 writer.encode(np.ascontiguousarray(symbols, np.int32), model)
-        return writer.get_compressed()  # type: ignore[no-any-return]
+        return writer.get_compressed()
 
 
 def log16(values: npt.NDArray[Any]) -> I32:

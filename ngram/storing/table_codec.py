@@ -58,8 +58,7 @@ def encode_read(table: NgramTable, suffixes: list[I64] | None = None) -> tuple[b
     """The table's bytes, and a function that gives what `decode` would read from them, without reading them.
 
     suffixes: `suffix_rows(table)` where the caller has them already.  Raises SeedgramError as `encode` does.
-
-    The writer knows all orders beforehand, so their symbols and models are worked out side by side, then coded in order."""
+    The orders' symbols and models are worked out side by side, then coded in order."""
     if not 1 <= table.order <= MAX_ORDER or not 1 <= table.vocab_size <= MAX_VOCAB or len(table.tokens[0]) != table.vocab_size:
         raise SeedgramError(f"n-gram table: order {table.order}, vocabulary {table.vocab_size}: cannot be written; use orders 1…8")
     levels, rows = level_values(FINENESS), suffixes if suffixes is not None else suffix_rows(table)
