@@ -131,7 +131,7 @@ def test_a_watched_row_is_the_readers_and_knows_neither_its_target_nor_what_foll
     """To the last bit, as a reader gets it who does not have the text; whatever the target is, and whoever comes behind it."""
     options, place, honest = EvalOptions(exact=True, **WAYS[way]), 70, Predictor._rows
     for changed in range(2):
-        tokens, seen = text.copy(), []
+        tokens, seen = text.copy(), list[np.ndarray]()
         tokens[place:] = tokens[place:][::-1] if changed else tokens[place:]
         with exact(), monkeypatch.context() as patch:
             patch.setattr(Predictor, "_rows", lambda part, noted, seen=seen: (seen.append(row) or row for row in honest(part, noted)))
@@ -143,7 +143,7 @@ def test_a_watched_row_is_the_readers_and_knows_neither_its_target_nor_what_foll
             order = ScoreFirst(tokens, {"blend": reader}, frozen=not options.online)
             for t in range(1, place):
                 (order.score if order.frozen else order.score_then_update)(t, t + 1)
-            expected = order.row(place)["blend"]
+            expected = row_at(order, place)["blend"]
             reader.close()
         assert len(seen) == part.checked == 1
         assert np.array_equal(seen[0], expected)
