@@ -97,8 +97,7 @@ def code_classed(coder: Coder, rows: npt.NDArray[Any], columns: npt.NDArray[Any]
 
     rows, columns: (n,) class of each symbol, known to the reader.  Classes go one after the other, in blocks that
     double; a block's model is what the class has shown so far, on a prior from the two neighbouring classes
-    (prequential coding, Dawid 1984).  Returns int32 (n,).
-    """
+    (prequential coding, Dawid 1984).  Returns int32 (n,)."""
     out = np.empty(len(rows), np.int32) if symbols is None else symbols
     if alphabet <= 1 or len(rows) == 0:
         out[:] = 0
@@ -160,8 +159,7 @@ def code_positions(coder: Coder, size: int, count: int, positions: I64 | None) -
     """Codes `count` ascending positions below `size`, 0 < count ≤ size/2, as geometric gaps.  Returns int64 (count,).
 
     A gap's low bits are all but uniform and coded as such; the rest is a truncated geometric symbol with an escape.
-    Raises FileFormatError where the positions would pass the end.
-    """
+    Raises FileFormatError where the positions would pass the end."""
     shift = max(0, (size // count).bit_length() - 6)
     stay = 1.0 - count / size
     for _ in range(shift):
