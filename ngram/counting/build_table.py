@@ -38,7 +38,7 @@ def build_table(
     order: int | None = None,
     min_raw: Sequence[int] | None = None,
 ) -> NgramTable:
-    """Kneser–Ney table of a run; n-grams whose raw count is under min_raw[n-1] are dropped before they take memory.
+    """Kneser–Ney table of a run; n-grams whose raw count is under min_raw[n-1] are dropped.
 
     order: that of the longest n-grams, at most and by default run.order; the table holds all shorter ones too.
     min_raw: one threshold an order, never falling, so that the table stays closed under prefix and suffix; order 1 keeps
@@ -107,9 +107,10 @@ class _Builder:
     def add_order(self, n: int, min_raw: int) -> None:
         """Adds the next order, and makes the entries of the one behind it.  n-grams that occur less than min_raw times are dropped."""
         size, highest, tally = self.sizes[n - 1], n == self.top, self.tally[n % self.top]
+        suffixes, grown = self.suffix_rooms[(n - 1) % 2][: 0 if highest else size], self.rooms[n % 2][: None if highest else self.sizes[n]]
         tokens, counts = np.empty(size, token_type(self.vocab_size)), np.empty(size, np.uint16)
-        parents, raw = np.empty(size, np.uint32), np.empty(size, np.uint32)
-        suffixes, grown = self.suffix_rooms[(n - 1) % 2][: 0 if highest else size], self.rooms[n % 2][: self.sizes[n % self.top]]
+        both = grown.reshape(-1).view(np.uint32) if highest and 8 * size <= grown.nbytes else np.empty(2 * size, np.uint32)
+        parents, raw = both[:size], both[size : 2 * size]
         stops = np.cumsum(tally.T.reshape(-1)).reshape(tally.T.shape).T
         starts, room = stops - tally, self.starts + self.tally[n - 1]
         places, ends = starts.copy(), room.copy()

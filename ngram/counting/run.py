@@ -56,7 +56,7 @@ class Run:
 
     def slice(self, start: int, stop: int) -> "Run":
         """Entries start…stop-1 as a run of its own (views, not copies, except the overflow)."""
-        first, last = np.searchsorted(self.overflow_index, [start, stop]) if len(self.overflow_index) else (0, 0)
+        first, last = np.searchsorted(self.overflow_index, [start, stop])
         overflow = self.overflow_index[first:last] - start, self.overflow_count[first:last].copy()
         return Run(self.order, self.hi[start:stop], self.lo[start:stop], self.counts[start:stop], *overflow, self.bits)
 
