@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy.ma  # noqa: F401 - else numba does on the counting thread, while torch.compile goes through NumPy's names
 import torch
 import torch._functorch.config as functorch_config
 
