@@ -24,6 +24,7 @@ from hybrid.scoring import windows
 from hybrid.settings.config import Config
 from hybrid.training import checkpoint
 from hybrid.training.batches import Batches, LossReader
+from hybrid.training.optim import Muon
 from hybrid.training.run_log import RunLog
 from hybrid.training.run_state import RunState
 from ngram.arrays import U16
@@ -67,6 +68,9 @@ class Trainer:
         self.state = RunState(config, model, ranks.world, loader.digests)
         compiling = config.train.compile and ranks.device.type == "cuda"
         self.loss = compiled(model.loss) if compiling else model.loss
+        for optimiser in self.state.optimisers:
+            if compiling and isinstance(optimiser, Muon):
+                optimiser.compile()
         order = config.cache.ngram_order
         self.cache = RowCounter(config.model.vocab_size, order, loader.bos) if order else None
         self.val_tokens = val_tokens
@@ -78,10 +82,12 @@ class Trainer:
 
         It is NaN if the gradient of any rank is NaN or infinite."""
         pairs = self.batches.to_device(rows)
+        parameters = [p for p in self.state.parameters if p.requires_grad]
         total = torch.zeros((), device=self.ranks.device)
         for inputs, targets in pairs:
             loss = self.loss(inputs, targets)
-            (loss / (len(pairs) * self.ranks.world)).backward()
+            grads = torch.autograd.grad(loss / (len(pairs) * self.ranks.world), parameters, allow_unused=True)
+            torch._foreach_add_(*zip(*((p.grad, grad) for p, grad in zip(parameters, grads, strict=True) if grad is not None), strict=True))
             total += loss.detach() / len(pairs)
         self.ranks.sum_(self.state.gradients)
         return total + 0 * self.state.gradients.sum()  # a NaN gradient shows in the loss, on every rank at the same step
