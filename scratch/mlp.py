@@ -55,7 +55,7 @@ def check(device, t, k, n, f, config):
     return wrong
 
 
-CONFIGS = [(128, 128, 64, 4, 8, 1), (128, 128, 64, 2, 4, 2), (128, 256, 64, 2, 8, 1), (256, 128, 64, 2, 8, 1), (64, 256, 64, 3, 4, 1), (128, 128, 64, 4, 4, 1), (128, 64, 64, 3, 4, 2)]
+CONFIGS = [(128, 128, 64, 4, 8, 1), (128, 128, 64, 2, 4, 2), (128, 256, 64, 2, 8, 1), (256, 128, 64, 2, 8, 1), (64, 256, 64, 3, 4, 1), (128, 64, 64, 3, 4, 2)]
 
 
 def main():
@@ -73,7 +73,7 @@ def main():
         print(f"{t}x{k}x{n}: library's product alone {plain[0]:.3f} and {plain[1]:.3f} ms; activation by bytes {4e-9 * t * f / 2.7:.3f} and {6e-9 * t * f / 2.7:.3f}", flush=True)
         for config in CONFIGS:
             try:
-                wrong = check("cuda", 1000, k, n, f, config)
+                wrong = check("cuda", 1024, k, n, f, config)
                 ms = [do_bench(task, warmup=5, rep=25, return_mode="median") for task in (lambda: call(x, w, out, side, False, 0.5, config), lambda: call(x, w, out, full, True, 0.5, config))]
                 print(f"  {config}: forward {ms[0]:.3f}, back {ms[1]:.3f} ms; errors {' '.join(f'{e:.4f}' for e in wrong)}", flush=True)
             except Exception as error:
