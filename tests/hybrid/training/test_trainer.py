@@ -150,7 +150,7 @@ def test_gradients_are_views_of_one_buffer() -> None:
 
 
 def test_losses_are_read_in_order_and_averaged_over_the_window() -> None:
-    reader = LossReader(torch.device("cpu"))
+    reader = LossReader()
     for value in range(1, 6):
         reader.push(torch.tensor(float(value)))
     assert reader.mean() == pytest.approx((1 + 2 + 3) / 3)
