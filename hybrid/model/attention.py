@@ -52,22 +52,22 @@ def rotate(x_BLHN: Tensor, cos_L12M: Tensor, sin_L12M: Tensor) -> Tensor:
 
 
 class _Turned(torch.autograd.Function):
-    """rotate(rms_norm(x)) times a gain per head, spelt so that the compiler makes one kernel of each direction: only x itself is flipped."""
+    """rotate(rms_norm(x)) times a gain per head, for the compiler: nothing but x and its gradient is flipped, so a direction is one kernel."""
 
     @staticmethod
-    def forward(ctx: Any, x_BLHN: Tensor, gain_H: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx: Any, x_BLHN: Tensor, gain_H: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         x = x_BLHN.float()
         scale = torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + NORM_EPSILON)
         ctx.save_for_backward(x_BLHN, scale, gain_H, cos, sin)
-        return (rotate(x, cos, sin) * (scale if gain_H is None else scale * gain_H[:, None])).to(x_BLHN.dtype)
+        return (rotate(x, cos, sin) * (scale * gain_H[:, None])).to(x_BLHN.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_BLHN, scale, gain_H, cos, sin = ctx.saved_tensors
         back, x = rotate(grads[0].float(), cos, -sin), x_BLHN.float()
         dot = (back * x).sum(dim=-1, keepdim=True)
-        dx = (back - x * (scale.square() * dot / x.shape[-1])) * (scale if gain_H is None else scale * gain_H[:, None])
-        return dx.to(x_BLHN.dtype), None if gain_H is None else (dot * scale).sum(dim=(0, 1, 3)), None, None
+        dx = (back - x * (scale.square() * dot / x.shape[-1])) * (scale * gain_H[:, None])
+        return dx.to(x_BLHN.dtype), (dot * scale).sum(dim=(0, 1, 3)), None, None
 
 
 def exclude_self(y_BLHN: Tensor, v_BLKN: Tensor) -> Tensor:
@@ -140,7 +140,8 @@ class Attention(nn.Module):
         q, k, v = qkv_TO.view(*shape, -1, self.width).split([self.heads, self.kv_heads, self.kv_heads], dim=2)
         v = v.reshape(len(qkv_TO), -1)
         if rope is not None and torch.compiler.is_compiling():
-            return _Turned.apply(q, self.query_gain, *rope), _Turned.apply(k, None, *rope), v
+            q, k = (_Turned.apply(x, gain, *rope) for x, gain in ((q, self.query_gain), (k, k.new_ones(self.kv_heads))))  # type: ignore[no-untyped-call]
+            return q, k, v
         q, k = rms_norm(q), rms_norm(k)
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)

@@ -88,6 +88,13 @@ class Block(nn.Module):
         return add(x_TE, self.mlp(self.norm(x_TE), self.mlp_gain)), values
 
 
+def previous(x_BL: Tensor, first_B: Tensor | None, fill: float) -> Tensor:
+    """What stands one position before each: (B, L, …), first_B (B, …) before the first position, or `fill` where a window begins."""
+    if first_B is not None:
+        return torch.cat([first_B[:, None], x_BL[:, :-1]], dim=1)
+    return F.pad(x_BL, (0, 0) * (x_BL.ndim - 2) + (1, 0), value=fill)[:, :-1]
+
+
 class HashedBigram(nn.Module):
     """Embedding of the pair (previous token, token), hashed into a table, then projected to the model's width."""
 
@@ -103,8 +110,7 @@ class HashedBigram(nn.Module):
         """Table row of each position: (B, L) int64; row 0 is kept for a window's first position, which has no predecessor.
 
         last_token_B: the tokens before, -1 where there is none; None: windows begin here."""
-        first_B1 = torch.full_like(tokens_BL[:, :1], -1) if last_token_B is None else last_token_B[:, None]
-        before_BL = torch.cat([first_B1, tokens_BL[:, :-1]], dim=1)
+        before_BL = previous(tokens_BL, last_token_B, -1)
         mixed_BL = (self.MULTIPLIERS[0] * tokens_BL) ^ (self.MULTIPLIERS[1] * before_BL)
         return (1 + mixed_BL % (self.embedding.shape[0] - 1)) * (before_BL >= 0)
 
@@ -147,9 +153,5 @@ class SmearGate(nn.Module):
 
     def forward(self, x_BLE: Tensor, last_x_BE: Tensor | None = None) -> Tensor:
         """last_x_BE: embeddings at the position before; None: windows begin here, with zeros before them."""
-        share_E, before_BLE = torch.sigmoid(self.gate).to(x_BLE.dtype), x_BLE.roll(1, dims=1)
-        if last_x_BE is None:  # no padding: so the compiler reads x in its place
-            before_BLE = torch.where(torch.arange(x_BLE.shape[1], device=x_BLE.device)[:, None] > 0, before_BLE, 0.0)
-        else:
-            before_BLE[:, 0] = last_x_BE
-        return (1 - share_E) * x_BLE + share_E * before_BLE
+        share_E = torch.sigmoid(self.gate).to(x_BLE.dtype)
+        return (1 - share_E) * x_BLE + share_E * previous(x_BLE, last_x_BE, 0)

@@ -4,7 +4,7 @@ The `state_dict` of both is lists and dicts of tensors, so that a checkpoint nee
 caller averages gradients first.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -48,9 +48,6 @@ def orthogonalise(updates: Sequence[Tensor], iterations: int, dtype: torch.dtype
     return out
 
 
-Number = float | Tensor
-
-
 class Muon:
     """Nesterov momentum, orthogonalised, times √max(1, rows/cols); matrices of one shape share every kernel.
 
@@ -69,36 +66,24 @@ class Muon:
         self.groups = list(shapes.values())
         self.buffers = [group[0].new_zeros((len(group), *group[0].shape)) for group in self.groups]
         self.squares = [b.new_zeros((*b.shape[:2], 1)) for b in self.buffers] if config.muon_row_decay else []
-        self.compiled: Callable[..., None] | None = None
 
     @torch.no_grad()
     def step(self) -> None:
-        numbers = self.momentum, self.lr, self.weight_decay
-        if self.compiled is None:
-            self.apply(*numbers)
-        else:
-            self.compiled(*(torch.tensor(number) for number in numbers))  # numbers would be compiled in
-
-    def compile(self) -> None:
-        """From now on one graph makes each step: a third of the kernels, of which most are tiny."""
-        self.compiled = torch.compile(self.apply, dynamic=False, fullgraph=True)
-
-    def apply(self, momentum: Number, lr: Number, weight_decay: Number) -> None:
         updates: list[Tensor] = []
         for group, buffer in zip(self.groups, self.buffers, strict=True):
             grad = torch.stack([p.grad for p in group])  # type: ignore[misc]
-            buffer.lerp_(grad, 1 - momentum)
-            updates.append(grad.lerp_(buffer, momentum))
+            buffer.lerp_(grad, 1 - self.momentum)
+            updates.append(grad.lerp_(buffer, self.momentum))
         dtype = torch.bfloat16 if updates[0].is_cuda else torch.float32
         for i, update in enumerate(orthogonalise(updates, self.config.muon_iterations, dtype)):
             group, ratio = self.groups[i], max(1.0, update.shape[1] / update.shape[2]) ** 0.5
             update = update.to(group[0].dtype).contiguous()
             if self.squares:
                 update = self._even_out(update, self.squares[i])
-            if self.config.matrix_weight_decay:
+            if self.weight_decay:
                 weights = torch.stack(group)
-                update.add_(weights.mul_(weights * update > 0).mul_(weight_decay / ratio))
-            torch._foreach_sub_(group, list(update.mul_(lr * ratio).unbind()))
+                update.add_(weights.mul_(weights * update > 0), alpha=self.weight_decay / ratio)
+            torch._foreach_add_(group, list(update.unbind()), alpha=-self.lr * ratio)
 
     def _even_out(self, update: Tensor, squares: Tensor) -> Tensor:
         """The update (n, rows, cols) with each row over the root of its running mean square; the norm of each matrix stays."""

@@ -24,7 +24,6 @@ from hybrid.scoring import windows
 from hybrid.settings.config import Config
 from hybrid.training import checkpoint
 from hybrid.training.batches import Batches, LossReader
-from hybrid.training.optim import Muon
 from hybrid.training.run_log import RunLog
 from hybrid.training.run_state import RunState
 from ngram.arrays import U16
@@ -64,9 +63,6 @@ class Trainer:
         self.state = RunState(config, model, ranks.world, loader.digests)
         compiling = config.train.compile and ranks.device.type == "cuda"
         self.loss = compiled(model.loss) if compiling else model.loss
-        for optimiser in self.state.optimisers:
-            if compiling and isinstance(optimiser, Muon):
-                optimiser.compile()
         order = config.cache.ngram_order
         self.cache = RowCounter(config.model.vocab_size, order, loader.bos) if order else None
         self.val_tokens = val_tokens
@@ -78,15 +74,20 @@ class Trainer:
 
         It is NaN if the gradient of any rank is NaN or infinite."""
         pairs = self.batches.to_device(rows)
-        parameters = [p for p in self.state.parameters if p.requires_grad]
         total = torch.zeros((), device=self.ranks.device)
         for inputs, targets in pairs:
             loss = self.loss(inputs, targets)
-            grads = torch.autograd.grad(loss / (len(pairs) * self.ranks.world), parameters, allow_unused=True)
-            torch._foreach_add_(*zip(*((p.grad, grad) for p, grad in zip(parameters, grads, strict=True) if grad is not None), strict=True))
+            self._add_gradients(loss / (len(pairs) * self.ranks.world))
             total += loss.detach() / len(pairs)
         self.ranks.sum_(self.state.gradients)
         return total + 0 * self.state.gradients.sum()  # so on every rank at the same step
+
+    def _add_gradients(self, loss: torch.Tensor) -> None:
+        """What `loss.backward()` does, but all sums in one kernel instead of one a parameter."""
+        parameters = [p for p in self.state.parameters if p.requires_grad]
+        grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+        pairs = [(p.grad, grad) for p, grad in zip(parameters, grads, strict=True) if grad is not None]
+        torch._foreach_add_(*map(list, zip(*pairs, strict=True)))
 
     def update(self, progress: float) -> None:
         """One optimiser step at `progress` in [0, 1] of the schedule; gradients are zero afterwards."""

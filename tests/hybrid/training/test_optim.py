@@ -1,13 +1,11 @@
 """Muon, AdamW and the schedule."""
 
 import dataclasses
-import functools
 import math
 
 import pytest
 import torch
 from torch import nn
-from torch._dynamo.testing import CompileCounter
 
 from hybrid.model.hybrid_lm import HybridLM
 from hybrid.model.parameters import count_stored
@@ -92,23 +90,6 @@ def test_momentum_rises_from_its_first_value_to_the_last():
         muon.set_progress(share)
         found.append(muon.momentum)
     assert found == pytest.approx([0.85, 0.9, 0.95, 0.95])
-
-
-def test_a_compiled_step_moves_every_matrix_as_a_plain_one_and_other_numbers_compile_nothing_again(monkeypatch):
-    config = TrainConfig(muon_row_decay=0.9, matrix_weight_decay=0.2, momentum_rise=0.5)
-    counter, sides = CompileCounter(), [matrices(), matrices()]
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
-    plain, compiled = (optim.Muon(parameters, config) for parameters in sides)
-    compiled.compile()
-    for step in range(4):
-        for parameters, muon in zip(sides, (plain, compiled), strict=True):
-            give_gradients(parameters, step)
-            muon.set_progress(step / 4)
-            muon.step()
-    assert counter.frame_count == 1
-    for one, other, start in zip(*sides, matrices(), strict=True):
-        assert not torch.equal(one, start)
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def newton_schulz_by_hand(matrix, iterations):
