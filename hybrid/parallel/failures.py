@@ -1,7 +1,11 @@
 """How all ranks end when one fails: one line that says why, from the first rank, and no process left waiting.
 
-A rank that fails writes its reason into the store where the ranks met, and ends; the others find their connections closed, and
-the first rank says the reason in one line.
+Every rank ends with a last word: nothing if all went well, otherwise what went wrong.  The first rank waits for the last words of the
+others, in threads, prints the first that is not empty and passes it on; the others wait for that of the first.  A connection that is
+closed without a word means that the rank was killed.
+
+Threads, because a collective may not notice: Gloo tells whoever waits for a message to begin that the connection is closed, but not
+whoever is in the middle of one.  That rank waits until the group's time is over, in C++, where torchrun's SIGTERM is not heard.
 """
 
 import os
@@ -12,17 +16,21 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
+from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
-from hybrid.parallel.ranks import DeviceError, RankError, Ranks
+from hybrid.parallel.ranks import GONE, DeviceError, RankError, Ranks, peers
 from ngram.errors import SeedgramError, one_line
 
-REASON_S = 2.0  # how long the first rank looks for the reason of a rank that went away
-SAID_S = 5.0  # how long another rank waits for the first to say it
+OWN_S = 0.5  # how long a rank that hears a last word may take to fail by itself
+WORD_S = 2.0  # how long the first rank waits for the last word of a rank that went away; the others, for its own, twice that
 WRITE_S = 20.0  # how long a failing rank waits for a checkpoint that is being written
+WORD_BYTES = 8192
+STOPPED = "told to stop (SIGTERM) outside the training loop; start again with --resume"
+_leaving = threading.Lock()
 
 
 @contextmanager
@@ -34,76 +42,85 @@ def together(ranks: Ranks) -> Iterator[None]:
     if ranks.world == 1:
         yield
         return
-    previous = signal.signal(signal.SIGTERM, _told_to_stop)
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: _fail(ranks, sys.exception() or RankError(STOPPED)))
     try:
-        try:
+        with _last_words(ranks):
             yield
-        except SystemExit:
-            raise
-        except BaseException as error:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it as soon as one rank has ended
-            _fail(ranks, _first(error))
-    except StoppedError as error:  # it came between the last two lines: leaving here would wait for peers that are gone
-        _fail(ranks, _first(error))
+    except BaseException as error:
+        _fail(ranks, error)
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
-class StoppedError(RankError):
-    """SIGTERM outside the training loop."""
-
-
-def _told_to_stop(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: another must not come between this one and its report
-    raise StoppedError("told to stop (SIGTERM) outside the training loop; start again with --resume")
-
-
-def _first(error: BaseException) -> BaseException:
-    """What went wrong first: SIGTERM often comes while a rank is already on its way out, because another has ended."""
-    while isinstance(error, StoppedError) and error.__context__ is not None:
-        error = error.__context__
-    return error
-
-
 def _fail(ranks: Ranks, error: BaseException) -> None:
-    """Prints the reason (first rank) or leaves it in the store (others), and ends the process."""
+    """Says why this rank ends, unless another knows better, and ends the process."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it as soon as one rank has ended
     own = not isinstance(error, RankError)
     line = one_line(error)
-    if own and not isinstance(error, (SeedgramError, KeyboardInterrupt)):
+    if not own:
+        time.sleep(WORD_S * (1 if ranks.is_first else 2))  # a thread that hears the reason ends the process
+    elif not isinstance(error, (SeedgramError, KeyboardInterrupt)):
         traceback.print_exception(error)  # a fault in the program: whoever repairs it needs all of it
-    if ranks.is_first:
-        print(line if own else _wait(ranks, "reason", REASON_S) or line, file=sys.stderr)
-        _leave(ranks, "said", "yes")
-    elif own:
-        _leave(ranks, "reason", line.replace(": ", f": rank {ranks.rank}: ", 1))
-    elif not _wait(ranks, "said", SAID_S):
-        print(line, file=sys.stderr)
+    if own and not ranks.is_first:
+        line = line.replace(": ", f": rank {ranks.rank}: ", 1)
+    code = 130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, SeedgramError) else 1
+    _leave(ranks, line, code, say=ranks.is_first or not own)
+
+
+@contextmanager
+def _last_words(ranks: Ranks) -> Iterator[None]:
+    """Inside, the last word of another rank ends this one; leaving without an error is this rank's farewell, and waits for the others'."""
+    threads = []
+    with peers():
+        for other in _others(ranks):
+            word = torch.empty(WORD_BYTES, dtype=torch.uint8)
+            work = dist.irecv(word, other, ranks.patient_group)
+            threads.append(threading.Thread(target=_listen, args=(ranks, work, word), daemon=True))
+    for thread in threads:
+        thread.start()
+    yield
+    _tell(ranks, "")
+    for thread in threads:
+        thread.join()
+
+
+def _others(ranks: Ranks) -> range:
+    return range(1, ranks.world) if ranks.is_first else range(1)
+
+
+def _listen(ranks: Ranks, work: Any, word: torch.Tensor) -> None:
+    say = ranks.is_first
+    try:
+        work.wait(timedelta(days=3650))
+        line = str(bytes(word.tolist()), "utf-8", "replace").strip()
+    except RuntimeError:
+        say, line = True, one_line(RankError(GONE))
+    if line:
+        time.sleep(OWN_S)
+        _leave(ranks, line, 2, say)
+
+
+def _tell(ranks: Ranks, line: str) -> None:
+    word = torch.tensor(list(line.encode().ljust(WORD_BYTES)[:WORD_BYTES]), dtype=torch.uint8)
+    for other in _others(ranks):
+        with suppress(RuntimeError):  # it is gone
+            dist.isend(word, other, ranks.patient_group).wait(timedelta(seconds=WORD_S))
+
+
+def _leave(ranks: Ranks, line: str, code: int, say: bool) -> None:
+    """Ends the process with a line, printed or told to the others; a second thread that comes here waits for that."""
+    _leaving.acquire()
+    if say:
+        os.write(2, f"{line}\n".encode())  # not through sys.stderr, in which the main thread may just be
+    _tell(ranks, line)
     end = time.monotonic() + WRITE_S
     for thread in threading.enumerate():
-        if not thread.daemon and thread is not threading.current_thread():
+        if not thread.daemon and thread is not threading.main_thread():
             thread.join(max(0.0, end - time.monotonic()))
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
-    os._exit(130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, SeedgramError) else 1)
-
-
-def _leave(ranks: Ranks, key: str, words: str) -> None:
-    """Writes into the store, unless another rank was first or the store is already gone."""
-    with suppress(RuntimeError):
-        ranks.store.compare_set(key, "", words)
-
-
-def _wait(ranks: Ranks, key: str, seconds: float) -> str | None:
-    """The value of `key`, waiting for it up to `seconds`; None if it does not come or the store is gone."""
-    end = time.monotonic() + seconds
-    with suppress(RuntimeError):
-        while not ranks.store.check([key]):  # the store's own `wait` prints lines when its time is over
-            if time.monotonic() > end:
-                return None
-            time.sleep(0.05)
-        return str(ranks.store.get(key), "utf-8")
-    return None
+    os._exit(code)
 
 
 @contextmanager
