@@ -1,11 +1,10 @@
 """How all ranks end when one fails: one line that says why, from the first rank, and no process left waiting.
 
-Every rank ends with a last word: nothing if all went well, otherwise what went wrong.  The first rank waits for the last words of the
-others, in threads, prints the first that is not empty and passes it on; the others wait for that of the first.  A connection that is
-closed without a word means that the rank was killed.
+Every rank leaves with a last word: an empty one, or what went wrong.  The first rank waits for those of the others, prints the first
+that is not empty and passes it on; the others wait for its own.  A connection that is closed without a word is that of a killed rank.
 
-Threads, because a collective may not notice: Gloo tells whoever waits for a message to begin that the connection is closed, but not
-whoever is in the middle of one.  That rank waits until the group's time is over, in C++, where torchrun's SIGTERM is not heard.
+Threads wait, because a collective may not notice: Gloo tells whoever waits for a message to begin that the connection is closed, but
+not who is in the middle of one.  That rank waits until the group's time is over, in C++, where torchrun's SIGTERM is not heard.
 """
 
 import os
@@ -17,7 +16,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -52,19 +51,17 @@ def together(ranks: Ranks) -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _fail(ranks: Ranks, error: BaseException) -> None:
+def _fail(ranks: Ranks, error: BaseException) -> NoReturn:
     """Says why this rank ends, unless another knows better, and ends the process."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it as soon as one rank has ended
-    own = not isinstance(error, RankError)
-    line = one_line(error)
-    if not own:
-        time.sleep(WORD_S * (1 if ranks.is_first else 2))  # a thread that hears the reason ends the process
-    elif not isinstance(error, (SeedgramError, KeyboardInterrupt)):
+    line, first, ours = one_line(error), ranks.is_first, isinstance(error, SeedgramError)
+    if isinstance(error, RankError):
+        time.sleep(WORD_S * (2 - first))  # a thread that hears the reason ends the process
+        _leave(ranks, line, 2)
+    if not ours and not isinstance(error, KeyboardInterrupt):
         traceback.print_exception(error)  # a fault in the program: whoever repairs it needs all of it
-    if own and not ranks.is_first:
-        line = line.replace(": ", f": rank {ranks.rank}: ", 1)
-    code = 130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, SeedgramError) else 1
-    _leave(ranks, line, code, say=ranks.is_first or not own)
+    code = 130 if isinstance(error, KeyboardInterrupt) else 2 if ours else 1
+    _leave(ranks, line if first else line.replace(": ", f": rank {ranks.rank}: ", 1), code, say=first)
 
 
 @contextmanager
@@ -89,12 +86,10 @@ def _others(ranks: Ranks) -> range:
 
 
 def _listen(ranks: Ranks, work: Any, word: torch.Tensor) -> None:
-    say = ranks.is_first
-    try:
+    line, say = one_line(RankError(GONE)), True
+    with suppress(RuntimeError):
         work.wait(timedelta(days=3650))
-        line = str(bytes(word.tolist()), "utf-8", "replace").strip()
-    except RuntimeError:
-        say, line = True, one_line(RankError(GONE))
+        line, say = str(bytes(word.tolist()), "utf-8", "replace").strip(), ranks.is_first
     if line:
         time.sleep(OWN_S)
         _leave(ranks, line, 2, say)
@@ -104,10 +99,11 @@ def _tell(ranks: Ranks, line: str) -> None:
     word = torch.tensor(list(line.encode().ljust(WORD_BYTES)[:WORD_BYTES]), dtype=torch.uint8)
     for other in _others(ranks):
         with suppress(RuntimeError):  # it is gone
-            dist.isend(word, other, ranks.patient_group).wait(timedelta(seconds=WORD_S))
+            work: Any = dist.isend(word, other, ranks.patient_group)
+            work.wait(timedelta(seconds=WORD_S))
 
 
-def _leave(ranks: Ranks, line: str, code: int, say: bool) -> None:
+def _leave(ranks: Ranks, line: str, code: int, say: bool = True) -> NoReturn:
     """Ends the process with a line, printed or told to the others; a second thread that comes here waits for that."""
     _leaving.acquire()
     if say:

@@ -115,16 +115,8 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S) -> Ranks:
     if world == 1:
         return Ranks(rank, world, chosen)
     try:
-        store, _, _ = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
-        device_group = timedelta(seconds=DEVICE_S if use_cuda else timeout_s)
-        dist.init_process_group(
-            "nccl" if use_cuda else "gloo",
-            store=store,
-            rank=rank,
-            world_size=world,
-            timeout=device_group,
-            device_id=chosen if use_cuda else None,
-        )
+        limit = timedelta(seconds=DEVICE_S if use_cuda else timeout_s)
+        dist.init_process_group("nccl" if use_cuda else "gloo", timeout=limit, device_id=chosen if use_cuda else None)
         host, patient = (dist.new_group(backend="gloo", timeout=timedelta(seconds=s)) for s in (timeout_s, PATIENT_S))
     except (dist.DistError, RuntimeError, ValueError) as error:
         raise RankError(f"the {world} ranks do not find each other ({str(error).splitlines()[0]}); start them with torchrun") from None

@@ -29,7 +29,7 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The line with which the process would have ended."""
     seen: list[str] = []
 
-    def leave(ranks: Ranks, line: str, code: int, say: bool) -> NoReturn:
+    def leave(ranks: Ranks, line: str, code: int, say: bool = True) -> NoReturn:
         if not seen:  # the process would be gone
             seen.append(line)
         raise Left
