@@ -87,8 +87,10 @@ def check_resume(path: Path, resume: str | None) -> None:
 
     resume: "yes", "auto" (start from the beginning where there is no checkpoint), or None."""
     if resume == "yes" and not path.exists():
+        finished, result = path.with_name("summary.json").exists(), path.with_name("artifact.bin")
+        left = f": a run has finished here, and {result} is what eval.py scores" if finished else ""
         raise SeedgramError(
-            f"{path}: no checkpoint to --resume from; leave --resume out to train from the beginning, or give --resume=auto to do so where there is none"
+            f"{path}: no checkpoint to --resume from{left}; leave --resume out to train from the beginning, or give --resume=auto to do so where there is none"
         )
 
 
