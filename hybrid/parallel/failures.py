@@ -1,10 +1,10 @@
 """How all ranks end when one fails: one line that says why, from the first rank, and no process left waiting.
 
 Every rank leaves with a last word: an empty one, or what went wrong.  The first rank waits for those of the others, prints the first
-that is not empty and passes it on; the others wait for its own.  A connection that is closed without a word is that of a killed rank.
+that is not empty and passes it on; the others wait for its own.  A connection that is closed without one is that of a killed rank.
 
-Threads wait, because a collective may not notice: Gloo tells whoever waits for a message to begin that the connection is closed, but
-not who is in the middle of one.  That rank waits until the group's time is over, in C++, where torchrun's SIGTERM is not heard.
+Threads wait, as a collective may not notice: Gloo tells whoever waits for a message to begin that the connection is closed, but not who
+is in the middle of one.  That rank waits until the group's time is over, in C++, where SIGTERM is not heard.
 """
 
 import os
@@ -25,10 +25,9 @@ from hybrid.parallel.ranks import GONE, DeviceError, RankError, Ranks, peers
 from ngram.errors import SeedgramError, one_line
 
 OWN_S = 0.5  # how long a rank that hears a last word may take to fail by itself
-WORD_S = 2.0  # how long the first rank waits for the last word of a rank that went away; the others, for its own, twice that
+WORD_S = 2.0  # how long the first rank waits for another's last word; the others, for its own, twice that
 WRITE_S = 20.0  # how long a failing rank waits for a checkpoint that is being written
 WORD_BYTES = 8192
-STOPPED = "told to stop (SIGTERM) outside the training loop; start again with --resume"
 _leaving = threading.Lock()
 
 
@@ -41,7 +40,8 @@ def together(ranks: Ranks) -> Iterator[None]:
     if ranks.world == 1:
         yield
         return
-    previous = signal.signal(signal.SIGTERM, lambda number, frame: _fail(ranks, sys.exception() or RankError(STOPPED)))
+    stopped = RankError("told to stop (SIGTERM) outside the training loop; start again with --resume")
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: _fail(ranks, sys.exception() or stopped))
     try:
         with _last_words(ranks):
             yield
@@ -54,19 +54,21 @@ def together(ranks: Ranks) -> Iterator[None]:
 def _fail(ranks: Ranks, error: BaseException) -> NoReturn:
     """Says why this rank ends, unless another knows better, and ends the process."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it as soon as one rank has ended
-    line, first, ours = one_line(error), ranks.is_first, isinstance(error, SeedgramError)
+    line, first, code = one_line(error), ranks.is_first, 2
     if isinstance(error, RankError):
         time.sleep(WORD_S * (2 - first))  # a thread that hears the reason ends the process
-        _leave(ranks, line, 2)
-    if not ours and not isinstance(error, KeyboardInterrupt):
+        _leave(ranks, line, code)
+    if isinstance(error, KeyboardInterrupt):
+        code = 130
+    elif not isinstance(error, SeedgramError):
+        code = 1
         traceback.print_exception(error)  # a fault in the program: whoever repairs it needs all of it
-    code = 130 if isinstance(error, KeyboardInterrupt) else 2 if ours else 1
     _leave(ranks, line if first else line.replace(": ", f": rank {ranks.rank}: ", 1), code, say=first)
 
 
 @contextmanager
 def _last_words(ranks: Ranks) -> Iterator[None]:
-    """Inside, the last word of another rank ends this one; leaving without an error is this rank's farewell, and waits for the others'."""
+    """Inside, the last word of another rank ends this one; leaving without an error says an empty one and waits for the others'."""
     threads = []
     with peers():
         for other in _others(ranks):

@@ -7,8 +7,6 @@ the wall clock it reads is the device's to within that many steps, and nothing w
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,13 +42,8 @@ class TrainResult:
     interrupted: bool
 
 
-@contextmanager
-def compiler_cache() -> Iterator[None]:
-    """Inside, torch keeps on disk what it compiles even where our own backward passes are in it: a second start takes seconds.
-
-    They are part of the cache's key.  It is a setting of the whole process, put back at the end."""
-    with functorch_config.patch(autograd_cache_allow_custom_autograd_functions=True):
-        yield
+# Inside, torch keeps on disk what it compiles even where our own backward passes are in it: a second start takes seconds
+COMPILER_CACHE = functorch_config.patch(autograd_cache_allow_custom_autograd_functions=True)
 
 
 class Trainer:
@@ -65,7 +58,9 @@ class Trainer:
         self.batches = Batches(config, loader, ranks)
         self.state = RunState(config, model, ranks.world, loader.digests)
         compiling = config.train.compile and ranks.device.type == "cuda"
-        self.loss = compiled(model.loss) if compiling else model.loss
+        # CUDA graphs: with other work beside it, the host is too slow for some hundred launches a direction (LOG.md, 2026-11-26)
+        graphs: Any = torch.compile(model.loss, dynamic=False, fullgraph=True, options={"triton.cudagraphs": True}) if compiling else None
+        self.loss = graphs or model.loss
         order = config.cache.ngram_order
         self.cache = RowCounter(config.model.vocab_size, order, loader.bos) if order else None
         self.val_tokens = val_tokens
@@ -138,7 +133,7 @@ class Trainer:
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
-    @compiler_cache()
+    @COMPILER_CACHE
     def run(self, writer: checkpoint.Writer) -> TrainResult:
         """Trains until the clock or the step count is used up, SIGTERM or Ctrl-C.  The weights end unrounded."""
         settings, state = self.config.train, self.state
@@ -243,14 +238,6 @@ class Trainer:
             torch.cuda.empty_cache()  # the next run may train on this card while this one packs (scripts/queue/run_presets.py)
         figures = {name: getattr(result, name) for name in ("steps", "loss_nats", "wall_s", "warmup_s")}
         self.log.show("trained", **figures, tokens_per_s=round(result.tokens / max(result.wall_s, 1e-9)), **memory)
-
-
-def compiled(loss: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """One graph without dynamic shapes, compiled when it is first called, under `compiler_cache`.
-
-    CUDA graphs: with other work beside it, the host is too slow for some hundred launches a direction (LOG.md, 2026-11-26)."""
-    result: Callable[..., torch.Tensor] = torch.compile(loss, dynamic=False, fullgraph=True, options={"triton.cudagraphs": True})
-    return result
 
 
 def synchronize(device: torch.device) -> None:
