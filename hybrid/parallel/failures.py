@@ -111,10 +111,9 @@ def _leave(ranks: Ranks, line: str, code: int, say: bool = True) -> NoReturn:
     if say:
         os.write(2, f"{line}\n".encode())  # not through sys.stderr, in which the main thread may just be
     _tell(ranks, line)
-    end = time.monotonic() + WRITE_S
     for thread in threading.enumerate():
-        if not thread.daemon and thread is not threading.main_thread():
-            thread.join(max(0.0, end - time.monotonic()))
+        if thread.name == "checkpoint":  # of its Writer; threads of the main thread's own work may not end without it
+            thread.join(WRITE_S)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from hybrid.parallel import failures, ranks
+from hybrid.training import checkpoint
 from ngram.errors import SeedgramError
 from tests.support import loaded
 from tests.support.paths import ROOT
@@ -50,6 +51,18 @@ def killed_while_the_first_works_alone(mine: ranks.Ranks, folder: str) -> None:
     if not mine.is_first:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(60)
+
+
+def killed_while_the_first_writes_and_works(mine: ranks.Ranks, folder: str) -> None:
+    def write() -> None:
+        time.sleep(2 * failures.OWN_S)
+        (Path(folder) / "checkpoint.bin").write_text("whole")
+
+    failures.WRITE_S = 300.0  # longer than the test may last
+    if mine.is_first:
+        checkpoint.Writer(Path(folder) / "unused").submit(write)
+        threading.Thread(target=time.sleep, args=(300,)).start()
+    killed_while_the_first_works_alone(mine, folder)
 
 
 def fails_while_the_first_works_alone(mine: ranks.Ranks, folder: str) -> None:
@@ -122,3 +135,9 @@ def test_a_rank_that_waits_in_a_collective_hears_that_the_first_was_told_to_stop
 
 def test_a_rank_that_is_done_first_is_not_taken_for_dead(tmp_path: Path) -> None:
     assert ends(done_before_the_first, tmp_path) == [(0, ""), (0, "")]
+
+
+def test_a_rank_that_has_to_leave_waits_for_a_checkpoint_and_for_no_other_thread(tmp_path: Path) -> None:
+    """Threads of the main thread's own work may never end without it."""
+    assert ends(killed_while_the_first_writes_and_works, tmp_path) == [(2, GONE), (-signal.SIGKILL, "")]
+    assert (tmp_path / "checkpoint.bin").read_text() == "whole"
