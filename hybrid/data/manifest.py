@@ -3,9 +3,6 @@
     <name>_train_000000.bin …  tokens (shards.py)            tokenizer.model
     <name>_train_documents.idx  tokens, bytes and digest of every document, in the order of the shards (prepared.py)
     manifest.json              written last; until then one stands there that says "incomplete"
-
-What reads shards calls `check_shards` first: it compares shards and tokenizer with the manifest, and where shards come without one, looks
-whether the tokenizer can have made them.
 """
 
 import hashlib
@@ -18,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hybrid.data.shards import DataError, Stream, read_shard
+from hybrid.data.shards import DataError, Stream
 from ngram.pieces import SPACE, Pieces
 
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer.model"
@@ -39,8 +36,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads((folder / MANIFEST).read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
-    well_formed = isinstance(manifest, dict) and isinstance(manifest.get("shards"), dict) and isinstance(manifest.get("encoding", ""), str)
-    return manifest if well_formed else {}
+    match manifest:
+        case {"shards": dict()} if isinstance(manifest.get("encoding", ""), str):
+            return manifest
+    return {}
 
 
 def manifest_of(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:
@@ -60,10 +59,10 @@ def manifest_of(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:
 
 
 def check_shards(shards: Stream | Sequence[str | os.PathLike[str]], model: bytes) -> dict[str, Any]:
-    """The manifest of some shards ({} where they have none), after a look at what goes wrong without a word.
+    """The manifest of some shards ({} where they have none), after a look at what goes wrong without a word: all that reads shards begins here.
 
     shards: their paths, or the open stream of them; model: the SentencePiece model that is to read them.  Raises DataError when a shard is
-    there twice, was altered since its manifest was written, or belongs to another tokenizer."""
+    there twice, was altered since its manifest was written, or, also without a manifest, belongs to another tokenizer."""
     stream = shards if isinstance(shards, Stream) else Stream(shards)
     for place, (path, found) in enumerate(zip(stream.paths, stream.digests, strict=True)):
         if len(stream.shards[place]) and (first := stream.digests.index(found)) < place:
@@ -74,8 +73,8 @@ def check_shards(shards: Stream | Sequence[str | os.PathLike[str]], model: bytes
         return {}
     if manifest.get("tokenizer_sha256") != hashlib.sha256(model).hexdigest():
         raise DataError(f"{stream.paths[0]}: was made with another tokenizer than the one given; give the {TOKENIZER} beside it, {OR_PREPARE}")
-    for path, found in zip(stream.paths, stream.digests, strict=True):
-        if manifest["shards"][path.name] != [len(read_shard(path)), found]:
+    for path, shard, found in zip(stream.paths, stream.shards, stream.digests, strict=True):
+        if manifest["shards"][path.name] != [len(shard), found]:
             raise DataError(f"{path}: is not what {MANIFEST} says of it, it was altered; prepare the folder again")
     return manifest
 

@@ -8,8 +8,10 @@ the wall clock it reads is the device's to within that many steps, and nothing w
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy.ma  # noqa: F401 - else numba does on the counting thread, while torch.compile goes through NumPy's names
 import torch
 import torch._functorch.config as functorch_config
 
@@ -32,7 +34,7 @@ VAL_TOKENS = 1 << 18  # what --val-every looks at: enough for three digits, a se
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished or interrupted run leaves in memory, besides the model's own weights."""
+    """What a run leaves in memory, besides the model's own weights."""
 
     steps: int
     wall_s: float  # inside the clock, over all resumes
@@ -42,8 +44,9 @@ class TrainResult:
     interrupted: bool
 
 
-# Inside, torch keeps on disk what it compiles even where our own backward passes are in it: a second start takes seconds
-COMPILER_CACHE = functorch_config.patch(autograd_cache_allow_custom_autograd_functions=True)
+# Inside, torch keeps on disk what it compiles even where our own backward passes are in it: a second start takes seconds.  They are
+# part of the cache's key.  It is a setting of the whole process, put back at the end.
+compiler_cache = partial(functorch_config.patch, autograd_cache_allow_custom_autograd_functions=True)
 
 
 class Trainer:
@@ -65,7 +68,7 @@ class Trainer:
         self.cache = RowCounter(config.model.vocab_size, order, loader.bos) if order else None
         self.val_tokens = val_tokens
 
-    # -- one step ---------------------------------------------------------------------------------------------------
+    # -- one step
 
     def forward_backward(self, rows: U16) -> torch.Tensor:
         """Accumulates gradients of the mean loss over all ranks.  Returns this rank's mean loss, a scalar on the device in nats.
@@ -78,7 +81,7 @@ class Trainer:
             (loss / (len(pairs) * self.ranks.world)).backward()
             total += loss.detach() / len(pairs)
         self.ranks.sum_(self.state.gradients)
-        return total + 0 * self.state.gradients.sum()  # a NaN gradient shows in the loss, on every rank at the same step
+        return total + 0 * self.state.gradients.sum()  # so on every rank at the same step
 
     def update(self, progress: float) -> None:
         """One optimiser step at `progress` in [0, 1] of the schedule; gradients are zero afterwards."""
@@ -94,7 +97,7 @@ class Trainer:
             if fresh.any():
                 self.cache.submit(rows if fresh.all() else rows[fresh])
 
-    # -- before and after -------------------------------------------------------------------------------------------
+    # -- before and after
 
     def warm_up(self) -> float:
         """Compiles and warms everything that the run will use, then restores weights and optimisers.  Counts nothing.  Returns seconds."""
@@ -120,10 +123,14 @@ class Trainer:
         self.ranks.barrier()
         return time.monotonic() - begin
 
+    def _round(self) -> None:
+        """From now on, weights are rounded in the forward pass."""
+        self.model.set_fake_bits(self.config.quant.weight_bits, self.config.quant.weight_step)
+
     def _warm_later_phases(self, rows: U16) -> None:
         """The graphs of late rounding and of progressive freezing, so that nothing is compiled in the middle of a run."""
         if self.config.train.qat_from >= 0:
-            self.model.set_fake_bits(self.config.quant.weight_bits, self.config.quant.weight_step)
+            self._round()
             self.forward_backward(rows)
             self.model.set_fake_bits(0)
         if self.config.train.freeze_at >= 0:
@@ -131,18 +138,17 @@ class Trainer:
             self.forward_backward(rows)
             self.state.unfreeze()
 
-    # -- the loop ---------------------------------------------------------------------------------------------------
+    # -- the loop
 
-    @COMPILER_CACHE
+    @compiler_cache()
     def run(self, writer: checkpoint.Writer) -> TrainResult:
         """Trains until the clock or the step count is used up, SIGTERM or Ctrl-C.  The weights end unrounded."""
         settings, state = self.config.train, self.state
         warmup_s = self._warm_up_or_resume(writer)
         patience_s = self.ranks.timeout_s if self.ranks.world > 1 else math.inf
-        losses = LossReader(self.ranks.device, state.step, patience_s)
+        losses = LossReader(state.step, patience_s)
         begin, saved_at, stop, interrupted = time.monotonic() - state.wall_s, time.monotonic(), False, False
-        self.log.start_bar("training")
-        with terminated() as signals:
+        with self.log.bar("training"), terminated() as signals:
             while True:
                 state.wall_s = time.monotonic() - begin
                 progress, stop = self.ranks.agree(state.progress(), bool(signals))
@@ -166,7 +172,6 @@ class Trainer:
         synchronize(self.ranks.device)
         losses.drain()
         state.wall_s = time.monotonic() - begin
-        self.log.stop_bar()
         return self._finish(writer, losses, warmup_s, interrupted)
 
     def _enter_phase(self, progress: float) -> None:
@@ -174,7 +179,7 @@ class Trainer:
         if 0 <= self.config.train.freeze_at <= progress and not self.state.frozen_late:
             self.state.freeze_late()
         if 0 <= self.config.train.qat_from <= progress:
-            self.model.set_fake_bits(self.config.quant.weight_bits, self.config.quant.weight_step)
+            self._round()
 
     def _watch(self) -> float:
         """Logs the validation loss over the first VAL_TOKENS; returns the seconds it took, which the clock does not count."""
@@ -226,18 +231,13 @@ class Trainer:
         if not interrupted:
             self.model.set_fake_bits(0)  # packing measures and fits with what it stores, after a --resume as after training
         step, wall_s, last = self.state.step, self.state.wall_s, losses.mean()
-        loss = last if math.isfinite(last) else None
-        result = TrainResult(step, wall_s, step * self.config.train.batch_tokens, loss, warmup_s, interrupted)
-        self._log_result(result)
-        return result
-
-    def _log_result(self, result: TrainResult) -> None:
-        memory = {}
+        loss, tokens, memory = last if math.isfinite(last) else None, step * self.config.train.batch_tokens, {}
         if self.ranks.device.type == "cuda":
             memory["peak_gpu_bytes"] = torch.cuda.max_memory_allocated(self.ranks.device)
             torch.cuda.empty_cache()  # the next run may train on this card while this one packs (scripts/queue/run_presets.py)
-        figures = {name: getattr(result, name) for name in ("steps", "loss_nats", "wall_s", "warmup_s")}
-        self.log.show("trained", **figures, tokens_per_s=round(result.tokens / max(result.wall_s, 1e-9)), **memory)
+        rate = round(tokens / max(wall_s, 1e-9))
+        self.log.show("trained", steps=step, loss_nats=loss, wall_s=wall_s, warmup_s=warmup_s, tokens_per_s=rate, **memory)
+        return TrainResult(step, wall_s, tokens, loss, warmup_s, interrupted)
 
 
 def synchronize(device: torch.device) -> None:

@@ -23,7 +23,7 @@ from hybrid.model.hybrid_lm import HybridLM
 from hybrid.parallel import ranks as distributed
 from hybrid.settings import config, presets
 from hybrid.training.run_log import RunLog
-from hybrid.training.trainer import COMPILER_CACHE, Trainer, synchronize
+from hybrid.training.trainer import Trainer, compiler_cache, synchronize
 from ngram.errors import run_cli
 from scripts.bench.common import make_parser
 from scripts.queue.run_results import flops_per_token
@@ -43,7 +43,7 @@ def build(name: str, flags: argparse.Namespace, ranks: distributed.Ranks, log: R
     )
     torch.manual_seed(settings.train.seed)
     trainer = Trainer(settings, loader, HybridLM(settings.model).to(ranks.device), ranks, log)
-    with COMPILER_CACHE:
+    with compiler_cache():
         trainer.warm_up()
     return trainer, time.monotonic() - begin
 
