@@ -22,7 +22,7 @@ _PRIOR_WEIGHT = 16.0  # symbols that the neighbouring classes' frequencies count
 _UNIFORM_SHARE = 0.02  # of the prior, so that no symbol becomes too expensive
 _GAP_SYMBOLS = 256
 _DIRECT_BITS = 16
-_LOOKED_UP = 4096  # smaller values have their level read from a table
+
 
 
 def altered(problem: str) -> FileFormatError:
@@ -79,12 +79,7 @@ def level_values(fineness: int) -> I64:
 
 def nearest_level(values: npt.NDArray[Any], levels: I64) -> I32:
     """Index of the nearest level, the lower one of two."""
-    middles = (levels[:-1] + levels[1:]) // 2
-    small = np.searchsorted(middles, np.arange(_LOOKED_UP), side="left").astype(np.int32)
-    out = small[np.minimum(values, _LOOKED_UP - 1).astype(np.int64)]  # nearly all values are small: a look instead of a search
-    large = np.flatnonzero(values >= _LOOKED_UP)
-    out[large] = np.searchsorted(middles, values[large].astype(np.int64), side="left")
-    return out
+    return np.searchsorted((levels[:-1] + levels[1:]) // 2, values, side="left").astype(np.int32)
 
 
 def _model(probabilities: F64, count: int) -> Any:
