@@ -6,6 +6,7 @@ and IEEE sums, products and quotients only, never from a math library's log or e
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import constriction
@@ -22,6 +23,7 @@ _PRIOR_WEIGHT = 16.0  # symbols that the neighbouring classes' frequencies count
 _UNIFORM_SHARE = 0.02  # of the prior, so that no symbol becomes too expensive
 _GAP_SYMBOLS = 256
 _DIRECT_BITS = 16
+_categorical = partial(constriction.stream.model.Categorical, perfect=False)
 
 
 
@@ -82,10 +84,6 @@ def nearest_level(values: npt.NDArray[Any], levels: I64) -> I32:
     return np.searchsorted((levels[:-1] + levels[1:]) // 2, values, side="left").astype(np.int32)
 
 
-def _model(probabilities: F64, count: int) -> Any:
-    # Lazy tables are the same code, only quicker to set up for a few symbols.
-    return constriction.stream.model.Categorical(probabilities, lazy=count < 2 * len(probabilities), perfect=False)
-
 
 def code_classed(coder: Coder, rows: npt.NDArray[Any], columns: npt.NDArray[Any], alphabet: int, symbols: I32 | None) -> I32:
     """Codes symbols 0…alphabet-1 whose distribution depends on a class (row, column): nothing but the symbols is stored.
@@ -128,7 +126,7 @@ def _code_class(coder: Coder, prior: F64, count: int, symbols: I32 | None) -> tu
     parts, done, block = [], 0, _FIRST_BLOCK
     while done < count:
         size = min(block, count - done)
-        part = coder.code(_model(weights / weights.sum(), size), size, None if symbols is None else symbols[done : done + size])
+        part = coder.code(_categorical(weights / weights.sum()), size, None if symbols is None else symbols[done : done + size])
         weights = weights + np.bincount(part, minlength=len(weights))
         parts.append(part)
         done += size
@@ -138,7 +136,7 @@ def _code_class(coder: Coder, prior: F64, count: int, symbols: I32 | None) -> tu
 
 def code_numbers(coder: Coder, classes: I32, numbers: I64 | None) -> I64:
     """Codes integers 0…2^48 as bit lengths (given a class of 0…63 each) and plain lower bits.  Returns int64 (n,)."""
-    lengths = None if numbers is None else np.frexp(numbers.astype(np.float64))[1].astype(np.int32)
+    lengths = None if numbers is None else np.frexp(numbers.astype(np.float64))[1]
     lengths = code_classed(coder, np.zeros_like(classes), classes, 49, lengths)
     out = np.ldexp(0.5, lengths).astype(np.int64)  # 2^(length - 1), and 0 for a length of 0
     for low in range(0, 48, _DIRECT_BITS):
@@ -167,7 +165,7 @@ def code_positions(coder: Coder, size: int, count: int, positions: I64 | None) -
     escape = _GAP_SYMBOLS - 1
     while len(open_):
         part = None if gaps is None else np.minimum((gaps[open_] - out[open_]) >> shift, escape).astype(np.int32)
-        part = coder.code(_model(probabilities, len(open_)), len(open_), part)
+        part = coder.code(_categorical(probabilities), len(open_), part)
         out[open_] += part.astype(np.int64) << shift
         if int(out.sum()) + count > size:
             raise altered("a gap reaches past the end")
