@@ -84,7 +84,6 @@ def nearest_level(values: npt.NDArray[Any], levels: I64) -> I32:
     return np.searchsorted((levels[:-1] + levels[1:]) // 2, values, side="left").astype(np.int32)
 
 
-
 def code_classed(coder: Coder, rows: npt.NDArray[Any], columns: npt.NDArray[Any], alphabet: int, symbols: I32 | None) -> I32:
     """Codes symbols 0…alphabet-1 whose distribution depends on a class (row, column): nothing but the symbols is stored.
 
@@ -99,21 +98,16 @@ def code_classed(coder: Coder, rows: npt.NDArray[Any], columns: npt.NDArray[Any]
     keys = rows.astype(np.int64) * width + columns
     tally = np.bincount(keys)
     present = np.flatnonzero(tally)
-    number = np.zeros(len(tally), np.uint16 if len(present) < 1 << 16 else np.int64)  # of 16 bits: sorted by radix
-    number[present] = np.arange(len(present))
-    order = np.argsort(number[keys], kind="stable")
-    stops = np.cumsum(tally[present])
+    order = np.argsort(keys.astype(np.uint16) if len(tally) <= 1 << 16 else keys, kind="stable")  # 16 bits: sorted by radix
     uniform = np.full(alphabet, 1 / alphabet)
     above: dict[int, F64] = {}
-    left = uniform
-    last_row = -1
-    for key, start, stop in zip(present.tolist(), (stops - tally[present]).tolist(), stops.tolist(), strict=True):
+    left, last_row = uniform, -1
+    for key, index in zip(present.tolist(), np.split(order, np.cumsum(tally[present])[:-1]), strict=True):
         row, column = divmod(key, width)
         near = above.get(column, left)
         prior = near if row != last_row else (left + near) * 0.5
         prior = prior * (1 - _UNIFORM_SHARE) + uniform * _UNIFORM_SHARE
-        index = order[start:stop]
-        decoded, estimate = _code_class(coder, prior, stop - start, None if symbols is None else symbols[index])
+        decoded, estimate = _code_class(coder, prior, len(index), None if symbols is None else symbols[index])
         if symbols is None:
             out[index] = decoded
         above[column] = left = estimate
