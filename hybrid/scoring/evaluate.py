@@ -31,6 +31,7 @@ from ngram.compiled import compile_seconds
 from ngram.pieces import Pieces
 from ngram.score_first import ScoreFirst, Tokens
 
+CALL = 1 << 20  # targets that a predictor is given at once, which works side by side inside of a call
 CHECK_EVERY = 1024  # targets of which one is held against its whole distribution
 
 
@@ -75,7 +76,7 @@ def run(order: ScoreFirst, part: str, chunk_tokens: int) -> BlendScores:
     """Scores the whole stream of `order`: entry i is target i + 1.  Paranoid: scoring and learning are two steps, with digests around them."""
     size = len(order.tokens) - 1
     out = BlendScores(np.empty((size, len(EXPERTS))), np.empty(size), np.empty((size, len(EXPERTS))))
-    for start, stop in order.chunks(chunk_tokens):
+    for start, stop in order.chunks(chunk_tokens if order.paranoid else CALL):
         if order.frozen or order.paranoid:
             result = order.score(start, stop)[part]
             if not order.frozen and stop < len(order.tokens):
@@ -90,7 +91,7 @@ def run(order: ScoreFirst, part: str, chunk_tokens: int) -> BlendScores:
 def score_tokens(art: Artifact, tokens: Tokens, options: EvalOptions, ranks: Ranks) -> Scores:
     """Every target of `tokens`; the same on every rank.  Raises CheckError where a watched target is not what its distribution says."""
     with exact() if options.exact else nullcontext():
-        seeding = seeded(art)
+        seeding = seeded(art, 2 if ranks.device.type == "cuda" and art.table is not None and options.online else 1)
         network = network_ahead(art, tokens, options, ranks)
         network.begin()  # beside the seeding
         watch = watched(tokens)

@@ -6,9 +6,7 @@ nats are convex in them, and Newton's method finds the one minimum.
 Shapes: N tokens of a stream, S scored targets, V vocabulary, F features, G = F + 1 coefficients an exponent (the last one constant).
 """
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,17 +14,18 @@ import torch
 from torch import Tensor
 
 from hybrid.scoring.network import Rows
-from ngram.arrays import F64
+from ngram import threads
+from ngram.arrays import F64, I64
 from ngram.blending.gate import FALLBACK_EXPONENTS, LEAST
-from ngram.online.stream_cache import StreamCache
+from ngram.online.kernels import LISTS
+from ngram.online.rows import fill_from_parts
+from ngram.online.stream_cache import Block, StreamCache
 from ngram.score_first import Tokens
 
-MOST_READERS = min(8, os.cpu_count() or 1)  # threads that read rows
-LEAST_READ = 32  # rows that are worth a thread
+LEAST_ROWS = 32  # that are worth a thread
 FIT_ENTRIES = 1 << 26  # of each expert's rows that the fit keeps: 256 MB of float32; 32,768 positions instead of 80,000 lost 0.0003 BPB on dev
 RIDGE = 1.0  # nats that a coefficient √2 away from its start costs, beside the sum over all positions
 ITERATIONS = 20
-
 
 
 @dataclass(frozen=True)
@@ -38,69 +37,102 @@ class Kept:
     targets_S: Tensor
 
 
+class ProductBlock:
+    """A block of the product: targets start … start + size - 1, which `cache` counts.
+
+    block: what it says of them, filled as they are counted; None: `ProductScorer` reads its rows otherwise.  entries: what block's cells and
+    values lie in, for the device.  read: first target and log-probabilities (S, V) by the cache of what was scored last."""
+
+    def __init__(self, start: int, size: int, cache: StreamCache) -> None:
+        self.start, self.size, self.cache = start, size, cache
+        self.block: Block | None = None
+        self.entries = list[Tensor]()
+        self.read: tuple[int, Tensor] | None = None
+
+    def begin(self) -> None:
+        """To be called when the cache has counted what stands before the block, and no more."""
+
+        def memory(entries: int) -> tuple[I64, F64]:  # that the device reads by itself
+            self.entries = [torch.empty(entries, dtype=kind, pin_memory=torch.cuda.is_initialized()) for kind in (torch.int64, torch.float64)]
+            return self.entries[0].numpy(), self.entries[1].numpy()
+
+        if self.block is None:
+            self.block = Block(self.cache, self.start, self.size, memory)
+
+    def rows(self, first: int, last: int, device: torch.device) -> Tensor:
+        """(S, V) float64 distributions of targets first … last-1 of the block, on the device; to the same bits on each."""
+        assert self.block is not None
+        if device.type != "cpu":
+            return self.spread(first, last, device)
+        parts, rows_SV = self.block.parts, np.empty((last - first, self.cache.vocab_size))
+        step = max(LEAST_ROWS, -(-len(rows_SV) // threads.COUNT))
+        threads.each(lambda at: fill_from_parts(parts, first - self.start + at, rows_SV[at : at + step]), range(0, len(rows_SV), step))
+        return torch.from_numpy(rows_SV)
+
+    def spread(self, first: int, last: int, device: torch.device) -> Tensor:
+        """`rows` by a few operations on whole arrays."""
+        assert self.block is not None
+        parts, size, inside = self.block.parts, last - first, slice(first - self.start, last - self.start)
+        lists = int(parts.meta[LISTS]) + 1
+        cells_E, values_E = (part[: int(parts.starts[lists])].to(device, non_blocking=True) for part in self.entries)
+        lists_KS, shares_L, unigram_V = (torch.from_numpy(part).to(device) for part in (parts.lists[:, inside], parts.shares[:lists], parts.unigram))
+        children_LV = torch.zeros(lists, len(parts.unigram), dtype=torch.float64, device=device)
+        children_LV.view(-1)[cells_E] = values_E
+        rows_SV = unigram_V.repeat(size, 1)
+        for lists_S, shares_S in zip(lists_KS, shares_L[lists_KS], strict=True):
+            rows_SV = rows_SV * shares_S[:, None]
+            rows_SV += children_LV[lists_S]
+        return rows_SV
+
+
 class ProductScorer:
     """The product's probabilities, from the network's rows and the cache's.
 
-    The cache's rows are read block by block: `open` at the beginning of a block, before the cache learns any of its targets, then
-    `score` and `second` for targets of this block.  room: most targets of a block.  kept: what was scored, where `keep` is set."""
+    The cache's rows are those of the beginning of a block: `open`, then `begin` on the thread of the block's cache, then `score` and `second` for targets
+    that it has counted since.  kept: what was scored, where `keep` is set."""
 
-    def __init__(self, cache: StreamCache, room: int, *, keep: bool = False) -> None:
-        self.cache, self.room, self.keep, self.kept = cache, room, keep, list[Kept]()
-        self._readers = ThreadPoolExecutor(MOST_READERS)
-        self._host = torch.empty(0, 0, dtype=torch.float64)
-        self._block, self._where = 0, np.zeros(0, np.int64)  # targets of the block; those whose rows were read, ascending
-        self._second = torch.empty(0, 0)
-        self._is_log = False
+    def __init__(self, *, keep: bool = False) -> None:
+        self.keep, self.kept = keep, list[Kept]()
 
-    def open(self, tokens: Tokens, start: int, stop: int, mine: Sequence[Rows]) -> None:
-        """Reads the cache's rows, as it is now, of those targets of the block start … stop-1 whose network rows are in `mine`.
+    def open(self, tokens: Tokens, start: int, stop: int, cache: StreamCache) -> ProductBlock:
+        """The block of targets start … stop-1."""
+        return ProductBlock(start, stop - start, cache)
 
-        Their way to the device goes on beside other work."""
-        self._block, self._is_log = stop - start, False
-        self._where = np.concatenate([np.zeros(0, np.int64), *(np.arange(t, t + len(rows)) for t, rows in mine)])
-        if not len(self._where):
-            return
-        device = mine[0][1].device
-        if not len(self._host):
-            self._host = torch.empty(self.room, self.cache.vocab_size, dtype=torch.float64, pin_memory=device.type == "cuda")
-        read, rows_SV, reading = 0, self._host.numpy(), []
-        size = max(LEAST_READ, -(-len(self._where) // MOST_READERS))
-        for first, rows in mine:
-            for t in range(first, first + len(rows), size):
-                end = min(t + size, first + len(rows))
-                reading.append(self._readers.submit(self.cache.fill_range, tokens, t, end, rows_SV[read : read + end - t]))
-                read += end - t
-        for done in reading:
-            done.result()
-        self._second = self._host[:read].to(device, non_blocking=True)
+    def begin(self, block: ProductBlock) -> Block | None:
+        """What the cache is to fill."""
+        block.begin()
+        return block.block
 
-    def score(self, tokens: Tokens, mine: Sequence[Rows], exponents_S2: F64) -> F64:
-        """(S,) float64 probabilities of the targets whose network rows are in `mine`, all of them in the open block."""
-        logp_SV = torch.cat([rows for _, rows in mine])
+    def score(self, tokens: Tokens, block: ProductBlock, mine: Sequence[Rows], exponents_S2: F64) -> Tensor:
+        """(S,) float64 probabilities, on the device, of the targets whose network rows are in `mine`, all of them in the block."""
         first, last = mine[0][0], mine[-1][0] + len(mine[-1][1])
-        targets_S = np.concatenate([tokens[t : t + len(rows)] for t, rows in mine]).astype(np.int64)
-        targets = torch.from_numpy(targets_S).to(logp_SV.device)
-        second_SV = self._log_rows(tokens, first, last, logp_SV)
+        where = np.concatenate([np.arange(t, t + len(rows)) for t, rows in mine])
+        logp_SV = torch.cat([rows for _, rows in mine])
+        targets, at = (torch.from_numpy(array).to(logp_SV.device) for array in (tokens[where].astype(np.int64), where - first))
+        block.read = first, self._log_rows(tokens, block, first, last, logp_SV)
+        second_SV = block.read[1] if len(where) == last - first else block.read[1][at]
         if self.keep:
             self.kept.append(Kept(logp_SV, second_SV, targets))
-        mixed_SV, whole_S = self._mix(logp_SV, second_SV, exponents_S2, self._block)
-        return torch.exp(-(whole_S - mixed_SV.gather(1, targets[:, None])[:, 0]).double()).cpu().numpy()
+        mixed_SV, whole_S = self._mix(logp_SV, second_SV, exponents_S2, block.size)
+        return torch.exp(-(whole_S - mixed_SV.gather(1, targets[:, None])[:, 0]).double())
 
-    def second(self, tokens: Tokens, t: int, like: Tensor) -> Tensor:
-        """(1, V) the cache's log-probabilities of target t of the open block, a copy."""
-        return self._log_rows(tokens, t, t + 1, like).clone()
+    def second(self, tokens: Tokens, block: ProductBlock, t: int, like: Tensor) -> Tensor:
+        """(1, V) the cache's log-probabilities of target t of the block, which was scored last or comes next; a copy."""
+        wanted = self.begin(block)
+        if wanted is not None and block.read is not None and block.read[0] <= t < block.read[0] + len(block.read[1]):
+            return block.read[1][t - block.read[0]][None].clone()
+        if wanted is not None:
+            block.cache.score(tokens, t, t + 1, block=wanted)
+        return self._log_rows(tokens, block, t, t + 1, like)
 
     def rows(self, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64, block: int) -> Tensor:
         """(S, V) float64: whole distributions of targets of blocks of so many; their entries are the bits that `score` gives."""
         mixed_SV, whole_S = self._mix(logp_SV, second_SV, exponents_S2, block)
         return torch.exp(-(whole_S[:, None] - mixed_SV).double())
 
-    def _log_rows(self, tokens: Tokens, first: int, last: int, like: Tensor) -> Tensor:
-        """(S, V) log-probabilities by the cache of those of the targets first … last-1 that were read."""
-        if not self._is_log:
-            self._second, self._is_log = self._second.clamp_min(LEAST).log().to(like.dtype), True
-        begin, end = np.searchsorted(self._where, [first, last])
-        return self._second[begin:end]
+    def _log_rows(self, tokens: Tokens, block: ProductBlock, first: int, last: int, like: Tensor) -> Tensor:
+        """(S, V) log-probabilities by the cache of targets first … last-1."""
+        return block.rows(first, last, like.device).clamp_min_(LEAST).log_().to(like.dtype)
 
     @torch.inference_mode()
     def _mix(self, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64, block: int) -> tuple[Tensor, Tensor]:
@@ -115,10 +147,6 @@ class ProductScorer:
         mixed_SV = _mixed(logp_SV, second_SV, exponents.to(logp_SV.device))
         kept = len(mixed_SV) - spare
         return mixed_SV[:kept], torch.logsumexp(mixed_SV, 1)[:kept]
-
-    def close(self) -> None:
-        """Ends the helper threads."""
-        self._readers.shutdown()
 
 
 def fit(x_NF: F64, kept: Sequence[Kept]) -> F64:

@@ -40,12 +40,46 @@ class Learner:
         self.parameters: list[torch.Tensor] = list(self.model.parameters())
         self.gradients = flat_gradients(self.parameters)
         on_cuda = ranks.device.type == "cuda"
-        self.optimiser = torch.optim.Adam(self.parameters, lr=adapt.rate, betas=(0.0, 0.999), foreach=not on_cuda, fused=on_cuda)
+        self.optimiser = torch.optim.Adam(self.parameters, lr=adapt.rate, betas=(0.0, 0.999), foreach=not on_cuda, fused=on_cuda, capturable=on_cuda)
+        self._recorded: tuple[torch.cuda.CUDAGraph, torch.Tensor] | None = None
 
     def backward(self, inputs_BL: torch.Tensor, targets_BL: torch.Tensor, share_BL: torch.Tensor | float) -> None:
         """Adds the gradient of Σ share · nats."""
         with torch.enable_grad():
             (self.model.token_nll(inputs_BL, targets_BL) * share_BL).sum().backward()  # type: ignore[no-untyped-call]
+
+    def record(self, length: int) -> None:
+        """Records a step on one window of `length` targets as a CUDA graph, for `replay`: hundreds of launches become one.  Its steps are undone."""
+        pair_1L = torch.zeros(1, length + 1, dtype=torch.int64, device=self.ranks.device)
+        before = [p.detach().clone() for p in self.parameters]
+
+        def once() -> None:
+            self.backward(pair_1L[:, :-1], pair_1L[:, 1:], 1 / length)
+            self.step()
+
+        beside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            for _ in range(3):
+                once()
+        torch.cuda.current_stream().wait_stream(beside)
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            once()
+        with torch.no_grad():
+            for p, old in zip(self.parameters, before, strict=True):
+                p.copy_(old)
+        for state in self.optimiser.state.values():
+            for value in state.values():
+                value.zero_()
+        self._recorded = graph, pair_1L
+
+    def replay(self, window_1L: torch.Tensor) -> bool:
+        """One step on a window of the length that was recorded; False where there is none."""
+        if self._recorded is None or self._recorded[1].shape != window_1L.shape:
+            return False
+        self._recorded[1].copy_(window_1L)
+        self._recorded[0].replay()
+        return True
 
     def step(self) -> None:
         """One step along what all ranks have added."""
@@ -71,6 +105,8 @@ class AdaptedNetwork:
             kind = f"strides of {stride}" if stride else f"windows of {seq_len}"
             raise ConfigError(f"--ttt-chunk {self.chunk_tokens} must be a whole number of {kind} tokens")
         self.learner = Learner(model, adapt, ranks)
+        if ranks.device.type == "cuda" and ranks.world == 1 and not exact and self.chunk_tokens == seq_len:
+            self.learner.record(seq_len)
 
     def score(self, tokens: Tokens, start: int, stop: int) -> NeuralScores:
         """The network's scores of targets start … stop-1, with rows."""
@@ -79,6 +115,8 @@ class AdaptedNetwork:
 
     def update(self, tokens: Tokens, start: int, stop: int) -> None:
         """One step on targets start … stop-1, each seen in a window that begins inside the chunk."""
+        if self.learner.replay(torch.from_numpy(tokens[None, start - 1 : stop].astype(np.int64))):
+            return
         with exact_gradients() if self.exact else nullcontext():
             self._add_gradients(tokens, start, stop)
             self.learner.step()

@@ -1,18 +1,25 @@
 """Numba kernels of the online cache: probabilities and features from the trie, and counting by update exclusion."""
 
+from typing import NamedTuple
+
 import numpy as np
 
-from ngram.arrays import Array
+from ngram.arrays import F64, I64, Array
 from ngram.compiled import njit
 from ngram.online.trie import (
     CHILDREN,
     COUNT,
     COUNTED,
     DEPTH,
+    EMPTY,
+    FIRST,
+    LOG,
     MORE,
     ONES,
     PRUNED,
     SIZE,
+    SPARE,
+    TOKEN,
     TOTAL,
     TWOS,
     U32_MAX,
@@ -26,6 +33,24 @@ from ngram.online.trie import (
 
 LANES = 16  # walks side by side; 4 and 8 were slower when measured
 LOOK_AHEAD = 1024  # tokens whose nodes stay in a 1 MB cache
+BEGIN, NODES, LISTS, SERIAL = range(4)  # meta of RowParts
+
+
+class RowParts(NamedTuple):
+    """What the cache says of the targets of a block before any of them is counted: K = order - 1, n targets, L lists, E entries.
+
+    A distribution begins as unigram (V,) float64.  Each of the target's contexts, the shortest first, multiplies it by its share (L,) float64,
+    which is left to shorter ones, and adds to it the list of its children: cells (E,) int64, list · V + token, and values (E,) float64.
+    lists (K, n) int64: the contexts' lists, of length k + 1 in row k; list 0, with share 1, is empty.  starts (L + 1,) int64: where lists begin.
+    meta (4,) int64: first target, nodes at the beginning of the block, lists that are made, and the number that list 0 has among all of this cache."""
+
+    lists: I64
+    shares: F64
+    starts: I64
+    cells: I64
+    values: F64
+    unigram: F64
+    meta: I64
 
 
 @njit(forceinline=True)
@@ -168,13 +193,47 @@ def count_token(state: State, cursor: Array, place: Array, token: int) -> None:
 
 
 @njit
-def count_range(state: State, tokens: Array, start: int, stop: int, cursor: Array, place: Array, prob: Array, features: Array) -> int:
-    """Scores (when prob has entries) and then counts each token in turn; returns where it stopped for want of room.
+def list_contexts(state: State, cursor: Array, i: int, parts: RowParts) -> bool:
+    """Says of target i what its distribution was made of when the block began; False where there is no room for that.
+
+    A context is listed where the block first meets it: only targets that meet it change it, so nothing was counted in it yet.  A context
+    that the block itself has made was not there, nor a longer one.  Column SPARE of a node is the number of the list that was made last."""
+    nodes, pool, d, meta = state.nodes, state.pool, state.discounts, parts.meta
+    for k in range(1, cursor[0, DEPTH] + 1):
+        context = cursor[0, k]
+        if context >= meta[NODES]:
+            break
+        if np.int64(nodes[context, SPARE]) <= meta[SERIAL]:
+            new, first = meta[LISTS] + 1, np.int64(nodes[context, FIRST])
+            to, end = parts.starts[new], first + (1 << np.int64(nodes[context, SIZE] >> LOG))
+            if to + end - first > len(parts.cells):
+                return False
+            total = np.int64(nodes[context, TOTAL])
+            if total > 0:
+                scale = 1.0 / total
+                parts.shares[new] = backoff(state, k + 1, context) * scale
+                for at in range(first, end):  # an unused entry is written over by the next one: a branch that nobody can predict costs more
+                    count, token = np.int64(pool[at, COUNT]), np.int64(pool[at, TOKEN])
+                    parts.cells[to] = new * state.settings[1] + token
+                    parts.values[to] = max(count - d[k, min(count, 3)], 0.0) * scale
+                    to += token != EMPTY
+            parts.starts[new + 1], meta[LISTS], nodes[context, SPARE] = to, new, meta[SERIAL] + new
+        parts.lists[k - 1, i] = np.int64(nodes[context, SPARE]) - meta[SERIAL]
+    return True
+
+
+@njit
+def count_range(
+    state: State, tokens: Array, start: int, stop: int, learn: bool, cursor: Array, place: Array, prob: Array, features: Array, parts: RowParts
+) -> int:
+    """Scores (when prob has entries) and then, with `learn`, counts each token in turn; returns where it stopped for want of room.
 
     The order of the calls in the loop is the guarantee that no score has seen its own token; looking a block ahead
     before only warms the processor's caches."""
     for t in range(start, stop):
-        if not has_room(state, state.settings[0]):
+        if learn and not has_room(state, state.settings[0]):
+            return t
+        if len(parts.lists) and not list_contexts(state, cursor, t - parts.meta[BEGIN], parts):
             return t
         if (t - start) % LOOK_AHEAD == 0 and stop - t >= LANES * 16:
             score_range(state, tokens, t, min(stop, t + LOOK_AHEAD), prob[:0], features[:0])
@@ -186,6 +245,7 @@ def count_range(state: State, tokens: Array, start: int, stop: int, cursor: Arra
             prob[i] = target_probability(state, cursor, place, 0, token)
             if len(features):
                 fill_features(state, cursor, 0, features, i)
-        count_token(state, cursor, place, token)
+        if learn:
+            count_token(state, cursor, place, token)
         advance(state, cursor, place, 0, token)
     return stop

@@ -6,8 +6,8 @@ import numpy as np
 
 from ngram.arrays import Array
 from ngram.compiled import njit
-from ngram.online.kernels import LANES, backoff, fill_features, kept_mass, resolve_lanes, root_backoff
-from ngram.online.trie import COUNT, DEPTH, FIRST, LOG, SIZE, TOKEN, TOTAL, State, advance
+from ngram.online.kernels import RowParts, backoff, fill_features, kept_mass, root_backoff
+from ngram.online.trie import COUNT, DEPTH, FIRST, LOG, SIZE, TOKEN, TOTAL, State, seek, step
 
 
 @njit(forceinline=True)
@@ -51,24 +51,33 @@ def fill_unigram_row(state: State, row: Array) -> None:
 def row_range(state: State, tokens: Array, start: int, stop: int, rows: Array, features: Array) -> None:
     """The distributions that tokens[start:stop] are drawn from → rows (n, V), features (n, F) or (0, F), with nothing changed.
 
-    Looks at no token behind stop - 2.  Lanes walk equal parts side by side, as in `score_range`: a step of the walk a row instead of a whole history."""
-    lanes = max(1, min(LANES, (stop - start) // 8))
-    part = (stop - start + lanes - 1) // lanes
-    cursor = np.zeros((lanes, DEPTH + 1), np.int64)
-    place = np.empty((lanes, 2 * DEPTH), np.int64)
+    Looks at no token behind stop - 2."""
+    cursor, place = np.zeros((1, DEPTH + 1), np.int64), np.empty((1, 2 * DEPTH), np.int64)
     unigram_row = np.empty(state.settings[1], np.float64)
     row = np.zeros(len(unigram_row) + 1)
     fill_unigram_row(state, unigram_row)
-    for i in range(1 - state.settings[0], part):
-        resolve_lanes(state, tokens, cursor, place, start, part, i, stop - 1)
-        for g in range(lanes):
-            t = start + g * part + i
-            if 0 <= t < stop:
-                if i >= 0:
-                    fill_row(state, cursor, g, unigram_row, row)
-                    for w in range(len(unigram_row)):
-                        rows[t - start, w] = row[w]
-                    if len(features):
-                        fill_features(state, cursor, g, features, t - start)
-                if t < stop - 1:
-                    advance(state, cursor, place, g, np.int64(tokens[t]))
+    seek(state, tokens, start, cursor, place)
+    for t in range(start, stop):
+        fill_row(state, cursor, 0, unigram_row, row)
+        for w in range(len(unigram_row)):
+            rows[t - start, w] = row[w]
+        if len(features):
+            fill_features(state, cursor, 0, features, t - start)
+        if t < stop - 1:
+            step(state, cursor, place, np.int64(tokens[t]))
+
+
+@njit
+def fill_from_parts(parts: RowParts, first: int, rows: Array) -> None:
+    """The distributions of targets first, first + 1, … of the block → rows (n, V); the same additions as in `fill_row`."""
+    size = len(parts.unigram)
+    for i in range(len(rows)):
+        for w in range(size):
+            rows[i, w] = parts.unigram[w]
+        for k in range(len(parts.lists)):
+            at = parts.lists[k, first + i]
+            if at > 0:
+                for w in range(size):
+                    rows[i, w] *= parts.shares[at]
+                for e in range(parts.starts[at], parts.starts[at + 1]):
+                    rows[i, parts.cells[e] - at * size] += parts.values[e]

@@ -5,7 +5,9 @@ then shorter ones up to and including the first that was already seen.  A shorte
 token before it, as Kneser-Ney wants, without keeping sets of neighbours.  (Kneser & Ney 1995; update exclusion: Moffat 1990.)
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +15,10 @@ import numpy.typing as npt
 from ngram.arrays import F32, F64, I64, U32, Tokens, digest, read_only
 from ngram.errors import SeedgramError
 from ngram.online import kernels, rows, seed, trie
+from ngram.online.kernels import RowParts
 from ngram.online.trie import DEPTH, State
 from ngram.table import NgramTable
+from ngram.threads import each
 
 # Columns of ChunkScores.features, which a gate may look at because they depend on the context alone.
 FEATURES: tuple[str, ...] = (
@@ -28,7 +32,40 @@ FEATURES: tuple[str, ...] = (
     "sure_contexts",  # how many matched contexts had a single successor
     "log_escape",  # -log of the product of λ over contexts of 2 tokens and more: how little is left to bigrams
 )
+ENTRIES = 256  # of lists for each target that RowParts have room for at first
 SLACK = 1 << 20  # room for growth from the start: pages that are never written take no memory
+
+
+Memory = Callable[[int], tuple[I64, F64]]
+
+
+def plain(entries: int) -> tuple[I64, F64]:
+    """Room for cells and values of RowParts."""
+    return np.empty(entries, np.int64), np.empty(entries)
+
+
+class Block:
+    """What a cache says of targets start … start + size - 1, as it stands now; `parts` are filled while it counts them.  memory: see `plain`."""
+
+    def __init__(self, cache: "StreamCache", start: int, size: int, memory: Memory = plain) -> None:
+        lengths, self.memory, unigram = cache.order - 1, memory, np.empty(cache.vocab_size)
+        rows.fill_unigram_row(cache.state, unigram)
+        most = lengths * size
+        if cache.serial + most > trie.U32_MAX:
+            cache.state.nodes[:, trie.SPARE], cache.serial = 0, 0
+        meta = np.array([start, cache.state.meta[trie.N_NODES], 0, cache.serial])
+        lists, starts = np.zeros((lengths, size), np.int64), np.zeros(most + 2, np.int64)
+        self.parts = RowParts(lists, np.ones(most + 1), starts, *memory(ENTRIES * size + 4 * cache.vocab_size), unigram, meta)
+
+    def grow(self) -> None:
+        """Makes room for twice as many entries."""
+        old = self.parts
+        cells, values = self.memory(2 * len(old.cells))
+        cells[: len(old.cells)], values[: len(old.cells)] = old.cells, old.values
+        self.parts = old._replace(cells=cells, values=values)
+
+
+NO_PARTS = RowParts(np.zeros((0, 0), np.int64), *np.zeros((1, 0)), *np.zeros((2, 0), np.int64), *np.zeros((2, 0)), np.zeros(4, np.int64))
 
 
 @dataclass(frozen=True)
@@ -49,12 +86,13 @@ class StreamCache:
         self.order, self.vocab_size, self.bos = table.order, table.vocab_size, table.bos
         sizes = table.sizes()
         nodes = sum(sizes[: max(1, self.order - 1)])
-        entries = 1 + sum(int(seed.pool_size(parents)) for parents in table.parents[1:])
+        pools = np.cumsum([1, *each(seed.pool_size, table.parents[1:])])  # where the children of each order begin
+        entries = int(pools[-1])
         discounts = np.zeros((self.order, 4))
         discounts[:, 1:] = table.discounts
         unigrams = table.exact_counts(1)
         meta = np.zeros(trie.META_SIZE, np.int64)
-        meta[trie.N_NODES], meta[trie.POOL_USED] = nodes, 1
+        meta[trie.N_NODES], meta[trie.POOL_USED] = nodes, entries
         self.state = State(
             nodes=_aligned(nodes + nodes // 2 + SLACK, 8),
             pool=_aligned(entries + entries // 2 + SLACK, 3),
@@ -64,27 +102,30 @@ class StreamCache:
             discounts=discounts,
             settings=np.array([self.order, self.vocab_size, self.bos], np.int64),
         )
-        self.state.nodes[:nodes] = 0
-        self.state.pool[0] = (trie.EMPTY, 0, 0)
-        self._seed(table)
+        self.serial = 0  # of the list that was made last
+        self.state.nodes[: sizes[0]], self.state.pool[0] = 0, (trie.EMPTY, 0, 0)
+        self._seed(table, pools)
 
-    def score(self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True) -> ChunkScores:
-        """Scores of tokens[start:stop]; the state does not change."""
+    def score(self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True, block: Block | None = None) -> ChunkScores:
+        """Scores of tokens[start:stop]; the state does not change.  block: filled with what they are made of."""
         stream = self._stream(tokens, start, stop)
         scores = self._blank(stop - start, features)
-        kernels.score_range(self.state, stream, start, stop, *scores)
+        if block is not None:
+            self._walk(stream, start, stop, scores, False, block)
+        else:
+            kernels.score_range(self.state, stream, start, stop, *scores)
         return ChunkScores(*scores)
 
     def update(self, tokens: npt.ArrayLike, start: int, stop: int) -> None:
         """Counts tokens[start:stop]."""
         stream = self._stream(tokens, start, stop)
-        self._count(stream, start, stop, self._blank(0, False))
+        self._walk(stream, start, stop, self._blank(0, False), True)
 
-    def score_then_update(self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True) -> ChunkScores:
-        """Each token is scored and then counted: the same as chunks of one token, in one kernel."""
+    def score_then_update(self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True, block: Block | None = None) -> ChunkScores:
+        """Each token is scored and then counted: the same as chunks of one token, in one kernel.  block: see `score`."""
         stream = self._stream(tokens, start, stop)
         scores = self._blank(stop - start, features)
-        self._count(stream, start, stop, scores)
+        self._walk(stream, start, stop, scores, True, block)
         return ChunkScores(*scores)
 
     def fill_range(self, tokens: npt.ArrayLike, start: int, stop: int, rows_NV: F64, features_NF: F32 | None = None) -> None:
@@ -97,21 +138,24 @@ class StreamCache:
     def digest(self) -> str:
         """xxh3_128 of all state, as hex: equal before and after anything that only reads."""
         state = self.state
-        nodes, pool = state.nodes[: state.meta[trie.N_NODES]], state.pool[: state.meta[trie.POOL_USED]]
+        nodes, pool = state.nodes[: state.meta[trie.N_NODES], : trie.SPARE], state.pool[: state.meta[trie.POOL_USED]]
         return digest(nodes, pool, state.unigrams, state.root, state.meta, state.discounts, state.settings)
 
-    def _seed(self, table: NgramTable) -> None:
+    def _seed(self, table: NgramTable, pools: I64) -> None:
         base = np.cumsum([0, *table.sizes()])
-        for n in range(2, self.order + 1):
+
+        def add(n: int) -> None:
             columns = (table.tokens[n - 1], table.parents[n - 1], table.exact_counts(n))
-            own = base[n - 1] if n < self.order else -1
-            fits = seed.seed_order(self.state, *columns, base[n - 2], own)
-            context = self.state.nodes[base[n - 2] : base[n - 1]]
+            context, meta = self.state.nodes[base[n - 2] : base[n - 1]], self.state.meta.copy()
+            context[:], meta[trie.POOL_USED] = 0, pools[n - 2]
+            fits = seed.seed_order(self.state._replace(meta=meta), *columns, base[n - 2], base[n - 1] if n < self.order else -1)
             total = context[:, trie.TOTAL].astype(np.int64) + table.pruned[n - 1]
             if not fits or (len(total) and total.max() > trie.U32_MAX):
                 raise SeedgramError(f"a context of order {n} has more than 2^32 - 1 counts; train on less text")
             context[:, trie.TOTAL] = total
             context[:, trie.PRUNED] = table.pruned[n - 1]
+
+        each(add, range(2, self.order + 1))  # orders write to places of their own
 
     def _stream(self, tokens: npt.ArrayLike, start: int, stop: int, unknown: int = 0) -> Tokens:
         stream = read_only(tokens, self.vocab_size)
@@ -125,14 +169,18 @@ class StreamCache:
     def _blank(self, size: int, features: bool) -> tuple[F64, F32]:
         return np.empty(size), np.empty((size if features else 0, len(FEATURES)), np.float32)
 
-    def _count(self, stream: Tokens, start: int, stop: int, scores: tuple[F64, F32]) -> None:
+    def _walk(self, stream: Tokens, start: int, stop: int, scores: tuple[F64, F32], learn: bool, block: Block | None = None) -> None:
         cursor, place = walk()
-        self._seek(stream, start, cursor, place)
+        (self._seek if learn else partial(trie.seek, self.state))(stream, start, cursor, place)
         at = start
         while at < stop:
             self.make_room(self.order)
             views = [column[at - start :] if len(column) else column for column in scores]
-            at = kernels.count_range(self.state, stream, at, stop, cursor, place, *views)
+            at = kernels.count_range(self.state, stream, at, stop, learn, cursor, place, *views, block.parts if block is not None else NO_PARTS)
+            if block is not None:
+                self.serial = int(block.parts.meta[kernels.SERIAL] + block.parts.meta[kernels.LISTS])
+                if at < stop and trie.has_room(self.state, self.order):
+                    block.grow()
 
     def _seek(self, stream: Tokens, start: int, cursor: I64, place: I64) -> None:
         """Puts the cursor on the context of position `start`."""
