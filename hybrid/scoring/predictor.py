@@ -43,7 +43,7 @@ from ngram.arrays import F32, F64
 from ngram.errors import SeedgramError
 from ngram.online import stream_cache as online
 from ngram.online.match import MatchModel
-from ngram.online.stream_cache import Block, ChunkScores, StreamCache
+from ngram.online.stream_cache import ChunkScores, StreamCache
 from ngram.score_first import Tokens
 
 AHEAD = 8  # blocks that cache and match model may be ahead of network and product, and these of the gate
@@ -56,9 +56,9 @@ Followed = tuple[ChunkScores, dict[int, list[Asked]]]  # an expert's scores of a
 class Noted:
     """What was known of target t before it was looked at, and from which its whole distribution is made; all of it copies.
 
-    features (1, F), and weights (K,), which the gate gives before it learns.  asked: cache and match model, where it is there.  logp, second (1, V), where the network is: the network's
-    and the cache's logarithms that the product, in a block of so many targets, raises to its exponents (1, 2).
-    token, reported: the target and the probability that was reported of it, once it was scored."""
+    features (1, F), and weights (K,), which the gate gives before it learns.  asked: cache and match model, where it is there.
+    logp, second (1, V), where the network is: the network's and the cache's logarithms that the product, in a block of so many targets,
+    raises to its exponents (1, 2).  token, reported: the target and the probability that was reported of it, once it was scored."""
 
     t: int
     features_1F: F32
@@ -220,7 +220,8 @@ class Predictor:
         self, expert: StreamCache | MatchModel, block: ProductBlock, tokens: Tokens, start: int, stop: int, learn: bool
     ) -> Followed:
         """An expert's scores of start … stop-1, and what it says of each watched target when it has learned what stands before it and no more."""
-        step, asked, scores = expert.score_then_update if learn else expert.score, dict[int, list[Asked]](), list[ChunkScores]()
+        step: Callable[..., ChunkScores] = expert.score_then_update if learn else expert.score
+        asked, scores = dict[int, list[Asked]](), list[ChunkScores]()
         if isinstance(expert, StreamCache) and self.product is not None and (wanted := self.product.begin(block)) is not None:
             step = partial(step, block=wanted)
         watched = self._watch[np.searchsorted(self._watch, start) : np.searchsorted(self._watch, stop)].tolist()

@@ -65,7 +65,8 @@ class Block:
         self.parts = old._replace(cells=cells, values=values)
 
 
-NO_PARTS = RowParts(np.zeros((0, 0), np.int64), *np.zeros((1, 0)), *np.zeros((2, 0), np.int64), *np.zeros((2, 0)), np.zeros(4, np.int64))
+_NONE, _NOWHERE = np.zeros(0), np.zeros(0, np.int64)
+NO_PARTS = RowParts(np.zeros((0, 0), np.int64), _NONE, _NOWHERE, _NOWHERE, _NONE, _NONE, _NOWHERE)
 
 
 @dataclass(frozen=True)

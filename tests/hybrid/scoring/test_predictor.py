@@ -109,9 +109,9 @@ def test_eval_says_which_position_is_not_what_its_distribution_says(art, text, m
     place = evaluate.watched(text)[0]
     honest = StreamCache.score_then_update
 
-    def learned_first(self, tokens, start, stop):
+    def learned_first(self, tokens, start, stop, **more):
         honest(self, tokens, start, stop)
-        return self.score(tokens, start, stop)
+        return self.score(tokens, start, stop, **more)
 
     monkeypatch.setattr(StreamCache, "score_then_update", learned_first)
     with pytest.raises(CheckError, match=f"position {place}: .*; the score is not printed"):

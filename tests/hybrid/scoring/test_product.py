@@ -75,19 +75,20 @@ def test_the_path_to_the_targets_alone_says_the_same_in_double_and_nearly_so_in_
     cache, where = OnlineCache(counts.table()), np.arange(1, 60)
     first, exponents = rows_of(random, 59, size), random.normal(size=(59, 2))
     expected = product_of(first, cache.rows(histories(tokens, where, 4, 1)), exponents)[where - 1, tokens[1:]]
-    scorer, logp = ProductScorer(cache, 59), torch.from_numpy(np.log(first)).to(device)
+    scorer, logp = ProductScorer(), torch.from_numpy(np.log(first)).to(device)
     for kind, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
         for begin, end, cut in ((1, 60, 30), (1, 51, 20), (21, 60, 22)):  # read in one go, scored in two; memory is used again
-            block = [(begin, logp[begin - 1 : end - 1].to(kind))]
-            scorer.open(tokens, begin, end, block)
+            neural, block = logp[begin - 1 : end - 1].to(kind), scorer.open(tokens, begin, end, cache)
             for a, b in ((begin, cut), (cut, end)):
-                found = scorer.score(tokens, [(a, block[0][1][a - begin : b - begin])], exponents[a - 1 : b - 1])
-                np.testing.assert_allclose(found, expected[a - 1 : b - 1], rtol=tolerance)
+                cache.score(tokens, a, b, block=scorer.begin(block))
+                found = scorer.score(tokens, block, [(a, neural[a - begin : b - begin])], exponents[a - 1 : b - 1])
+                np.testing.assert_allclose(found.cpu(), expected[a - 1 : b - 1], rtol=tolerance)
             for t in (begin, end - 1):
-                neural = block[0][1][t - begin : t - begin + 1]
-                row = scorer.rows(neural, scorer.second(tokens, t, neural), exponents[t - 1 : t], end - begin)[0].cpu().numpy()
+                logp_1V = neural[t - begin : t - begin + 1]
+                row = scorer.rows(logp_1V, scorer.second(tokens, block, t, logp_1V), exponents[t - 1 : t], end - begin)[0].cpu().numpy()
                 assert abs(row.sum() - 1) <= 10 * tolerance
-                assert row[tokens[t]] == scorer.score(tokens, [(t, neural)], exponents[t - 1 : t])[0]
+                assert row[tokens[t]] == scorer.score(tokens, block, [(t, logp_1V)], exponents[t - 1 : t])[0]
+            assert torch.equal(block.rows(begin, end, logp.device).cpu(), block.spread(begin, end, torch.device("cpu")))
 
 
 def test_exponents_are_linear_in_clipped_standardised_features_whatever_the_batch():
