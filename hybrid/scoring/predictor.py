@@ -22,7 +22,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from threading import Lock
@@ -37,39 +36,19 @@ from hybrid.parallel.ranks import Ranks, peers
 from hybrid.scoring.mixture import EXPERTS, MATCH, NEURAL, NGRAM, PRODUCT, Mixture, features_of
 from hybrid.scoring.network import Network, NeuralScores, Rows, rows_of
 from hybrid.scoring.options import READ_TOKENS
-from hybrid.scoring.product import Kept, ProductBlock, ProductScorer
+from hybrid.scoring.product import Kept, ProductScorer
 from hybrid.scoring.scores import BlendScores, check_row, joined
 from ngram.arrays import F32, F64
 from ngram.errors import SeedgramError
 from ngram.online import stream_cache as online
 from ngram.online.match import MatchModel
-from ngram.online.stream_cache import ChunkScores, StreamCache
+from ngram.online.stream_cache import Block, ChunkScores, StreamCache
 from ngram.score_first import Tokens
 
 AHEAD = 8  # blocks that cache and match model may be ahead of network and product, and these of the gate
-TOGETHER = 64  # watched targets whose rows are made at once, with one transfer from the device
 Asked = tuple[F64, F32]  # distribution (V,) and features (1, F) of a target, by an expert that has not seen it
-Followed = tuple[ChunkScores, dict[int, list[Asked]]]  # an expert's scores of a stretch, and what it was asked of watched targets
-
-
-@dataclass
-class Noted:
-    """What was known of target t before it was looked at, and from which its whole distribution is made; all of it copies.
-
-    features (1, F), and weights (K,), which the gate gives before it learns.  asked: cache and match model, where it is there.
-    logp, second (1, V), where the network is: the network's and the cache's logarithms that the product, in a block of so many targets,
-    raises to its exponents (1, 2).  token, reported: the target and the probability that was reported of it, once it was scored."""
-
-    t: int
-    features_1F: F32
-    asked: Sequence[Asked]
-    logp_1V: Tensor
-    second_1V: Tensor
-    exponents_12: F64
-    block: int
-    weights_K: F64 | None = None
-    token: int = 0
-    reported: float = 0.0
+Told = tuple[ChunkScores, dict[int, Asked]]  # an expert's scores of a stretch, and what it said of watched targets
+Said = tuple[F32, list[F64], Tensor]  # of a target: features (1, F); distributions (V,) by cache and match model; on the device, see `_said`
 
 
 class Predictor:
@@ -77,8 +56,8 @@ class Predictor:
 
     match None, product False: these experts have no say.  by_chunk: see the module.  online False: nothing learns.
     product: the scorer of that expert where it is not to be made here.  twin: a cache as `cache` is; the two take turns with the product's blocks.
-    watch: positions whose whole distribution is made from what was known before they were scored.  Many at a time, and the last ones at the end
-    of the stream, they are held against what was reported: CheckError where they do not say that.
+    watch: positions whose whole distribution is made from what was known before they were scored; CheckError where it does not say the
+    reported probability.
     collect: keep every piece's features and expert probabilities; keep_rows: and what a fit of the product needs."""
 
     def __init__(
@@ -105,9 +84,8 @@ class Predictor:
         self._caches = [cache] if twin is None else [cache, twin]
         self._threads = {name: ThreadPoolExecutor(1) for name in (*map(id, self._caches), "match", "gate")}
         self._beside = False  # whether they are used
-        self._block = ProductBlock(0, 0, cache)  # the open one
+        self._block = Block(cache, 0, 0)  # the open one
         self._watch = np.unique(np.asarray(watch, np.int64))
-        self._noted = list[Noted]()  # of watched targets that were scored
         self._scored = list[tuple[F32, F64]]()  # of the pending chunk; no score depends on it, so no digest sees it
         self.checked = 0  # positions whose row was compared
         self.collected: list[tuple[F32, F64]] = []
@@ -137,9 +115,8 @@ class Predictor:
         if neural.rows is None or not len(neural.rows):
             return None
         block = self._opened(tokens, t)
-        noted = self._note(tokens, t, neural, block, [self._ask(expert, tokens, t) for expert in (block.cache, self.match) if expert is not None])
-        noted.weights_K = self.mixture.weights(noted.features_1F)[0]
-        return next(self._rows([noted]))
+        said = self._said(tokens, t, neural, block, [self._ask(expert, tokens, t) for expert in (block.cache, self.match) if expert is not None])
+        return self._mixed_row(self.mixture.weights(said[0])[0], said)
 
     def close(self) -> None:
         """Ends the helper threads."""
@@ -161,77 +138,68 @@ class Predictor:
         start = 1 + (t - 1) // self.mixture.chunk_tokens * self.mixture.chunk_tokens
         return start, min(start + self.mixture.chunk_tokens, size)
 
-    def _opened(self, tokens: Tokens, t: int) -> ProductBlock:
-        """The block of target t, which becomes the open one: the whole chunk, where there is no product."""
+    def _opened(self, tokens: Tokens, t: int) -> Block:
+        """The block of target t, which becomes the open one; a chunk is one where there is no product."""
         if not self._block.start <= t < self._block.start + self._block.size:
             first, stop = self._chunk(len(tokens), t)
             if self.product is not None:
                 first += (t - first) // self.read_tokens * self.read_tokens
                 stop = min(first + self.read_tokens, stop)
-            cache = self._caches[self._block.cache is self.cache and len(self._caches) > 1]
-            self._block = ProductBlock(first, stop - first, cache) if self.product is None else self.product.open(tokens, first, stop, cache)
+                self.product.open(tokens, first)
+            self._block = Block(self._caches[self._block.cache is self._caches[0] and -1], first, stop - first)
         return self._block
 
     # ---- scoring -------------------------------------------------------------------------------------------------
 
     def _score(self, tokens: Tokens, start: int, stop: int, *, learn: bool) -> BlendScores:
         """Any range; with `learn`, what learns after every token or chunk does."""
-        self._beside = self.network.ahead and not self.by_chunk
-        scored = list[Future[BlendScores]]()
-        for a, b, block, reading in self._readings(tokens, start, stop, learn and not self.by_chunk):
-            counted, *copied = (future.result() for future in reading)
-            scored.append(self._on("gate", self._finish, tokens, a, b, *self._multiplied(tokens, a, b, block, counted, copied), learn))
-            if len(scored) > AHEAD:
-                scored[-AHEAD].result()
+        self._beside, scored = self.network.ahead and not self.by_chunk, list[Future[BlendScores]]()
+        for a, b, block, reading in self._read(tokens, start, stop, learn and not self.by_chunk):
+            told = [one.result() for one in reading]
+            scored.append(self._on("gate", self._finish, tokens, a, b, learn, *self._multiply(tokens, a, b, block, told)))
+            scored[max(0, len(scored) - AHEAD)].result()
             first, end = self._chunk(len(tokens), a)
             if self.by_chunk and learn and b == end < len(tokens):
                 self._learn_chunk(tokens, first, end)
         return joined([one.result() for one in scored])
 
-    def _readings(
-        self, tokens: Tokens, start: int, stop: int, learn: bool
-    ) -> Iterator[tuple[int, int, ProductBlock, list[Future[Followed]]]]:
-        """start … stop-1 cut where blocks end: cache and match model follow each piece, ahead of whoever asks; with `learn` they learn."""
-        waiting = deque[tuple[int, int, ProductBlock, list[Future[Followed]]]]()
+    def _read(self, tokens: Tokens, start: int, stop: int, learn: bool) -> Iterator[tuple[int, int, Block, list[Future[Told]]]]:
+        """start … stop-1 cut where blocks end; cache and match model, which with `learn` learn it, are ahead of whoever asks."""
+        reading = deque[tuple[int, int, Block, list[Future[Told]]]]()
         while start < stop:
             block = self._opened(tokens, start)
-            end = min(stop, block.start + block.size)
-            reading = [self._on(id(block.cache), self._follow, block.cache, block, tokens, start, end, learn)]
+            a, start = start, min(stop, block.start + block.size)
+            experts = [(id(block.cache), block.cache)] + [("match", self.match)] * (self.match is not None)
+            reading.append((a, start, block, [self._on(name, self._follow, expert, block, tokens, a, start, learn) for name, expert in experts]))
             for cache in self._caches:
                 if learn and cache is not block.cache:
-                    self._on(id(cache), cache.update, tokens, start, end)
-            if self.match is not None:
-                reading.append(self._on("match", self._follow, self.match, block, tokens, start, end, learn))
-            waiting.append((start, end, block, reading))
-            start = end
-            if len(waiting) > AHEAD * self._beside:
-                yield waiting.popleft()
-        yield from waiting
+                    self._on(id(cache), cache.update, tokens, a, start)
+            if len(reading) > AHEAD * self._beside:
+                yield reading.popleft()
+        yield from reading
 
-    def _on(self, name: str | int, task: Callable[..., Any], *given: Any) -> Future[Any]:
-        """Has it done on that thread, or here and now."""
+    def _on(self, thread: str | int, task: Callable[..., Any], *given: Any) -> Future[Any]:
+        """Has it done there, or here and now."""
         if self._beside:
-            return self._threads[name].submit(task, *given)
+            return self._threads[thread].submit(task, *given)
         done = Future[Any]()
         done.set_result(task(*given))
         return done
 
-    def _follow(
-        self, expert: StreamCache | MatchModel, block: ProductBlock, tokens: Tokens, start: int, stop: int, learn: bool
-    ) -> Followed:
+    def _follow(self, expert: StreamCache | MatchModel, block: Block, tokens: Tokens, start: int, stop: int, learn: bool) -> Told:
         """An expert's scores of start … stop-1, and what it says of each watched target when it has learned what stands before it and no more."""
         step: Callable[..., ChunkScores] = expert.score_then_update if learn else expert.score
-        asked, scores = dict[int, list[Asked]](), list[ChunkScores]()
-        if isinstance(expert, StreamCache) and self.product is not None and (wanted := self.product.begin(block)) is not None:
-            step = partial(step, block=wanted)
+        if expert is block.cache and self.product is not None and self.product.by_parts:
+            step = partial(step, block=block)
+        asked, scores = dict[int, Asked](), list[ChunkScores]()
         watched = self._watch[np.searchsorted(self._watch, start) : np.searchsorted(self._watch, stop)].tolist()
         for a, b in pairwise(sorted({start, stop, *watched})):
             if a in watched:
                 with self._timed("check"):
-                    asked[a] = [self._ask(expert, tokens, a)]
-            with self._timed("match" if expert is self.match else "cache"):
+                    asked[a] = self._ask(expert, tokens, a)
+            with self._timed("cache" if expert is block.cache else "match"):
                 scores.append(step(tokens, a, b))
-        return ChunkScores(np.concatenate([one.prob for one in scores]), np.concatenate([one.features for one in scores])), asked
+        return ChunkScores(*(np.concatenate([getattr(one, name) for one in scores]) for name in ("prob", "features"))), asked
 
     def _ask(self, expert: StreamCache | MatchModel, tokens: Tokens, t: int) -> Asked:
         if isinstance(expert, MatchModel):
@@ -240,59 +208,59 @@ class Predictor:
         expert.fill_range(tokens, t, t + 1, row_1V, told_1F)
         return row_1V[0], told_1F
 
-    def _multiplied(
-        self, tokens: Tokens, start: int, stop: int, block: ProductBlock, counted: Followed, copied: Sequence[Followed]
-    ) -> tuple[F32, F64, Tensor | None, list[Noted]]:
-        """Features (n, F), probabilities (n, K), the product's (n,) apart, on the device, and what is noted of watched targets."""
+    def _multiply(
+        self, tokens: Tokens, start: int, stop: int, block: Block, told: Sequence[Told]
+    ) -> tuple[F32, F64, Tensor | None, dict[int, Said]]:
+        """Features (n, F), probabilities (n, K), the product's (n,) apart and on the device, and `_said` of watched targets."""
         pieces, probs_nK = self.network.take(tokens, start, stop), np.zeros((stop - start, len(EXPERTS)))
         probs_nK[:, NEURAL] = np.exp(-np.concatenate([piece.nll_nats for piece in pieces]))
-        for expert, (told, _) in zip((NGRAM, MATCH), (counted, *copied), strict=False):
-            probs_nK[:, expert] = told.prob
-        features_nF = features_of(np.concatenate([piece.features() for piece in pieces]), counted[0].features, *(told.features for told, _ in copied))
-        product_n = None
-        if self.product is not None:
-            with self._timed("product"):
-                product_n = self._product(tokens, start, stop, block, rows_of(pieces), features_nF)
+        for expert, (scores, _) in zip((NGRAM, MATCH), told, strict=False):
+            probs_nK[:, expert] = scores.prob
+        features_nF = features_of(np.concatenate([piece.features() for piece in pieces]), *(scores.features for scores, _ in told))
+        with self._timed("product"):
+            product_n = self._product(tokens, start, stop, block, rows_of(pieces), features_nF) if self.product is not None else None
         with self._timed("check"):
-            noted = [
-                self._note(tokens, t, at, block, [*asked, *(one for _, also in copied for one in also[t])])
-                for t, asked in counted[1].items()
-                if rows_of([at := self.network.look(tokens, t)])
-            ]
-        return features_nF, probs_nK, product_n, noted
+            neural = {t: self.network.look(tokens, t) for t in told[0][1]}
+            said = {t: self._said(tokens, t, at, block, [asked[t] for _, asked in told]) for t, at in neural.items() if rows_of([at])}
+        return features_nF, probs_nK, product_n, said
 
-    def _product(self, tokens: Tokens, start: int, stop: int, block: ProductBlock, mine: Sequence[Rows], features_nF: F32) -> Tensor:
+    def _product(self, tokens: Tokens, start: int, stop: int, block: Block, mine: Sequence[Rows], features_nF: F32) -> Tensor:
         """(n,) float64; 0 where no rank has the network's row."""
         assert self.product is not None
-        found_S, where = torch.zeros(0), np.concatenate([np.zeros(0, np.int64), *(np.arange(t, t + len(rows)) for t, rows in mine)]) - start
+        where, product_n = np.concatenate([np.zeros(0, np.int64), *(np.arange(t, t + len(rows)) for t, rows in mine)]) - start, torch.zeros(0)
         if mine:
-            found_S = self.product.score(tokens, block, mine, self.mixture.exponents(features_nF[where]))
+            product_n = self.product.score(tokens, block, mine, self.mixture.exponents(features_nF[where]))
         shared = self.ranks is not None and self.ranks.world > 1
-        if len(where) == stop - start and not shared:
-            return found_S
-        product_n = torch.zeros(stop - start, dtype=torch.float64)
-        product_n[torch.from_numpy(where)] = found_S.double().cpu()
+        if shared or len(where) < stop - start:
+            found_S, product_n = product_n, torch.zeros(stop - start, dtype=torch.float64)
+            product_n[torch.from_numpy(where)] = found_S.double().cpu()
         if self.ranks is not None and shared:
             with peers():
                 dist.all_reduce(product_n, group=self.ranks.patient_group)  # zero elsewhere: the sum is an exact gather
         return product_n
 
-    def _note(self, tokens: Tokens, t: int, neural: NeuralScores, block: ProductBlock, asked: Sequence[Asked]) -> Noted:
-        """Target t, whose network row is here."""
+    def _said(self, tokens: Tokens, t: int, neural: NeuralScores, block: Block, asked: Sequence[Asked]) -> Said:
+        """What is known of target t before it is seen.  On the device (1 or 2, V) float64: the network's logarithms, the product."""
         assert neural.rows is not None
-        features_1F = features_of(neural.features(), *(told for _, told in asked))
-        logp_1V = second_1V = neural.rows.clone()
+        features_1F, there = features_of(neural.features(), *(told for _, told in asked)), [neural.rows[0].double()]
         if self.product is not None:
-            second_1V = self.product.second(tokens, block, t, logp_1V)
-        return Noted(t, features_1F, asked, logp_1V, second_1V, self.mixture.exponents(features_1F), block.size)
+            there.append(self.product.row(tokens, block, t, neural.rows, self.mixture.exponents(features_1F)))
+        return features_1F, [row_V for row_V, _ in asked], torch.stack(there)
+
+    def _mixed_row(self, weights_K: F64, said: Said) -> F64:
+        """(V,) float64: the whole distribution."""
+        rows_KV, (_, host, there) = np.zeros((len(EXPERTS), self.cache.vocab_size)), said
+        rows_KV[NGRAM : NGRAM + len(host)] = host  # and MATCH
+        rows_KV[NEURAL : NEURAL + len(there)] = there.cpu().numpy()  # and PRODUCT
+        rows_KV[NEURAL] = np.exp(rows_KV[NEURAL])
+        return self.mixture.mixed_row(weights_K, rows_KV)
 
     def _finish(
-        self, tokens: Tokens, start: int, stop: int, features_nF: F32, probs_nK: F64, product_n: Tensor | None, noted: Sequence[Noted], learn: bool
+        self, tokens: Tokens, start: int, stop: int, learn: bool, features_nF: F32, probs_nK: F64, product_n: Tensor | None, said: dict[int, Said]
     ) -> BlendScores:
-        """Mixes a piece and, with `learn`, has the gate learn it; holds watched targets against their distributions."""
+        """Mixes a piece, holds its watched targets against their distributions and, with `learn`, has the gate learn it."""
         with self._timed("check"):
-            for one in noted:
-                one.weights_K = self.mixture.weights(one.features_1F)[0]
+            rows = {t: self._mixed_row(self.mixture.weights(one[0])[0], one) for t, one in said.items()}
         if product_n is not None:
             with self._timed("product"):
                 probs_nK[:, PRODUCT] = product_n.cpu().numpy()
@@ -301,45 +269,16 @@ class Predictor:
         with self._timed("gate"):
             weights_nK = self.mixture.weights(features_nF)
             mixed_n = self.mixture.mixed(weights_nK, probs_nK)
+        with self._timed("check"):
+            for t, row_V in rows.items():
+                check_row(row_V, int(tokens[t]), float(mixed_n[t - start]), t)
+                self.checked += 1
         self._scored.append((features_nF, probs_nK))
         if self.collect:
             self.collected.append(self._scored[-1])
         if learn:
             self._teach_gate()
-        with self._timed("check"):
-            for one in noted:
-                one.token, one.reported = int(tokens[one.t]), float(mixed_n[one.t - start])
-                if self._noted and (one.block != self._noted[0].block or len(self._noted) >= min(TOGETHER, one.block)):
-                    self._settle()
-                self._noted.append(one)
-            if stop == len(tokens):
-                self._settle()
         return BlendScores(probs_nK, mixed_n, weights_nK)
-
-    def _settle(self) -> None:
-        """Holds what was reported of the noted targets against their whole distributions."""
-        for one, row_V in zip(self._noted, self._rows(self._noted), strict=True):
-            check_row(row_V, one.token, one.reported, one.t)
-            self.checked += 1
-        self._noted = []
-
-    def _rows(self, noted: Sequence[Noted]) -> Iterator[F64]:
-        """(V,) float64: the whole distribution of each."""
-        if not noted:
-            return
-        logp_SV, second_SV = (torch.cat([getattr(one, name) for one in noted]) for name in ("logp_1V", "second_1V"))
-        made = [logp_SV.double()]
-        if self.product is not None:
-            made.append(self.product.rows(logp_SV, second_SV, np.concatenate([one.exponents_12 for one in noted]), noted[0].block))
-        made_ESV = torch.stack(made).cpu().numpy()
-        for i, one in enumerate(noted):
-            rows_KV = np.zeros((len(EXPERTS), self.cache.vocab_size))
-            rows_KV[: len(made)] = made_ESV[:, i]  # NEURAL, PRODUCT
-            rows_KV[NEURAL] = np.exp(rows_KV[NEURAL])
-            for expert, (row_V, _) in zip((NGRAM, MATCH), one.asked, strict=False):
-                rows_KV[expert] = row_V
-            assert one.weights_K is not None
-            yield self.mixture.mixed_row(one.weights_K, rows_KV)
 
     def _teach_gate(self) -> None:
         with self._timed("gate"):

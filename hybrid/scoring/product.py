@@ -15,11 +15,11 @@ from torch import Tensor
 
 from hybrid.scoring.network import Rows
 from ngram import threads
-from ngram.arrays import F64, I64
+from ngram.arrays import F64
 from ngram.blending.gate import FALLBACK_EXPONENTS, LEAST
 from ngram.online.kernels import LISTS
 from ngram.online.rows import fill_from_parts
-from ngram.online.stream_cache import Block, StreamCache
+from ngram.online.stream_cache import Block
 from ngram.score_first import Tokens
 
 LEAST_ROWS = 32  # that are worth a thread
@@ -37,102 +37,48 @@ class Kept:
     targets_S: Tensor
 
 
-class ProductBlock:
-    """A block of the product: targets start … start + size - 1, which `cache` counts.
-
-    block: what it says of them, filled as they are counted; None: `ProductScorer` reads its rows otherwise.  entries: what block's cells and
-    values lie in, for the device.  read: first target and log-probabilities (S, V) by the cache of what was scored last."""
-
-    def __init__(self, start: int, size: int, cache: StreamCache) -> None:
-        self.start, self.size, self.cache = start, size, cache
-        self.block: Block | None = None
-        self.entries = list[Tensor]()
-        self.read: tuple[int, Tensor] | None = None
-
-    def begin(self) -> None:
-        """To be called when the cache has counted what stands before the block, and no more."""
-
-        def memory(entries: int) -> tuple[I64, F64]:  # that the device reads by itself
-            self.entries = [torch.empty(entries, dtype=kind, pin_memory=torch.cuda.is_initialized()) for kind in (torch.int64, torch.float64)]
-            return self.entries[0].numpy(), self.entries[1].numpy()
-
-        if self.block is None:
-            self.block = Block(self.cache, self.start, self.size, memory)
-
-    def rows(self, first: int, last: int, device: torch.device) -> Tensor:
-        """(S, V) float64 distributions of targets first … last-1 of the block, on the device; to the same bits on each."""
-        assert self.block is not None
-        if device.type != "cpu":
-            return self.spread(first, last, device)
-        parts, rows_SV = self.block.parts, np.empty((last - first, self.cache.vocab_size))
-        step = max(LEAST_ROWS, -(-len(rows_SV) // threads.COUNT))
-        threads.each(lambda at: fill_from_parts(parts, first - self.start + at, rows_SV[at : at + step]), range(0, len(rows_SV), step))
-        return torch.from_numpy(rows_SV)
-
-    def spread(self, first: int, last: int, device: torch.device) -> Tensor:
-        """`rows` by a few operations on whole arrays."""
-        assert self.block is not None
-        parts, size, inside = self.block.parts, last - first, slice(first - self.start, last - self.start)
-        lists = int(parts.meta[LISTS]) + 1
-        cells_E, values_E = (part[: int(parts.starts[lists])].to(device, non_blocking=True) for part in self.entries)
-        lists_KS, shares_L, unigram_V = (torch.from_numpy(part).to(device) for part in (parts.lists[:, inside], parts.shares[:lists], parts.unigram))
-        children_LV = torch.zeros(lists, len(parts.unigram), dtype=torch.float64, device=device)
-        children_LV.view(-1)[cells_E] = values_E
-        rows_SV = unigram_V.repeat(size, 1)
-        for lists_S, shares_S in zip(lists_KS, shares_L[lists_KS], strict=True):
-            rows_SV = rows_SV * shares_S[:, None]
-            rows_SV += children_LV[lists_S]
-        return rows_SV
-
-
 class ProductScorer:
-    """The product's probabilities, from the network's rows and the cache's.
+    """The product's probabilities, from the network's rows and the cache's, which are those of the beginning of a block: `open`, before its cache
+    counts any of it, then `score` and `row` for targets that it has counted since.
 
-    The cache's rows are those of the beginning of a block: `open`, then `begin` on the thread of the block's cache, then `score` and `second` for targets
-    that it has counted since.  kept: what was scored, where `keep` is set."""
+    by_parts: the block's parts must be filled as its targets are counted.  kept: what was scored, where `keep` is set."""
+
+    by_parts = True
 
     def __init__(self, *, keep: bool = False) -> None:
         self.keep, self.kept = keep, list[Kept]()
+        self._read = 0, torch.empty(0, 0)  # first target, and the cache's log-probabilities (S, V), of what was scored last
 
-    def open(self, tokens: Tokens, start: int, stop: int, cache: StreamCache) -> ProductBlock:
-        """The block of targets start … stop-1."""
-        return ProductBlock(start, stop - start, cache)
+    def open(self, tokens: Tokens, start: int) -> None:
+        """A block begins there."""
 
-    def begin(self, block: ProductBlock) -> Block | None:
-        """What the cache is to fill."""
-        block.begin()
-        return block.block
-
-    def score(self, tokens: Tokens, block: ProductBlock, mine: Sequence[Rows], exponents_S2: F64) -> Tensor:
+    def score(self, tokens: Tokens, block: Block, mine: Sequence[Rows], exponents_S2: F64) -> Tensor:
         """(S,) float64 probabilities, on the device, of the targets whose network rows are in `mine`, all of them in the block."""
-        first, last = mine[0][0], mine[-1][0] + len(mine[-1][1])
-        where = np.concatenate([np.arange(t, t + len(rows)) for t, rows in mine])
-        logp_SV = torch.cat([rows for _, rows in mine])
-        targets, at = (torch.from_numpy(array).to(logp_SV.device) for array in (tokens[where].astype(np.int64), where - first))
-        block.read = first, self._log_rows(tokens, block, first, last, logp_SV)
-        second_SV = block.read[1] if len(where) == last - first else block.read[1][at]
+        where, logp_SV = np.concatenate([np.arange(t, t + len(rows)) for t, rows in mine]), torch.cat([rows for _, rows in mine])
+        targets, at = (torch.from_numpy(array).to(logp_SV.device) for array in (tokens[where].astype(np.int64), where - where[0]))
+        self._read = int(where[0]), self._log_rows(tokens, block, int(where[0]), int(where[-1]) + 1, logp_SV)
+        second_SV = self._read[1] if len(at) == len(self._read[1]) else self._read[1][at]
         if self.keep:
             self.kept.append(Kept(logp_SV, second_SV, targets))
         mixed_SV, whole_S = self._mix(logp_SV, second_SV, exponents_S2, block.size)
         return torch.exp(-(whole_S - mixed_SV.gather(1, targets[:, None])[:, 0]).double())
 
-    def second(self, tokens: Tokens, block: ProductBlock, t: int, like: Tensor) -> Tensor:
-        """(1, V) the cache's log-probabilities of target t of the block, which was scored last or comes next; a copy."""
-        wanted = self.begin(block)
-        if wanted is not None and block.read is not None and block.read[0] <= t < block.read[0] + len(block.read[1]):
-            return block.read[1][t - block.read[0]][None].clone()
-        if wanted is not None:
-            block.cache.score(tokens, t, t + 1, block=wanted)
-        return self._log_rows(tokens, block, t, t + 1, like)
+    def row(self, tokens: Tokens, block: Block, t: int, logp_1V: Tensor, exponents_12: F64) -> Tensor:
+        """(V,) float64, on the device: the whole distribution of target t, which was scored last or comes next; its entries are the bits that
+        `score` gives."""
+        at = t - self._read[0]
+        if self.by_parts and 0 <= at < len(self._read[1]):
+            second_1V = self._read[1][at : at + 1]
+        else:
+            if self.by_parts:
+                block.cache.score(tokens, t, t + 1, block=block)
+            second_1V = self._log_rows(tokens, block, t, t + 1, logp_1V)
+        mixed_1V, whole_1 = self._mix(logp_1V, second_1V, exponents_12, block.size)
+        return torch.exp(-(whole_1[:, None] - mixed_1V).double())[0]
 
-    def rows(self, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64, block: int) -> Tensor:
-        """(S, V) float64: whole distributions of targets of blocks of so many; their entries are the bits that `score` gives."""
-        mixed_SV, whole_S = self._mix(logp_SV, second_SV, exponents_S2, block)
-        return torch.exp(-(whole_S[:, None] - mixed_SV).double())
-
-    def _log_rows(self, tokens: Tokens, block: ProductBlock, first: int, last: int, like: Tensor) -> Tensor:
+    def _log_rows(self, tokens: Tokens, block: Block, first: int, last: int, like: Tensor) -> Tensor:
         """(S, V) log-probabilities by the cache of targets first … last-1."""
-        return block.rows(first, last, like.device).clamp_min_(LEAST).log_().to(like.dtype)
+        return rows_on(block, first, last, like.device).clamp_min_(LEAST).log_().to(like.dtype)
 
     @torch.inference_mode()
     def _mix(self, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64, block: int) -> tuple[Tensor, Tensor]:
@@ -147,6 +93,32 @@ class ProductScorer:
         mixed_SV = _mixed(logp_SV, second_SV, exponents.to(logp_SV.device))
         kept = len(mixed_SV) - spare
         return mixed_SV[:kept], torch.logsumexp(mixed_SV, 1)[:kept]
+
+
+def rows_on(block: Block, first: int, last: int, device: torch.device) -> Tensor:
+    """(S, V) float64 distributions by the cache of targets first … last-1 of the block, to the same bits on every device."""
+    if device.type != "cpu":
+        return spread(block, first, last, device)
+    rows_SV = np.empty((last - first, block.cache.vocab_size))
+    step = max(LEAST_ROWS, -(-len(rows_SV) // threads.COUNT))
+    threads.each(lambda at: fill_from_parts(block.parts, first - block.start + at, rows_SV[at : at + step]), range(0, len(rows_SV), step))
+    return torch.from_numpy(rows_SV)
+
+
+def spread(block: Block, first: int, last: int, device: torch.device) -> Tensor:
+    """The same, by few operations on whole arrays."""
+    parts = block.parts
+    lists = int(parts.meta[LISTS]) + 1
+    entries, used = int(parts.starts[lists]), parts.lists[:, first - block.start : last - block.start]
+    arrays = parts.cells[:entries], parts.values[:entries], used, parts.shares[:lists], parts.unigram
+    cells_E, values_E, lists_KS, shares_L, unigram_V = (torch.from_numpy(array).to(device, non_blocking=True) for array in arrays)
+    children_LV = torch.zeros(lists, len(unigram_V), dtype=torch.float64, device=device)
+    children_LV.view(-1)[cells_E] = values_E
+    rows_SV = unigram_V.repeat(last - first, 1)
+    for lists_S, shares_S in zip(lists_KS, shares_L[lists_KS], strict=True):
+        rows_SV *= shares_S[:, None]
+        rows_SV += children_LV[lists_S]
+    return rows_SV
 
 
 def fit(x_NF: F64, kept: Sequence[Kept]) -> F64:

@@ -19,14 +19,14 @@ from hybrid.scoring.build import predictor_of
 from hybrid.scoring.network import Network, NeuralScores
 from hybrid.scoring.options import EvalOptions
 from hybrid.scoring.predictor import Predictor
-from hybrid.scoring.product import ProductBlock, ProductScorer
+from hybrid.scoring.product import ProductScorer
 from hybrid.scoring.test_time_training import AdaptedNetwork
 from hybrid.scoring.windows import batch_of, score_windows, windows
 from hybrid.storing.artifact import Artifact
 from ngram.arrays import F64
 from ngram.blending.gate import LEAST
 from ngram.errors import SeedgramError
-from ngram.online.stream_cache import StreamCache
+from ngram.online.stream_cache import Block, StreamCache
 from ngram.score_first import Tokens
 
 
@@ -116,20 +116,18 @@ class SteppedProduct(ProductScorer):
 
     twin: a second cache, which learns a block of targets when the next begins; None: the cache itself stands still for a block."""
 
+    by_parts = False
+
     def __init__(self, twin: StreamCache | None) -> None:
         super().__init__()
         self._twin, self._learned = twin, 1
 
-    def open(self, tokens: Tokens, start: int, stop: int, cache: StreamCache) -> ProductBlock:
+    def open(self, tokens: Tokens, start: int) -> None:
         if self._twin is not None:
             self._twin.update(tokens, self._learned, start)
             self._learned = start
-        return super().open(tokens, start, stop, cache)
 
-    def begin(self, block: ProductBlock) -> None:
-        return None
-
-    def _log_rows(self, tokens: Tokens, block: ProductBlock, first: int, last: int, like: Tensor) -> Tensor:
+    def _log_rows(self, tokens: Tokens, block: Block, first: int, last: int, like: Tensor) -> Tensor:
         cache = self._twin or block.cache
         rows_SV = np.empty((last - first, cache.vocab_size))
         cache.fill_range(tokens, first, last, rows_SV)

@@ -5,7 +5,6 @@ then shorter ones up to and including the first that was already seen.  A shorte
 token before it, as Kneser-Ney wants, without keeping sets of neighbours.  (Kneser & Ney 1995; update exclusion: Moffat 1990.)
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -36,33 +35,29 @@ ENTRIES = 256  # of lists for each target that RowParts have room for at first
 SLACK = 1 << 20  # room for growth from the start: pages that are never written take no memory
 
 
-Memory = Callable[[int], tuple[I64, F64]]
-
-
-def plain(entries: int) -> tuple[I64, F64]:
-    """Room for cells and values of RowParts."""
-    return np.empty(entries, np.int64), np.empty(entries)
-
-
 class Block:
-    """What a cache says of targets start … start + size - 1, as it stands now; `parts` are filled while it counts them.  memory: see `plain`."""
+    """Targets start … start + size - 1, which `cache` counts; parts: what it said of them before it counted any, filled as it does."""
 
-    def __init__(self, cache: "StreamCache", start: int, size: int, memory: Memory = plain) -> None:
-        lengths, self.memory, unigram = cache.order - 1, memory, np.empty(cache.vocab_size)
+    def __init__(self, cache: "StreamCache", start: int, size: int) -> None:
+        self.cache, self.start, self.size, self.parts = cache, start, size, NO_PARTS
+
+    def begin(self) -> None:
+        """To be called when all before the block is counted, and no more; later calls change nothing."""
+        if self.parts is not NO_PARTS:
+            return
+        cache, lengths, unigram = self.cache, self.cache.order - 1, np.empty(self.cache.vocab_size)
         rows.fill_unigram_row(cache.state, unigram)
-        most = lengths * size
+        most, room = lengths * self.size, ENTRIES * self.size + 4 * cache.vocab_size
         if cache.serial + most > trie.U32_MAX:
             cache.state.nodes[:, trie.SPARE], cache.serial = 0, 0
-        meta = np.array([start, cache.state.meta[trie.N_NODES], 0, cache.serial])
-        lists, starts = np.zeros((lengths, size), np.int64), np.zeros(most + 2, np.int64)
-        self.parts = RowParts(lists, np.ones(most + 1), starts, *memory(ENTRIES * size + 4 * cache.vocab_size), unigram, meta)
+        meta = np.array([self.start, cache.state.meta[trie.N_NODES], 0, cache.serial])
+        lists, starts = np.zeros((lengths, self.size), np.int64), np.zeros(most + 2, np.int64)
+        self.parts = RowParts(lists, np.ones(most + 1), starts, np.empty(room, np.int64), np.empty(room), unigram, meta)
 
     def grow(self) -> None:
         """Makes room for twice as many entries."""
         old = self.parts
-        cells, values = self.memory(2 * len(old.cells))
-        cells[: len(old.cells)], values[: len(old.cells)] = old.cells, old.values
-        self.parts = old._replace(cells=cells, values=values)
+        self.parts = old._replace(cells=np.concatenate([old.cells, old.cells]), values=np.concatenate([old.values, old.values]))
 
 
 _NONE, _NOWHERE = np.zeros(0), np.zeros(0, np.int64)
@@ -171,6 +166,8 @@ class StreamCache:
         return np.empty(size), np.empty((size if features else 0, len(FEATURES)), np.float32)
 
     def _walk(self, stream: Tokens, start: int, stop: int, scores: tuple[F64, F32], learn: bool, block: Block | None = None) -> None:
+        if block is not None:
+            block.begin()
         cursor, place = walk()
         (self._seek if learn else partial(trie.seek, self.state))(stream, start, cursor, place)
         at = start
