@@ -37,12 +37,12 @@ BEGIN, NODES, LISTS, SERIAL = range(4)  # meta of RowParts
 
 
 class RowParts(NamedTuple):
-    """What the cache says of the targets of a block before any of them is counted: K = order - 1, n targets, L lists, E entries.
+    """What n targets' distributions are made of before any of these is counted: K = order - 1, L lists, E entries.
 
-    A distribution begins as unigram (V,) float64.  Each of the target's contexts, the shortest first, multiplies it by its share (L,) float64,
-    which is left to shorter ones, and adds to it the list of its children: cells (E,) int64, list · V + token, and values (E,) float64.
-    lists (K, n) int64: the contexts' lists, of length k + 1 in row k; list 0, with share 1, is empty.  starts (L + 1,) int64: where lists begin.
-    meta (4,) int64: first target, nodes at the beginning of the block, lists that are made, and the number that list 0 has among all of this cache."""
+    A distribution begins as unigram (V,) float64.  Each context, the shortest first, multiplies it by its share (L,) float64, which it leaves to
+    shorter ones, and adds its children: cells (E,) int64, list · V + token, and values (E,) float64.
+    lists (K, n) int64: row k those of contexts of k + 1 tokens; list 0, with share 1, is empty.  starts (L + 1,) int64: where lists begin.
+    meta (4,) int64: first target, nodes there were before it, lists, and the cache's lists before these; -1: contexts have no list in common."""
 
     lists: I64
     shares: F64
@@ -194,57 +194,63 @@ def count_token(state: State, cursor: Array, place: Array, token: int) -> None:
 
 @njit
 def list_contexts(state: State, cursor: Array, i: int, parts: RowParts) -> bool:
-    """Says of target i what its distribution was made of when the block began; False where there is no room for that.
+    """Fills lists[:, i] with what is as it was before any of the targets was counted; False where there is no room.
 
-    A context is listed where the block first meets it: only targets that meet it change it, so nothing was counted in it yet.  A context
-    that the block itself has made was not there, nor a longer one.  Column SPARE of a node is the number of the list that was made last."""
+    A context is listed where they first meet it: nothing was counted in it since, because that takes a meeting.  A context that they have made
+    was not there, nor a longer one.  Column SPARE of a node is the last list that was made of it, counted over all of the cache's."""
     nodes, pool, d, meta = state.nodes, state.pool, state.discounts, parts.meta
     for k in range(1, cursor[0, DEPTH] + 1):
         context = cursor[0, k]
         if context >= meta[NODES]:
             break
-        if np.int64(nodes[context, SPARE]) <= meta[SERIAL]:
-            new, first = meta[LISTS] + 1, np.int64(nodes[context, FIRST])
-            to, end = parts.starts[new], first + (1 << np.int64(nodes[context, SIZE] >> LOG))
+        if parts.lists[k - 1, i] > 0:
+            continue  # before room was made
+        at = np.int64(nodes[context, SPARE]) - meta[SERIAL]
+        if at <= 0 or meta[SERIAL] < 0:
+            at, first = meta[LISTS] + 1, np.int64(nodes[context, FIRST])
+            to, end = parts.starts[at], first + (1 << np.int64(nodes[context, SIZE] >> LOG))
             if to + end - first > len(parts.cells):
                 return False
             total = np.int64(nodes[context, TOTAL])
             if total > 0:
                 scale = 1.0 / total
-                parts.shares[new] = backoff(state, k + 1, context) * scale
-                for at in range(first, end):  # an unused entry is written over by the next one: a branch that nobody can predict costs more
-                    count, token = np.int64(pool[at, COUNT]), np.int64(pool[at, TOKEN])
-                    parts.cells[to] = new * state.settings[1] + token
+                parts.shares[at] = backoff(state, k + 1, context) * scale
+                for i_child in range(first, end):  # an unused entry is written over by the next: a branch that nobody can predict costs more
+                    count, token = np.int64(pool[i_child, COUNT]), np.int64(pool[i_child, TOKEN])
+                    parts.cells[to] = at * state.settings[1] + token
                     parts.values[to] = max(count - d[k, min(count, 3)], 0.0) * scale
                     to += token != EMPTY
-            parts.starts[new + 1], meta[LISTS], nodes[context, SPARE] = to, new, meta[SERIAL] + new
-        parts.lists[k - 1, i] = np.int64(nodes[context, SPARE]) - meta[SERIAL]
+            parts.starts[at + 1], meta[LISTS] = to, at
+            if meta[SERIAL] >= 0:
+                nodes[context, SPARE] = meta[SERIAL] + at
+        parts.lists[k - 1, i] = at
     return True
 
 
 @njit
 def count_range(
-    state: State, tokens: Array, start: int, stop: int, learn: bool, cursor: Array, place: Array, prob: Array, features: Array, parts: RowParts
+    state: State, tokens: Array, start: int, known: int, stop: int, learn: bool, cursor: Array, place: Array, prob: Array, features: Array, parts: RowParts
 ) -> int:
     """Scores (when prob has entries) and then, with `learn`, counts each token in turn; returns where it stopped for want of room.
 
     The order of the calls in the loop is the guarantee that no score has seen its own token; looking a block ahead
-    before only warms the processor's caches."""
+    before only warms the processor's caches.  Looks at no token from `known` on."""
     for t in range(start, stop):
         if learn and not has_room(state, state.settings[0]):
             return t
         if len(parts.lists) and not list_contexts(state, cursor, t - parts.meta[BEGIN], parts):
             return t
-        if (t - start) % LOOK_AHEAD == 0 and stop - t >= LANES * 16:
-            score_range(state, tokens, t, min(stop, t + LOOK_AHEAD), prob[:0], features[:0])
+        if (t - start) % LOOK_AHEAD == 0 and known - t >= LANES * 16:
+            score_range(state, tokens, t, min(known, t + LOOK_AHEAD), prob[:0], features[:0])
+        if len(features):
+            fill_features(state, cursor, 0, features, t - start)
+        if t >= known:
+            break
         token = np.int64(tokens[t])
         touch(state, cursor, place, 0, token)
         resolve(state, cursor, place, 0, token)
         if len(prob):
-            i = t - start
-            prob[i] = target_probability(state, cursor, place, 0, token)
-            if len(features):
-                fill_features(state, cursor, 0, features, i)
+            prob[t - start] = target_probability(state, cursor, place, 0, token)
         if learn:
             count_token(state, cursor, place, token)
         advance(state, cursor, place, 0, token)

@@ -4,9 +4,9 @@ import numpy as np
 
 from ngram.arrays import Array
 from ngram.compiled import njit
-from ngram.online.kernels import LANES, fill_features
-from ngram.online.rows import fill_row, fill_unigram_row
-from ngram.online.trie import DEPTH, State, advance, insert, resolve, touch
+from ngram.online.kernels import LANES, backoff, fill_features
+from ngram.online.rows import fill_unigram_row
+from ngram.online.trie import COUNT, DEPTH, FIRST, LOG, SIZE, TOKEN, TOTAL, State, advance, insert, resolve, touch
 
 
 @njit
@@ -22,6 +22,32 @@ def seek_making(state: State, tokens: Array, start: int, cursor: Array, place: A
             if place[0, k] < 0 and token != bos:
                 place[0, k] = insert(state, cursor[0, k], token, False)
         advance(state, cursor, place, 0, token)
+
+
+@njit(forceinline=True)
+def fill_row(state: State, cursor: Array, g: int, unigram_row: Array, row: Array) -> None:
+    """The whole distribution after lane g's context → row (V + 1,) float64; see target_probability.
+
+    Unused entries of a block add their 0 to the last place: a branch that nobody can predict costs more."""
+    nodes, pool, d = state.nodes, state.pool, state.discounts
+    size = len(unigram_row)
+    for w in range(size):
+        row[w] = unigram_row[w]
+    for k in range(1, cursor[g, DEPTH] + 1):
+        context = cursor[g, k]
+        total = np.int64(nodes[context, TOTAL])
+        if total == 0:
+            continue
+        scale = 1.0 / total
+        share = backoff(state, k + 1, context) * scale
+        for w in range(size):
+            row[w] *= share
+        one, two, more = d[k, 1], d[k, 2], d[k, 3]
+        first = np.int64(nodes[context, FIRST])
+        for at in range(first, first + (1 << np.int64(nodes[context, SIZE] >> LOG))):
+            count = np.int64(pool[at, COUNT])
+            discount = more if count > 2 else two if count == 2 else one  # of a count of 0: nothing is kept either way
+            row[min(np.int64(pool[at, TOKEN]), size)] += max(count - discount, 0.0) * scale
 
 
 @njit

@@ -41,8 +41,8 @@ class Block:
     def __init__(self, cache: "StreamCache", start: int, size: int) -> None:
         self.cache, self.start, self.size, self.parts = cache, start, size, NO_PARTS
 
-    def begin(self) -> None:
-        """To be called when all before the block is counted, and no more; later calls change nothing."""
+    def begin(self, *, shared: bool = True) -> None:
+        """To be called when all before the block is counted, and no more; later calls change nothing.  shared: contexts have lists in common."""
         if self.parts is not NO_PARTS:
             return
         cache, lengths, unigram = self.cache, self.cache.order - 1, np.empty(self.cache.vocab_size)
@@ -50,7 +50,7 @@ class Block:
         most, room = lengths * self.size, ENTRIES * self.size + 4 * cache.vocab_size
         if cache.serial + most > trie.U32_MAX:
             cache.state.nodes[:, trie.SPARE], cache.serial = 0, 0
-        meta = np.array([self.start, cache.state.meta[trie.N_NODES], 0, cache.serial])
+        meta = np.array([self.start, cache.state.meta[trie.N_NODES], 0, cache.serial if shared else -1])
         lists, starts = np.zeros((lengths, self.size), np.int64), np.zeros(most + 2, np.int64)
         self.parts = RowParts(lists, np.ones(most + 1), starts, np.empty(room, np.int64), np.empty(room), unigram, meta)
 
@@ -128,8 +128,12 @@ class StreamCache:
         """Writes the distributions of targets start … stop-1 of a stream into a given (n, V) array, each summing to 1; their features, too.
 
         Reads no token behind stop - 2: the last target may be unknown."""
-        features = features_NF if features_NF is not None else self._blank(0, False)[1]
-        rows.row_range(self.state, self._stream(tokens, start, stop, unknown=1), start, stop, rows_NV, features)
+        prob, none = self._blank(0, False)
+        block = Block(self, start, stop - start)
+        block.begin(shared=False)
+        features = features_NF if features_NF is not None else none
+        self._walk(self._stream(tokens, start, stop, unknown=1), start, stop, (prob, features), False, block, known=stop - 1)
+        rows.fill_from_parts(block.parts, 0, rows_NV)
 
     def digest(self) -> str:
         """xxh3_128 of all state, as hex: equal before and after anything that only reads."""
@@ -165,7 +169,9 @@ class StreamCache:
     def _blank(self, size: int, features: bool) -> tuple[F64, F32]:
         return np.empty(size), np.empty((size if features else 0, len(FEATURES)), np.float32)
 
-    def _walk(self, stream: Tokens, start: int, stop: int, scores: tuple[F64, F32], learn: bool, block: Block | None = None) -> None:
+    def _walk(
+        self, stream: Tokens, start: int, stop: int, scores: tuple[F64, F32], learn: bool, block: Block | None = None, *, known: int | None = None
+    ) -> None:
         if block is not None:
             block.begin()
         cursor, place = walk()
@@ -174,9 +180,11 @@ class StreamCache:
         while at < stop:
             self.make_room(self.order)
             views = [column[at - start :] if len(column) else column for column in scores]
-            at = kernels.count_range(self.state, stream, at, stop, learn, cursor, place, *views, block.parts if block is not None else NO_PARTS)
+            parts = block.parts if block is not None else NO_PARTS
+            at = kernels.count_range(self.state, stream, at, stop if known is None else known, stop, learn, cursor, place, *views, parts)
             if block is not None:
-                self.serial = int(block.parts.meta[kernels.SERIAL] + block.parts.meta[kernels.LISTS])
+                if parts.meta[kernels.SERIAL] >= 0:
+                    self.serial = int(parts.meta[kernels.SERIAL] + parts.meta[kernels.LISTS])
                 if at < stop and trie.has_room(self.state, self.order):
                     block.grow()
 
