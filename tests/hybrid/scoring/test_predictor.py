@@ -25,6 +25,7 @@ from hybrid.storing import artifact
 from ngram.blending.gate import Gate
 from ngram.errors import FileFormatError, LeakageError
 from ngram.online.stream_cache import StreamCache
+from ngram.row_at import row_at
 from ngram.score_first import ScoreFirst
 from ngram.terminal import OneLineParser
 from tests.support import tiny
@@ -71,7 +72,7 @@ def test_the_printed_bits_are_the_audited_and_the_coded_ones(art, text, options)
         part = predictor_stepwise(art, network_stepwise(art, len(text), told, ALONE), told)
         order = ScoreFirst(shown, {"blend": part}, frozen=not told.online)
         for t in range(1, len(text)):
-            rows.append(order.row(t)["blend"])
+            rows.append(row_at(order, t)["blend"])
             shown[t] = text[t]
             (order.score if order.frozen else order.score_then_update)(t, t + 1)
         part.close()
@@ -130,7 +131,7 @@ def test_a_watched_row_is_the_readers_and_knows_neither_its_target_nor_what_foll
     """To the last bit, as a reader gets it who does not have the text; whatever the target is, and whoever comes behind it."""
     options, place, honest = EvalOptions(exact=True, **WAYS[way]), 70, Predictor._mixed_row
     for changed in range(2):
-        tokens, seen = text.copy(), []
+        tokens, seen = text.copy(), list[np.ndarray]()
         tokens[place:] = tokens[place:][::-1] if changed else tokens[place:]
         with exact(), monkeypatch.context() as patch:
             patch.setattr(Predictor, "_mixed_row", lambda *given, seen=seen: seen.append(honest(*given)) or seen[-1])
@@ -142,7 +143,7 @@ def test_a_watched_row_is_the_readers_and_knows_neither_its_target_nor_what_foll
             order = ScoreFirst(tokens, {"blend": reader}, frozen=not options.online)
             for t in range(1, place):
                 (order.score if order.frozen else order.score_then_update)(t, t + 1)
-            expected = order.row(place)["blend"]
+            expected = row_at(order, place)["blend"]
             reader.close()
         assert len(seen) == part.checked == 1
         assert np.array_equal(seen[0], expected)
@@ -152,11 +153,11 @@ def test_a_row_is_asked_for_in_order_and_before_the_score(art, text):
     options = EvalOptions()
     part = predictor_of(art, network_ahead(art, text, options, ALONE), options)
     order = ScoreFirst(text, {"blend": part})
-    order.row(1)
+    row_at(order, 1)
     order.score_then_update(1, 5)
     for t in (4, 6):
         with pytest.raises(LeakageError, match=f"positions {t}…{t}"):
-            order.row(t)
+            row_at(order, t)
     part.close()
 
 

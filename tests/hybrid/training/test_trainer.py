@@ -1,6 +1,8 @@
 """The training loop: what is counted, what warm-up leaves behind, when phases begin, what a checkpoint must fit."""
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from hybrid.settings.config import override
 from hybrid.training import checkpoint
 from hybrid.training.batches import LossReader, TrainError
 from hybrid.training.trainer import Trainer
+from tests.support.paths import ROOT
 from tests.support.tiny import VOCAB
 from tests.support.training import settings, trainer
 
@@ -51,6 +54,20 @@ def test_warm_up_leaves_no_trace(tiny_data: Path, tmp_path: Path) -> None:
     assert not run.state.gradients.any()
     assert run.cache is not None
     assert run.cache.positions == 0
+
+
+def test_kernels_that_are_prepared_beside_the_compiler_add_no_name_to_numpy() -> None:
+    """torch.compile goes through NumPy's names on the main thread, and a name that another thread adds meanwhile ends it with an error."""
+    code = (
+        "import numpy as np, hybrid.training.trainer\n"
+        "from ngram.counting.row_counter import RowCounter\n"
+        "modules = [np, np.fft, np.linalg, np.random]\n"
+        "before = [set(vars(module)) for module in modules]\n"
+        "RowCounter(1024, 7, 1).warm_up()\n"
+        "print([sorted(set(vars(module)) - names) for module, names in zip(modules, before)])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[[], [], [], []]\n"
 
 
 def test_microbatches_give_the_gradient_of_the_whole_batch(tiny_data: Path, tmp_path: Path) -> None:
@@ -133,7 +150,7 @@ def test_gradients_are_views_of_one_buffer() -> None:
 
 
 def test_losses_are_read_in_order_and_averaged_over_the_window() -> None:
-    reader = LossReader(torch.device("cpu"))
+    reader = LossReader()
     for value in range(1, 6):
         reader.push(torch.tensor(float(value)))
     assert reader.mean() == pytest.approx((1 + 2 + 3) / 3)
