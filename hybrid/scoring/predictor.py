@@ -48,7 +48,6 @@ from ngram.score_first import Tokens
 AHEAD = 8  # blocks that cache and match model may be ahead of network and product, and these of the gate
 Asked = tuple[F64, F32]  # distribution (V,) and features (1, F) of a target, by an expert that has not seen it
 Told = tuple[ChunkScores, dict[int, Asked]]  # an expert's scores of a stretch, and what it said of watched targets
-Said = tuple[F32, list[F64], Tensor]  # of a target: features (1, F); distributions (V,) by cache and match model; on the device, see `_said`
 
 
 class Predictor:
@@ -82,7 +81,8 @@ class Predictor:
         if PRODUCT in mixture.present:
             self.product = product or ProductScorer(keep=keep_rows)
         self._caches = [cache] if twin is None else [cache, twin]
-        self._threads = {name: ThreadPoolExecutor(1) for name in (*map(id, self._caches), "match", "gate")}
+        self._experts: list[StreamCache | MatchModel] = [*self._caches, *([match] if match is not None else [])]
+        self._threads = {id(part): ThreadPoolExecutor(1) for part in (*self._experts, mixture)}
         self._beside = False  # whether they are used
         self._block = Block(cache, 0, 0)  # the open one
         self._watch = np.unique(np.asarray(watch, np.int64))
@@ -115,8 +115,8 @@ class Predictor:
         if neural.rows is None or not len(neural.rows):
             return None
         block = self._opened(tokens, t)
-        said = self._said(tokens, t, neural, block, [self._ask(expert, tokens, t) for expert in (block.cache, self.match) if expert is not None])
-        return self._mixed_row(self.mixture.weights(said[0])[0], said)
+        asked = [self._ask(expert, tokens, t) for expert in self._experts if expert in (block.cache, self.match)]
+        return self._row_later(tokens, t, neural, block, asked)()
 
     def close(self) -> None:
         """Ends the helper threads."""
@@ -156,7 +156,7 @@ class Predictor:
         self._beside, scored = self.network.ahead and not self.by_chunk, list[Future[BlendScores]]()
         for a, b, block, reading in self._read(tokens, start, stop, learn and not self.by_chunk):
             told = [one.result() for one in reading]
-            scored.append(self._on("gate", self._finish, tokens, a, b, learn, *self._multiply(tokens, a, b, block, told)))
+            scored.append(self._on(self.mixture, self._finish, tokens, a, b, learn, *self._multiply(tokens, a, b, block, told)))
             scored[max(0, len(scored) - AHEAD)].result()
             first, end = self._chunk(len(tokens), a)
             if self.by_chunk and learn and b == end < len(tokens):
@@ -165,23 +165,25 @@ class Predictor:
 
     def _read(self, tokens: Tokens, start: int, stop: int, learn: bool) -> Iterator[tuple[int, int, Block, list[Future[Told]]]]:
         """start … stop-1 cut where blocks end; cache and match model, which with `learn` learn it, are ahead of whoever asks."""
-        reading = deque[tuple[int, int, Block, list[Future[Told]]]]()
+        waiting = deque[tuple[int, int, Block, list[Future[Told]]]]()
         while start < stop:
-            block = self._opened(tokens, start)
-            a, start = start, min(stop, block.start + block.size)
-            experts = [(id(block.cache), block.cache)] + [("match", self.match)] * (self.match is not None)
-            reading.append((a, start, block, [self._on(name, self._follow, expert, block, tokens, a, start, learn) for name, expert in experts]))
-            for cache in self._caches:
-                if learn and cache is not block.cache:
-                    self._on(id(cache), cache.update, tokens, a, start)
-            if len(reading) > AHEAD * self._beside:
-                yield reading.popleft()
-        yield from reading
+            block, reading = self._opened(tokens, start), list[Future[Told]]()
+            end = min(stop, block.start + block.size)
+            for expert in self._experts:
+                if expert in (block.cache, self.match):
+                    reading.append(self._on(expert, self._follow, expert, block, tokens, start, end, learn))
+                elif learn:
+                    self._on(expert, expert.update, tokens, start, end)
+            waiting.append((start, end, block, reading))
+            start = end
+            if len(waiting) > AHEAD * self._beside:
+                yield waiting.popleft()
+        yield from waiting
 
-    def _on(self, thread: str | int, task: Callable[..., Any], *given: Any) -> Future[Any]:
-        """Has it done there, or here and now."""
+    def _on(self, part: object, task: Callable[..., Any], *given: Any) -> Future[Any]:
+        """Has it done on the thread of that part, or here and now."""
         if self._beside:
-            return self._threads[thread].submit(task, *given)
+            return self._threads[id(part)].submit(task, *given)
         done = Future[Any]()
         done.set_result(task(*given))
         return done
@@ -210,62 +212,65 @@ class Predictor:
 
     def _multiply(
         self, tokens: Tokens, start: int, stop: int, block: Block, told: Sequence[Told]
-    ) -> tuple[F32, F64, Tensor | None, dict[int, Said]]:
-        """Features (n, F), probabilities (n, K), the product's (n,) apart and on the device, and `_said` of watched targets."""
+    ) -> tuple[F32, F64, Tensor, dict[int, Callable[[], F64]]]:
+        """Features (n, F), probabilities (n, K), the product's (n,) apart and on the device, and `_row_later` of watched targets."""
         pieces, probs_nK = self.network.take(tokens, start, stop), np.zeros((stop - start, len(EXPERTS)))
         probs_nK[:, NEURAL] = np.exp(-np.concatenate([piece.nll_nats for piece in pieces]))
         for expert, (scores, _) in zip((NGRAM, MATCH), told, strict=False):
             probs_nK[:, expert] = scores.prob
         features_nF = features_of(np.concatenate([piece.features() for piece in pieces]), *(scores.features for scores, _ in told))
         with self._timed("product"):
-            product_n = self._product(tokens, start, stop, block, rows_of(pieces), features_nF) if self.product is not None else None
+            product_n = self._product(tokens, start, stop, block, rows_of(pieces), features_nF)
+        rows = dict[int, Callable[[], F64]]()
         with self._timed("check"):
-            neural = {t: self.network.look(tokens, t) for t in told[0][1]}
-            said = {t: self._said(tokens, t, at, block, [asked[t] for _, asked in told]) for t, at in neural.items() if rows_of([at])}
-        return features_nF, probs_nK, product_n, said
+            for t in told[0][1]:
+                if rows_of([neural := self.network.look(tokens, t)]):
+                    rows[t] = self._row_later(tokens, t, neural, block, [asked[t] for _, asked in told])
+        return features_nF, probs_nK, product_n, rows
 
     def _product(self, tokens: Tokens, start: int, stop: int, block: Block, mine: Sequence[Rows], features_nF: F32) -> Tensor:
-        """(n,) float64; 0 where no rank has the network's row."""
-        assert self.product is not None
-        where, product_n = np.concatenate([np.zeros(0, np.int64), *(np.arange(t, t + len(rows)) for t, rows in mine)]) - start, torch.zeros(0)
+        """(n,) float64; 0 where no rank has the network's row, and without a product."""
+        product_n = torch.zeros(stop - start, dtype=torch.float64)
+        if self.product is None:
+            return product_n
         if mine:
-            product_n = self.product.score(tokens, block, mine, self.mixture.exponents(features_nF[where]))
-        shared = self.ranks is not None and self.ranks.world > 1
-        if shared or len(where) < stop - start:
-            found_S, product_n = product_n, torch.zeros(stop - start, dtype=torch.float64)
-            product_n[torch.from_numpy(where)] = found_S.double().cpu()
-        if self.ranks is not None and shared:
+            where = np.concatenate([np.arange(t, t + len(rows)) for t, rows in mine]) - start
+            found_S = self.product.score(tokens, block, mine, self.mixture.exponents(features_nF[where]))
+            if len(where) == len(product_n):
+                product_n = found_S
+            else:
+                product_n[torch.from_numpy(where)] = found_S.cpu()
+        if self.ranks is not None and self.ranks.world > 1:
+            product_n = product_n.cpu()
             with peers():
                 dist.all_reduce(product_n, group=self.ranks.patient_group)  # zero elsewhere: the sum is an exact gather
         return product_n
 
-    def _said(self, tokens: Tokens, t: int, neural: NeuralScores, block: Block, asked: Sequence[Asked]) -> Said:
-        """What is known of target t before it is seen.  On the device (1 or 2, V) float64: the network's logarithms, the product."""
+    def _row_later(self, tokens: Tokens, t: int, neural: NeuralScores, block: Block, asked: Sequence[Asked]) -> Callable[[], F64]:
+        """Makes (V,) float64: the whole distribution of target t, from what is known now, and from the gate as it is then."""
         assert neural.rows is not None
         features_1F, there = features_of(neural.features(), *(told for _, told in asked)), [neural.rows[0].double()]
         if self.product is not None:
             there.append(self.product.row(tokens, block, t, neural.rows, self.mixture.exponents(features_1F)))
-        return features_1F, [row_V for row_V, _ in asked], torch.stack(there)
+        return partial(self._mixed_row, features_1F, torch.stack(there), [row_V for row_V, _ in asked])
 
-    def _mixed_row(self, weights_K: F64, said: Said) -> F64:
-        """(V,) float64: the whole distribution."""
-        rows_KV, (_, host, there) = np.zeros((len(EXPERTS), self.cache.vocab_size)), said
-        rows_KV[NGRAM : NGRAM + len(host)] = host  # and MATCH
+    def _mixed_row(self, features_1F: F32, there: Tensor, here: Sequence[F64]) -> F64:
+        rows_KV = np.zeros((len(EXPERTS), self.cache.vocab_size))
         rows_KV[NEURAL : NEURAL + len(there)] = there.cpu().numpy()  # and PRODUCT
+        rows_KV[NGRAM : NGRAM + len(here)] = here  # and MATCH
         rows_KV[NEURAL] = np.exp(rows_KV[NEURAL])
-        return self.mixture.mixed_row(weights_K, rows_KV)
+        return self.mixture.mixed_row(self.mixture.weights(features_1F)[0], rows_KV)
 
     def _finish(
-        self, tokens: Tokens, start: int, stop: int, learn: bool, features_nF: F32, probs_nK: F64, product_n: Tensor | None, said: dict[int, Said]
+        self, tokens: Tokens, start: int, stop: int, learn: bool, features_nF: F32, probs_nK: F64, product_n: Tensor, watched: dict[int, Callable[[], F64]]
     ) -> BlendScores:
         """Mixes a piece, holds its watched targets against their distributions and, with `learn`, has the gate learn it."""
         with self._timed("check"):
-            rows = {t: self._mixed_row(self.mixture.weights(one[0])[0], one) for t, one in said.items()}
-        if product_n is not None:
-            with self._timed("product"):
-                probs_nK[:, PRODUCT] = product_n.cpu().numpy()
-            if not (probs_nK[:, PRODUCT] > 0).all():
-                raise SeedgramError("the network's rows are missing or hold no numbers; lower --ttt-rate if it learns, or give --no-product")
+            rows = {t: make() for t, make in watched.items()}
+        with self._timed("product"):
+            probs_nK[:, PRODUCT] = product_n.cpu().numpy()
+        if self.product is not None and not (probs_nK[:, PRODUCT] > 0).all():
+            raise SeedgramError("the network's rows are missing or hold no numbers; lower --ttt-rate if it learns, or give --no-product")
         with self._timed("gate"):
             weights_nK = self.mixture.weights(features_nF)
             mixed_n = self.mixture.mixed(weights_nK, probs_nK)
@@ -288,9 +293,8 @@ class Predictor:
 
     def _learn_chunk(self, tokens: Tokens, start: int, stop: int) -> None:
         with self._timed("cache"):
-            for expert in (*self._caches, self.match):
-                if expert is not None:
-                    expert.update(tokens, start, stop)
+            for expert in self._experts:
+                expert.update(tokens, start, stop)
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:

@@ -49,32 +49,28 @@ class Learner:
             (self.model.token_nll(inputs_BL, targets_BL) * share_BL).sum().backward()  # type: ignore[no-untyped-call]
 
     def record(self, length: int) -> None:
-        """Records a step on one window of `length` targets as a CUDA graph, for `replay`: hundreds of launches become one.  Its steps are undone."""
-        pair_1L = torch.zeros(1, length + 1, dtype=torch.int64, device=self.ranks.device)
+        """Makes a step on a window of `length` targets one CUDA graph for `replay`, instead of hundreds of launches.  The steps that takes are undone."""
+        window_1L, graph = torch.zeros(1, length + 1, dtype=torch.int64, device=self.ranks.device), torch.cuda.CUDAGraph()
         before = [p.detach().clone() for p in self.parameters]
 
         def once() -> None:
-            self.backward(pair_1L[:, :-1], pair_1L[:, 1:], 1 / length)
+            self.backward(window_1L[:, :-1], window_1L[:, 1:], 1 / length)
             self.step()
 
-        beside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
+        torch.cuda.synchronize()
+        with torch.cuda.stream(torch.cuda.Stream()):  # CUDA wants some steps before, apart from other work
             for _ in range(3):
                 once()
-        torch.cuda.current_stream().wait_stream(beside)
+        torch.cuda.synchronize()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             once()
         with torch.no_grad():
-            for p, old in zip(self.parameters, before, strict=True):
-                p.copy_(old)
-        for state in self.optimiser.state.values():
-            for value in state.values():
-                value.zero_()
-        self._recorded = graph, pair_1L
+            torch._foreach_copy_(self.parameters, before)
+            torch._foreach_zero_([value for state in self.optimiser.state.values() for value in state.values()])
+        self._recorded = graph, window_1L
 
     def replay(self, window_1L: torch.Tensor) -> bool:
-        """One step on a window of the length that was recorded; False where there is none."""
+        """One step on a window as recorded; False where there is none of that length."""
         if self._recorded is None or self._recorded[1].shape != window_1L.shape:
             return False
         self._recorded[1].copy_(window_1L)
