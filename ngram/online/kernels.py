@@ -31,8 +31,6 @@ from ngram.online.trie import (
     touch,
 )
 
-LANES = 16  # walks side by side; 4 and 8 were slower when measured
-LOOK_AHEAD = 1024  # tokens whose nodes stay in a 1 MB cache
 BEGIN, NODES, LISTS, SERIAL = range(4)  # meta of RowParts
 
 
@@ -122,43 +120,6 @@ def fill_features(state: State, cursor: Array, g: int, out: Array, i: int) -> No
 
 
 @njit(forceinline=True)
-def resolve_lanes(state: State, tokens: Array, cursor: Array, place: Array, start: int, part: int, i: int, stop: int) -> None:
-    """Touches, then resolves the i-th token of every lane that has one: lane g walks the part that begins at start + g · part."""
-    for g in range(len(cursor)):
-        t = start + g * part + i
-        if 0 <= t < stop:
-            touch(state, cursor, place, g, np.int64(tokens[t]))
-    for g in range(len(cursor)):
-        t = start + g * part + i
-        if 0 <= t < stop:
-            resolve(state, cursor, place, g, np.int64(tokens[t]))
-
-
-@njit
-def score_range(state: State, tokens: Array, start: int, stop: int, prob: Array, features: Array) -> None:
-    """Probabilities of tokens[start:stop] with nothing changed.  features has as many rows as prob or none; prob may have none, too.
-
-    Lanes walk equal parts side by side: each token of a walk waits for memory, the walks do not wait for each other.
-    A lane starts order-1 tokens early, with no context, and has the right one when its part begins."""
-    order = state.settings[0]
-    lanes = LANES if stop - start >= LANES * 16 else 1
-    part = (stop - start + lanes - 1) // lanes
-    cursor = np.zeros((lanes, DEPTH + 1), np.int64)
-    place = np.empty((lanes, 2 * DEPTH), np.int64)
-    for i in range(1 - order, part):
-        resolve_lanes(state, tokens, cursor, place, start, part, i, stop)
-        for g in range(lanes):
-            t = start + g * part + i
-            if 0 <= t < stop:
-                token = np.int64(tokens[t])
-                if i >= 0 and len(prob):
-                    prob[t - start] = target_probability(state, cursor, place, g, token)
-                    if len(features):
-                        fill_features(state, cursor, g, features, t - start)
-                advance(state, cursor, place, g, token)
-
-
-@njit(forceinline=True)
 def _raise_total(nodes: Array, context: int, count: int) -> None:
     """Totals of a context one of whose children went from `count` to count + 1."""
     nodes[context, TOTAL] += 1
@@ -233,15 +194,12 @@ def count_range(
 ) -> int:
     """Scores (when prob has entries) and then, with `learn`, counts each token in turn; returns where it stopped for want of room.
 
-    The order of the calls in the loop is the guarantee that no score has seen its own token; looking a block ahead
-    before only warms the processor's caches.  Looks at no token from `known` on."""
+    The order of the calls in the loop is the guarantee that no score has seen its own token.  Looks at no token from `known` on."""
     for t in range(start, stop):
         if learn and not has_room(state, state.settings[0]):
             return t
         if len(parts.lists) and not list_contexts(state, cursor, t - parts.meta[BEGIN], parts):
             return t
-        if (t - start) % LOOK_AHEAD == 0 and known - t >= LANES * 16:
-            score_range(state, tokens, t, min(known, t + LOOK_AHEAD), prob[:0], features[:0])
         if len(features):
             fill_features(state, cursor, 0, features, t - start)
         if t >= known:

@@ -104,25 +104,15 @@ class StreamCache:
 
     def score(self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True, block: Block | None = None) -> ChunkScores:
         """Scores of tokens[start:stop]; the state does not change.  block: filled with what they are made of."""
-        stream = self._stream(tokens, start, stop)
-        scores = self._blank(stop - start, features)
-        if block is not None:
-            self._walk(stream, start, stop, scores, False, block)
-        else:
-            kernels.score_range(self.state, stream, start, stop, *scores)
-        return ChunkScores(*scores)
+        return self._scores(tokens, start, stop, features, block, False)
 
     def update(self, tokens: npt.ArrayLike, start: int, stop: int) -> None:
         """Counts tokens[start:stop]."""
-        stream = self._stream(tokens, start, stop)
-        self._walk(stream, start, stop, self._blank(0, False), True)
+        self._walk(self._stream(tokens, start, stop), start, stop, self._blank(0, False), True)
 
     def score_then_update(self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True, block: Block | None = None) -> ChunkScores:
         """Each token is scored and then counted: the same as chunks of one token, in one kernel.  block: see `score`."""
-        stream = self._stream(tokens, start, stop)
-        scores = self._blank(stop - start, features)
-        self._walk(stream, start, stop, scores, True, block)
-        return ChunkScores(*scores)
+        return self._scores(tokens, start, stop, features, block, True)
 
     def fill_range(self, tokens: npt.ArrayLike, start: int, stop: int, rows_NV: F64, features_NF: F32 | None = None) -> None:
         """Writes the distributions of targets start … stop-1 of a stream into a given (n, V) array, each summing to 1; their features, too.
@@ -165,6 +155,12 @@ class StreamCache:
         if len(seen) and int(seen.max()) >= self.vocab_size:
             raise SeedgramError(f"token {int(seen.max())} is outside the vocabulary of {self.vocab_size}; use the model's tokenizer")
         return stream
+
+    def _scores(self, tokens: npt.ArrayLike, start: int, stop: int, features: bool, block: Block | None, learn: bool) -> ChunkScores:
+        stream = self._stream(tokens, start, stop)
+        scores = self._blank(stop - start, features)
+        self._walk(stream, start, stop, scores, learn, block)
+        return ChunkScores(*scores)
 
     def _blank(self, size: int, features: bool) -> tuple[F64, F32]:
         return np.empty(size), np.empty((size if features else 0, len(FEATURES)), np.float32)
