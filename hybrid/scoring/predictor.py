@@ -152,33 +152,29 @@ class Predictor:
     # ---- scoring -------------------------------------------------------------------------------------------------
 
     def _score(self, tokens: Tokens, start: int, stop: int, *, learn: bool) -> BlendScores:
-        """Any range; with `learn`, what learns after every token or chunk does."""
-        self._beside, scored = self.network.ahead and not self.by_chunk, list[Future[BlendScores]]()
-        for a, b, block, reading in self._read(tokens, start, stop, learn and not self.by_chunk):
-            told = [one.result() for one in reading]
-            scored.append(self._on(self.mixture, self._finish, tokens, a, b, learn, *self._multiply(tokens, a, b, block, told)))
-            scored[max(0, len(scored) - AHEAD)].result()
-            first, end = self._chunk(len(tokens), a)
-            if self.by_chunk and learn and b == end < len(tokens):
-                self._learn_chunk(tokens, first, end)
-        return joined([one.result() for one in scored])
-
-    def _read(self, tokens: Tokens, start: int, stop: int, learn: bool) -> Iterator[tuple[int, int, Block, list[Future[Told]]]]:
-        """start … stop-1 cut where blocks end; cache and match model, which with `learn` learn it, are ahead of whoever asks."""
+        """Any range, cut where blocks end; with `learn`, what learns after every token or chunk does."""
+        self._beside, by_token, scored = self.network.ahead and not self.by_chunk, learn and not self.by_chunk, list[Future[BlendScores]]()
         waiting = deque[tuple[int, int, Block, list[Future[Told]]]]()
-        while start < stop:
-            block, reading = self._opened(tokens, start), list[Future[Told]]()
-            end = min(stop, block.start + block.size)
-            for expert in self._experts:
-                if expert in (block.cache, self.match):
-                    reading.append(self._on(expert, self._follow, expert, block, tokens, start, end, learn))
-                elif learn:
-                    self._on(expert, expert.update, tokens, start, end)
-            waiting.append((start, end, block, reading))
-            start = end
-            if len(waiting) > AHEAD * self._beside:
-                yield waiting.popleft()
-        yield from waiting
+        while start < stop or waiting:
+            if start < stop:
+                block, told = self._opened(tokens, start), list[Future[Told]]()
+                end = min(stop, block.start + block.size)
+                for expert in self._experts:
+                    if expert in (block.cache, self.match):
+                        told.append(self._on(expert, self._follow, expert, block, tokens, start, end, by_token))
+                    elif by_token:
+                        self._on(expert, expert.update, tokens, start, end)
+                waiting.append((start, end, block, told))
+                start = end
+            if start == stop or len(waiting) > AHEAD * self._beside:
+                a, b, block, told = waiting.popleft()
+                parts = self._multiply(tokens, a, b, block, [one.result() for one in told])
+                scored.append(self._on(self.mixture, self._finish, tokens, a, b, learn, *parts))
+                scored[max(0, len(scored) - AHEAD)].result()
+                first, end = self._chunk(len(tokens), a)
+                if self.by_chunk and learn and b == end < len(tokens):
+                    self._learn_chunk(tokens, first, end)
+        return joined([one.result() for one in scored])
 
     def _on(self, part: object, task: Callable[..., Any], *given: Any) -> Future[Any]:
         """Has it done on the thread of that part, or here and now."""

@@ -17,8 +17,7 @@ from hybrid.scoring.network import Rows
 from ngram import threads
 from ngram.arrays import F64
 from ngram.blending.gate import FALLBACK_EXPONENTS, LEAST
-from ngram.online.kernels import LISTS
-from ngram.online.rows import fill_from_parts
+from ngram.online.kernels import LISTS, fill_from_parts
 from ngram.online.stream_cache import Block
 from ngram.score_first import Tokens
 

@@ -12,8 +12,8 @@ import numpy as np
 from ngram.blending.gate import Gate
 from ngram.blending.product import fill_product_rows
 from ngram.online.cache import OnlineCache
+from ngram.online.kernels import fill_from_parts
 from ngram.online.match import MatchModel
-from ngram.online.rows import fill_from_parts
 from ngram.online.stream_cache import FEATURES, Block
 from ngram.table import NgramTable
 from ngram.threads import Worker

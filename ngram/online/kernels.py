@@ -76,7 +76,7 @@ def kept_mass(state: State, n: int, count: int) -> float:
 def target_probability(state: State, cursor: Array, place: Array, g: int, token: int) -> float:
     """p(token | context of lane g), whose places are resolved.
 
-    The arithmetic is that of `fill_row`, operation by operation, so both agree to the last bit."""
+    The arithmetic is that of `fill_from_parts`, operation by operation, so both agree to the last bit."""
     p = 1.0 / state.settings[1]
     total = state.root[0, TOTAL]
     if total > 0:
@@ -213,3 +213,30 @@ def count_range(
             count_token(state, cursor, place, token)
         advance(state, cursor, place, 0, token)
     return stop
+
+
+@njit
+def fill_unigram_row(state: State, row: Array) -> None:
+    """Order 1 → row (V,) float64."""
+    total = state.root[0, TOTAL]
+    scale = 1.0 / total if total > 0 else 0.0
+    for w in range(len(row)):
+        row[w] = 1.0 / len(row)
+        if total > 0:
+            row[w] = root_backoff(state) * scale * row[w] + kept_mass(state, 1, np.int64(state.unigrams[w])) * scale
+
+
+@njit
+def fill_from_parts(parts: RowParts, first: int, rows: Array) -> None:
+    """The distributions of targets first, first + 1, … of the block → rows (n, V); see there what they are made of."""
+    size = len(parts.unigram)
+    for i in range(len(rows)):
+        for w in range(size):
+            rows[i, w] = parts.unigram[w]
+        for k in range(len(parts.lists)):
+            at = parts.lists[k, first + i]
+            if at > 0:
+                for w in range(size):
+                    rows[i, w] *= parts.shares[at]
+                for e in range(parts.starts[at], parts.starts[at + 1]):
+                    rows[i, parts.cells[e] - at * size] += parts.values[e]

@@ -4,8 +4,7 @@ import numpy as np
 
 from ngram.arrays import Array
 from ngram.compiled import njit
-from ngram.online.kernels import backoff, fill_features
-from ngram.online.rows import fill_unigram_row
+from ngram.online.kernels import backoff, fill_features, fill_unigram_row
 from ngram.online.trie import COUNT, DEPTH, FIRST, LOG, SIZE, TOKEN, TOTAL, State, advance, insert, resolve, touch
 
 LANES = 16  # walks side by side: each waits for memory, but not for the others; 4 and 8 were slower when measured

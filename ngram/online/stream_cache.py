@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ngram.arrays import F32, F64, I64, U32, Tokens, digest, read_only
 from ngram.errors import SeedgramError
-from ngram.online import kernels, rows, seed, trie
+from ngram.online import kernels, seed, trie
 from ngram.online.kernels import RowParts
 from ngram.online.trie import DEPTH, State
 from ngram.table import NgramTable
@@ -46,9 +46,9 @@ class Block:
         if self.parts is not NO_PARTS:
             return
         cache, lengths, unigram = self.cache, self.cache.order - 1, np.empty(self.cache.vocab_size)
-        rows.fill_unigram_row(cache.state, unigram)
+        kernels.fill_unigram_row(cache.state, unigram)
         most, room = lengths * self.size, ENTRIES * self.size + 4 * cache.vocab_size
-        if cache.serial + most > trie.U32_MAX:
+        if shared and cache.serial + most > trie.U32_MAX:
             cache.state.nodes[:, trie.SPARE], cache.serial = 0, 0
         meta = np.array([self.start, cache.state.meta[trie.N_NODES], 0, cache.serial if shared else -1])
         lists, starts = np.zeros((lengths, self.size), np.int64), np.zeros(most + 2, np.int64)
@@ -123,7 +123,7 @@ class StreamCache:
         block.begin(shared=False)
         features = features_NF if features_NF is not None else none
         self._walk(self._stream(tokens, start, stop, unknown=1), start, stop, (prob, features), False, block, known=stop - 1)
-        rows.fill_from_parts(block.parts, 0, rows_NV)
+        kernels.fill_from_parts(block.parts, 0, rows_NV)
 
     def digest(self) -> str:
         """xxh3_128 of all state, as hex: equal before and after anything that only reads."""
