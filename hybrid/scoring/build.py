@@ -71,7 +71,7 @@ def predictor_of(
         read_tokens=options.read_tokens,
         by_chunk=options.cache_by_chunk or options.paranoid,
         product=product_of() if product_of is not None and there["product"] else None,
-        twin=twin[0] if twin and there["product"] else None,
+        twin=twin[0] if twin else None,
         ranks=ranks,
         watch=watch,
     )

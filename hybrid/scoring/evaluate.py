@@ -91,7 +91,7 @@ def run(order: ScoreFirst, part: str, chunk_tokens: int) -> BlendScores:
 def score_tokens(art: Artifact, tokens: Tokens, options: EvalOptions, ranks: Ranks) -> Scores:
     """Every target of `tokens`; the same on every rank.  Raises CheckError where a watched target is not what its distribution says."""
     with exact() if options.exact else nullcontext():
-        seeding = seeded(art, 2 if ranks.device.type == "cuda" and art.table is not None and options.online else 1)
+        seeding = seeded(art, 1 + (ranks.device.type == "cuda"))
         network = network_ahead(art, tokens, options, ranks)
         network.begin()  # beside the seeding
         watch = watched(tokens)
@@ -106,9 +106,9 @@ def evaluate(art: Artifact, paths: Sequence[Path], ranks: Ranks, options: EvalOp
     """The figures of an artifact on validation shards as a JSON-able dict, and every target's scores; the same on every rank.
 
     neural_bpb, ngram_bpb, blended_bpb (None without a cache), tokens (targets), bytes, sizes, timings, versions.
-    seconds: of work of "network", "seed" (the cache from its table, beside the network), "cache", "match" (beside it), "gate", "product" (with
-    the cache's whole rows), "compile" (all kernels of this process) and "check": all that would not happen without watched targets, which is
-    what is noted of them, their whole distributions and comparing these, but for the second call that a cut at one costs cache and match."""
+    seconds: of work, most of it side by side: "network", "seed" (the cache from its table), "cache", "match", "gate", "product" (with the cache's
+    rows), "check" (all that would not happen without watched targets, but for the calls of cache and match that are cut at them), and
+    "compile": of all kernels of this process."""
     begin = time.monotonic()
     config, seq_len = art.config, art.config.train.seq_len
     tokens = load_tokens(paths, config.model.vocab_size, seq_len, options.protocol, options.max_tokens)

@@ -37,7 +37,7 @@ from hybrid.scoring.mixture import EXPERTS, MATCH, NEURAL, NGRAM, PRODUCT, Mixtu
 from hybrid.scoring.network import Network, NeuralScores, Rows, rows_of
 from hybrid.scoring.options import READ_TOKENS
 from hybrid.scoring.product import Kept, ProductScorer
-from hybrid.scoring.scores import BlendScores, check_row, joined
+from hybrid.scoring.scores import BlendScores, check_row
 from ngram.arrays import F32, F64
 from ngram.errors import SeedgramError
 from ngram.online import stream_cache as online
@@ -153,8 +153,9 @@ class Predictor:
 
     def _score(self, tokens: Tokens, start: int, stop: int, *, learn: bool) -> BlendScores:
         """Any range, cut where blocks end; with `learn`, what learns after every token or chunk does."""
-        self._beside, by_token, scored = self.network.ahead and not self.by_chunk, learn and not self.by_chunk, list[Future[BlendScores]]()
-        waiting = deque[tuple[int, int, Block, list[Future[Told]]]]()
+        self._beside, by_token, scored = self.network.ahead and not self.by_chunk, learn and not self.by_chunk, list[Future[None]]()
+        out = BlendScores(np.zeros((stop - start, len(EXPERTS))), np.empty(stop - start), np.empty((stop - start, len(EXPERTS))))
+        waiting, first = deque[tuple[int, int, Block, list[Future[Told]]]](), start
         while start < stop or waiting:
             if start < stop:
                 block, told = self._opened(tokens, start), list[Future[Told]]()
@@ -168,13 +169,16 @@ class Predictor:
                 start = end
             if start == stop or len(waiting) > AHEAD * self._beside:
                 a, b, block, told = waiting.popleft()
-                parts = self._multiply(tokens, a, b, block, [one.result() for one in told])
-                scored.append(self._on(self.mixture, self._finish, tokens, a, b, learn, *parts))
+                here = BlendScores(*(getattr(out, name)[a - first : b - first] for name in ("probs", "mixed", "weights")))
+                parts = self._multiply(tokens, a, b, block, [one.result() for one in told], here.probs)
+                scored.append(self._on(self.mixture, self._finish, tokens, a, here, learn, *parts))
                 scored[max(0, len(scored) - AHEAD)].result()
-                first, end = self._chunk(len(tokens), a)
+                begin, end = self._chunk(len(tokens), a)
                 if self.by_chunk and learn and b == end < len(tokens):
-                    self._learn_chunk(tokens, first, end)
-        return joined([one.result() for one in scored])
+                    self._learn_chunk(tokens, begin, end)
+        for one in scored:
+            one.result()
+        return out
 
     def _on(self, part: object, task: Callable[..., Any], *given: Any) -> Future[Any]:
         """Has it done on the thread of that part, or here and now."""
@@ -207,10 +211,10 @@ class Predictor:
         return row_1V[0], told_1F
 
     def _multiply(
-        self, tokens: Tokens, start: int, stop: int, block: Block, told: Sequence[Told]
-    ) -> tuple[F32, F64, Tensor, dict[int, Callable[[], F64]]]:
-        """Features (n, F), probabilities (n, K), the product's (n,) apart and on the device, and `_row_later` of watched targets."""
-        pieces, probs_nK = self.network.take(tokens, start, stop), np.zeros((stop - start, len(EXPERTS)))
+        self, tokens: Tokens, start: int, stop: int, block: Block, told: Sequence[Told], probs_nK: F64
+    ) -> tuple[F32, Tensor, dict[int, Callable[[], F64]]]:
+        """Features (n, F), probabilities of the product (n,) on the device, and `_row_later` of watched targets; the others' → probs (n, K)."""
+        pieces = self.network.take(tokens, start, stop)
         probs_nK[:, NEURAL] = np.exp(-np.concatenate([piece.nll_nats for piece in pieces]))
         for expert, (scores, _) in zip((NGRAM, MATCH), told, strict=False):
             probs_nK[:, expert] = scores.prob
@@ -222,7 +226,7 @@ class Predictor:
             for t in told[0][1]:
                 if rows_of([neural := self.network.look(tokens, t)]):
                     rows[t] = self._row_later(tokens, t, neural, block, [asked[t] for _, asked in told])
-        return features_nF, probs_nK, product_n, rows
+        return features_nF, product_n, rows
 
     def _product(self, tokens: Tokens, start: int, stop: int, block: Block, mine: Sequence[Rows], features_nF: F32) -> Tensor:
         """(n,) float64; 0 where no rank has the network's row, and without a product."""
@@ -258,28 +262,27 @@ class Predictor:
         return self.mixture.mixed_row(self.mixture.weights(features_1F)[0], rows_KV)
 
     def _finish(
-        self, tokens: Tokens, start: int, stop: int, learn: bool, features_nF: F32, probs_nK: F64, product_n: Tensor, watched: dict[int, Callable[[], F64]]
-    ) -> BlendScores:
+        self, tokens: Tokens, start: int, out: BlendScores, learn: bool, features_nF: F32, product_n: Tensor, watched: dict[int, Callable[[], F64]]
+    ) -> None:
         """Mixes a piece, holds its watched targets against their distributions and, with `learn`, has the gate learn it."""
         with self._timed("check"):
             rows = {t: make() for t, make in watched.items()}
         with self._timed("product"):
-            probs_nK[:, PRODUCT] = product_n.cpu().numpy()
-        if self.product is not None and not (probs_nK[:, PRODUCT] > 0).all():
+            out.probs[:, PRODUCT] = product_n.cpu().numpy()
+        if self.product is not None and not (out.probs[:, PRODUCT] > 0).all():
             raise SeedgramError("the network's rows are missing or hold no numbers; lower --ttt-rate if it learns, or give --no-product")
         with self._timed("gate"):
-            weights_nK = self.mixture.weights(features_nF)
-            mixed_n = self.mixture.mixed(weights_nK, probs_nK)
+            out.weights[:] = self.mixture.weights(features_nF)
+            out.mixed[:] = self.mixture.mixed(out.weights, out.probs)
         with self._timed("check"):
             for t, row_V in rows.items():
-                check_row(row_V, int(tokens[t]), float(mixed_n[t - start]), t)
+                check_row(row_V, int(tokens[t]), float(out.mixed[t - start]), t)
                 self.checked += 1
-        self._scored.append((features_nF, probs_nK))
+        self._scored.append((features_nF, out.probs))
         if self.collect:
             self.collected.append(self._scored[-1])
         if learn:
             self._teach_gate()
-        return BlendScores(probs_nK, mixed_n, weights_nK)
 
     def _teach_gate(self) -> None:
         with self._timed("gate"):

@@ -37,10 +37,10 @@ BEGIN, NODES, LISTS, SERIAL = range(4)  # meta of RowParts
 class RowParts(NamedTuple):
     """What n targets' distributions are made of before any of these is counted: K = order - 1, L lists, E entries.
 
-    A distribution begins as unigram (V,) float64.  Each context, the shortest first, multiplies it by its share (L,) float64, which it leaves to
-    shorter ones, and adds its children: cells (E,) int64, list · V + token, and values (E,) float64.
-    lists (K, n) int64: row k those of contexts of k + 1 tokens; list 0, with share 1, is empty.  starts (L + 1,) int64: where lists begin.
-    meta (4,) int64: first target, nodes there were before it, lists, and the cache's lists before these; -1: contexts have no list in common."""
+    A distribution begins as unigram (V,).  Each context, the shortest first, multiplies it by its share (L,), which it leaves to shorter ones,
+    and adds its children: cells (E,), list · V + token, and values (E,).  lists (K, n): row k of contexts of k + 1 tokens; list 0, with share
+    1, is empty.  starts (L + 1,): where lists begin.  meta (4,): first target, nodes that were there, lists, and the cache's lists before these,
+    -1: no two contexts share one.  float64 and int64."""
 
     lists: I64
     shares: F64
@@ -155,10 +155,10 @@ def count_token(state: State, cursor: Array, place: Array, token: int) -> None:
 
 @njit
 def list_contexts(state: State, cursor: Array, i: int, parts: RowParts) -> bool:
-    """Fills lists[:, i] with what is as it was before any of the targets was counted; False where there is no room.
+    """Fills lists[:, i] with what was there before any of the targets was counted; False where there is no room.
 
-    A context is listed where they first meet it: nothing was counted in it since, because that takes a meeting.  A context that they have made
-    was not there, nor a longer one.  Column SPARE of a node is the last list that was made of it, counted over all of the cache's."""
+    A context is listed where they first meet it: nothing was counted in it before.  One that they have made was not there, nor a longer one.
+    Column SPARE of a node: the last list that was made of it, counted over all of the cache's."""
     nodes, pool, d, meta = state.nodes, state.pool, state.discounts, parts.meta
     for k in range(1, cursor[0, DEPTH] + 1):
         context = cursor[0, k]

@@ -5,6 +5,7 @@ then shorter ones up to and including the first that was already seen.  A shorte
 token before it, as Kneser-Ney wants, without keeping sets of neighbours.  (Kneser & Ney 1995; update exclusion: Moffat 1990.)
 """
 
+import sys
 from dataclasses import dataclass
 from functools import partial
 
@@ -102,9 +103,14 @@ class StreamCache:
         self.state.nodes[: sizes[0]], self.state.pool[0] = 0, (trie.EMPTY, 0, 0)
         self._seed(table, pools)
 
-    def score(self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True, block: Block | None = None) -> ChunkScores:
-        """Scores of tokens[start:stop]; the state does not change.  block: filled with what they are made of."""
-        return self._scores(tokens, start, stop, features, block, False)
+    def score(
+        self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True, block: Block | None = None, *, learn: bool = False
+    ) -> ChunkScores:
+        """Scores of tokens[start:stop]; without `learn` the state does not change.  block: filled with what they are made of."""
+        stream = self._stream(tokens, start, stop)
+        scores = self._blank(stop - start, features)
+        self._walk(stream, start, stop, scores, learn, block)
+        return ChunkScores(*scores)
 
     def update(self, tokens: npt.ArrayLike, start: int, stop: int) -> None:
         """Counts tokens[start:stop]."""
@@ -112,7 +118,7 @@ class StreamCache:
 
     def score_then_update(self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True, block: Block | None = None) -> ChunkScores:
         """Each token is scored and then counted: the same as chunks of one token, in one kernel.  block: see `score`."""
-        return self._scores(tokens, start, stop, features, block, True)
+        return self.score(tokens, start, stop, features, block, learn=True)
 
     def fill_range(self, tokens: npt.ArrayLike, start: int, stop: int, rows_NV: F64, features_NF: F32 | None = None) -> None:
         """Writes the distributions of targets start … stop-1 of a stream into a given (n, V) array, each summing to 1; their features, too.
@@ -156,17 +162,11 @@ class StreamCache:
             raise SeedgramError(f"token {int(seen.max())} is outside the vocabulary of {self.vocab_size}; use the model's tokenizer")
         return stream
 
-    def _scores(self, tokens: npt.ArrayLike, start: int, stop: int, features: bool, block: Block | None, learn: bool) -> ChunkScores:
-        stream = self._stream(tokens, start, stop)
-        scores = self._blank(stop - start, features)
-        self._walk(stream, start, stop, scores, learn, block)
-        return ChunkScores(*scores)
-
     def _blank(self, size: int, features: bool) -> tuple[F64, F32]:
         return np.empty(size), np.empty((size if features else 0, len(FEATURES)), np.float32)
 
     def _walk(
-        self, stream: Tokens, start: int, stop: int, scores: tuple[F64, F32], learn: bool, block: Block | None = None, *, known: int | None = None
+        self, stream: Tokens, start: int, stop: int, scores: tuple[F64, F32], learn: bool, block: Block | None = None, known: int = sys.maxsize
     ) -> None:
         if block is not None:
             block.begin()
@@ -177,7 +177,7 @@ class StreamCache:
             self.make_room(self.order)
             views = [column[at - start :] if len(column) else column for column in scores]
             parts = block.parts if block is not None else NO_PARTS
-            at = kernels.count_range(self.state, stream, at, stop if known is None else known, stop, learn, cursor, place, *views, parts)
+            at = kernels.count_range(self.state, stream, at, known, stop, learn, cursor, place, *views, parts)
             if block is not None:
                 if parts.meta[kernels.SERIAL] >= 0:
                     self.serial = int(parts.meta[kernels.SERIAL] + parts.meta[kernels.LISTS])

@@ -55,7 +55,7 @@ BYTES, REPORT, KERNELS, MATCH, GATE = (
 )
 COUNT = "                scores.append(step(tokens, a, b))\n"
 MIXED = "        mixed_n = mix(weights_nK[:, self.present], probs_nK[:, self.present])\n"
-WEIGHTS = "            weights_nK = self.mixture.weights(features_nF)\n"
+WEIGHTS = "            out.weights[:] = self.mixture.weights(features_nF)\n"
 COUNTED = "        return self.base[targets] + (self.space[targets] & ~self.silent[previous])"
 PRINTED = '        table.add_row(name, f"{result[key]:.4f}" if'
 SUMMED = "    ngram, mixed = (bits_per_byte(float(-np.log(p).sum()), total_bytes)"
@@ -76,7 +76,7 @@ FAULTS = (
         COUNT.replace("step(", "(expert.update(tokens, a, b) or partial(expert.score, block=block) if expert is block.cache else step)("),
     ),
     Fault("best expert of each token instead of the mixture", MIXTURE, MIXED, "        mixed_n = probs_nK[:, self.present].max(axis=1)\n"),
-    Fault("gate learns first", PREDICTOR, WEIGHTS, "            self.mixture.gate.update(features_nF, probs_nK)\n" + WEIGHTS),
+    Fault("gate learns first", PREDICTOR, WEIGHTS, "            self.mixture.gate.update(features_nF, out.probs)\n" + WEIGHTS),
     Fault("each token counts two bytes more", BYTES, COUNTED, COUNTED.replace("return ", "return 2 + ")),
     Fault("match model learns a block before it is scored", PREDICTOR, COUNT, "                expert is self.match and expert.update(tokens, a, b)\n" + COUNT),
     Fault("better of mixture and network", MIXTURE, MIXED, MIXED + "        mixed_n = np.maximum(mixed_n, probs_nK[:, NEURAL])\n"),
@@ -84,7 +84,7 @@ FAULTS = (
         "weights follow the target's probabilities",
         PREDICTOR,
         WEIGHTS,
-        WEIGHTS + "            weights_nK = weights_nK * probs_nK / (weights_nK * probs_nK).sum(axis=1, keepdims=True)\n",
+        WEIGHTS + "            out.weights[:] = out.weights * out.probs / (out.weights * out.probs).sum(axis=1, keepdims=True)\n",
     ),
     Fault(
         "features know the target", PREDICTOR, FEATURES, FEATURES + "        features_nF = features_nF + probs_nK[:, NGRAM, None].astype(np.float32)\n"
