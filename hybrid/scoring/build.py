@@ -5,7 +5,7 @@
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from hybrid.parallel.ranks import Ranks
@@ -54,10 +54,10 @@ def predictor_of(
     ranks: Ranks | None = None,
     seeding: Future[tuple[list[StreamCache], float]] | None = None,
     watch: Sequence[int] = (),
-    product_of: Callable[[], ProductScorer] | None = None,
+    product: ProductScorer | None = None,
 ) -> Predictor:
     """seeding: the cache, where it is already being made.  watch: positions that check themselves.
-    product_of: makes the product where it is not the usual one (stepwise.py).  Raises FileFormatError for a foreign gate."""
+    product: where it is not the usual one (stepwise.py).  Raises FileFormatError for a foreign gate."""
     ngrams = art.table is not None  # without a table the network predicts alone
     gate = load_gate(art.gate, learning=ngrams and options.online and options.gate_learns)
     cache, *twin = (seeding or seeded(art)).result()[0]
@@ -70,7 +70,7 @@ def predictor_of(
         Mixture(gate, options.chunk_tokens or art.config.cache.chunk_tokens, **there),
         read_tokens=options.read_tokens,
         by_chunk=options.cache_by_chunk or options.paranoid,
-        product=product_of() if product_of is not None and there["product"] else None,
+        product=product,
         twin=twin[0] if twin else None,
         ranks=ranks,
         watch=watch,

@@ -40,7 +40,6 @@ from hybrid.scoring.product import Kept, ProductScorer
 from hybrid.scoring.scores import BlendScores, check_row
 from ngram.arrays import F32, F64
 from ngram.errors import SeedgramError
-from ngram.online import stream_cache as online
 from ngram.online.match import MatchModel
 from ngram.online.stream_cache import Block, ChunkScores, StreamCache
 from ngram.score_first import Tokens
@@ -48,6 +47,7 @@ from ngram.score_first import Tokens
 AHEAD = 8  # blocks that cache and match model may be ahead of network and product, and these of the gate
 Asked = tuple[F64, F32]  # distribution (V,) and features (1, F) of a target, by an expert that has not seen it
 Told = tuple[ChunkScores, dict[int, Asked]]  # an expert's scores of a stretch, and what it said of watched targets
+Later = dict[int, Callable[[], F64]]  # what makes the whole distributions (V,) of watched targets
 
 
 class Predictor:
@@ -206,13 +206,12 @@ class Predictor:
     def _ask(self, expert: StreamCache | MatchModel, tokens: Tokens, t: int) -> Asked:
         if isinstance(expert, MatchModel):
             return expert.row(tokens, t), expert.score(tokens, t, t + 1).features
-        row_1V, told_1F = np.empty((1, expert.vocab_size)), np.empty((1, len(online.FEATURES)), np.float32)
-        expert.fill_range(tokens, t, t + 1, row_1V, told_1F)
-        return row_1V[0], told_1F
+        row_1V = np.empty((1, expert.vocab_size))
+        return row_1V[0], expert.fill_range(tokens, t, t + 1, row_1V)
 
     def _multiply(
         self, tokens: Tokens, start: int, stop: int, block: Block, told: Sequence[Told], probs_nK: F64
-    ) -> tuple[F32, Tensor, dict[int, Callable[[], F64]]]:
+    ) -> tuple[F32, Tensor, Later]:
         """Features (n, F), probabilities of the product (n,) on the device, and `_row_later` of watched targets; the others' → probs (n, K)."""
         pieces = self.network.take(tokens, start, stop)
         probs_nK[:, NEURAL] = np.exp(-np.concatenate([piece.nll_nats for piece in pieces]))
@@ -221,7 +220,7 @@ class Predictor:
         features_nF = features_of(np.concatenate([piece.features() for piece in pieces]), *(scores.features for scores, _ in told))
         with self._timed("product"):
             product_n = self._product(tokens, start, stop, block, rows_of(pieces), features_nF)
-        rows = dict[int, Callable[[], F64]]()
+        rows = Later()
         with self._timed("check"):
             for t in told[0][1]:
                 if rows_of([neural := self.network.look(tokens, t)]):
@@ -262,7 +261,7 @@ class Predictor:
         return self.mixture.mixed_row(self.mixture.weights(features_1F)[0], rows_KV)
 
     def _finish(
-        self, tokens: Tokens, start: int, out: BlendScores, learn: bool, features_nF: F32, product_n: Tensor, watched: dict[int, Callable[[], F64]]
+        self, tokens: Tokens, start: int, out: BlendScores, learn: bool, features_nF: F32, product_n: Tensor, watched: Later
     ) -> None:
         """Mixes a piece, holds its watched targets against their distributions and, with `learn`, has the gate learn it."""
         with self._timed("check"):

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from hybrid.scoring.network import Rows
-from ngram import threads
 from ngram.arrays import F64
 from ngram.blending.gate import FALLBACK_EXPONENTS, LEAST
 from ngram.online.kernels import LISTS, fill_from_parts
 from ngram.online.stream_cache import Block
 from ngram.score_first import Tokens
+from ngram.threads import each
 
-LEAST_ROWS = 32  # that are worth a thread
+A_THREAD = 128  # rows that are worth one
 FIT_ENTRIES = 1 << 26  # of each expert's rows that the fit keeps: 256 MB of float32; 32,768 positions instead of 80,000 lost 0.0003 BPB on dev
 RIDGE = 1.0  # nats that a coefficient √2 away from its start costs, beside the sum over all positions
 ITERATIONS = 20
@@ -99,8 +99,7 @@ def rows_on(block: Block, first: int, last: int, device: torch.device) -> Tensor
     if device.type != "cpu":
         return spread(block, first, last, device)
     rows_SV = np.empty((last - first, block.cache.vocab_size))
-    step = max(LEAST_ROWS, -(-len(rows_SV) // threads.COUNT))
-    threads.each(lambda at: fill_from_parts(block.parts, first - block.start + at, rows_SV[at : at + step]), range(0, len(rows_SV), step))
+    each(lambda at: fill_from_parts(block.parts, first - block.start + at, rows_SV[at : at + A_THREAD]), range(0, len(rows_SV), A_THREAD))
     return torch.from_numpy(rows_SV)
 
 

@@ -147,9 +147,5 @@ def network_stepwise(art: Artifact, size: int, options: EvalOptions, ranks: Rank
 def predictor_stepwise(art: Artifact, network: Network, options: EvalOptions, *, ranks: Ranks | None = None) -> Predictor:
     """The predictor of build.predictor_of for a network that is not asked ahead."""
     lags = options.online and not (options.cache_by_chunk or options.paranoid)
-
-    def product() -> SteppedProduct:
-        assert art.table is not None
-        return SteppedProduct(StreamCache(art.table) if lags else None)
-
-    return predictor_of(art, network, options, ranks=ranks, product_of=product)
+    product = SteppedProduct(StreamCache(art.table) if lags and options.product and art.table is not None else None)
+    return predictor_of(art, network, options, ranks=ranks, product=product)

@@ -5,7 +5,6 @@ then shorter ones up to and including the first that was already seen.  A shorte
 token before it, as Kneser-Ney wants, without keeping sets of neighbours.  (Kneser & Ney 1995; update exclusion: Moffat 1990.)
 """
 
-import sys
 from dataclasses import dataclass
 from functools import partial
 
@@ -43,7 +42,7 @@ class Block:
         self.cache, self.start, self.size, self.parts = cache, start, size, NO_PARTS
 
     def begin(self, *, shared: bool = True) -> None:
-        """To be called when all before the block is counted, and no more; later calls change nothing.  shared: contexts have lists in common."""
+        """To be called when all before the block is counted, and no more; then again at will.  shared: contexts have lists in common."""
         if self.parts is not NO_PARTS:
             return
         cache, lengths, unigram = self.cache, self.cache.order - 1, np.empty(self.cache.vocab_size)
@@ -61,8 +60,7 @@ class Block:
         self.parts = old._replace(cells=np.concatenate([old.cells, old.cells]), values=np.concatenate([old.values, old.values]))
 
 
-_NONE, _NOWHERE = np.zeros(0), np.zeros(0, np.int64)
-NO_PARTS = RowParts(np.zeros((0, 0), np.int64), _NONE, _NOWHERE, _NOWHERE, _NONE, _NONE, _NOWHERE)
+NO_PARTS = RowParts._make([np.zeros((0, 0), np.int64), *(np.zeros(0, kind) for kind in "dqqddq")])
 
 
 @dataclass(frozen=True)
@@ -104,32 +102,46 @@ class StreamCache:
         self._seed(table, pools)
 
     def score(
-        self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True, block: Block | None = None, *, learn: bool = False
+        self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True, block: Block | None = None, *, learn: bool = False, unknown: int = 0
     ) -> ChunkScores:
-        """Scores of tokens[start:stop]; without `learn` the state does not change.  block: filled with what they are made of."""
-        stream = self._stream(tokens, start, stop)
-        scores = self._blank(stop - start, features)
-        self._walk(stream, start, stop, scores, learn, block)
+        """Scores of tokens[start:stop]; without `learn` the state does not change.  block: filled with what they are made of.
+
+        unknown: so many targets at the end are not looked at, and have features alone."""
+        stream = self._stream(tokens, start, stop, unknown)
+        scores = np.empty(stop - start), np.empty((stop - start if features else 0, len(FEATURES)), np.float32)
+        if block is not None:
+            block.begin()
+        (cursor, place), at = walk(), start
+        (self._seek if learn else partial(trie.seek, self.state))(stream, start, cursor, place)
+        while at < stop:
+            self.make_room(self.order)
+            views = [column[at - start :] if len(column) else column for column in scores]
+            parts = block.parts if block is not None else NO_PARTS
+            at = kernels.count_range(self.state, stream, at, stop - unknown, stop, learn, cursor, place, *views, parts)
+            if block is not None:
+                if parts.meta[kernels.SERIAL] >= 0:
+                    self.serial = int(parts.meta[kernels.SERIAL] + parts.meta[kernels.LISTS])
+                if at < stop and trie.has_room(self.state, self.order):
+                    block.grow()
         return ChunkScores(*scores)
 
     def update(self, tokens: npt.ArrayLike, start: int, stop: int) -> None:
         """Counts tokens[start:stop]."""
-        self._walk(self._stream(tokens, start, stop), start, stop, self._blank(0, False), True)
+        self.score(tokens, start, stop, False, learn=True)
 
     def score_then_update(self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True, block: Block | None = None) -> ChunkScores:
         """Each token is scored and then counted: the same as chunks of one token, in one kernel.  block: see `score`."""
         return self.score(tokens, start, stop, features, block, learn=True)
 
-    def fill_range(self, tokens: npt.ArrayLike, start: int, stop: int, rows_NV: F64, features_NF: F32 | None = None) -> None:
-        """Writes the distributions of targets start … stop-1 of a stream into a given (n, V) array, each summing to 1; their features, too.
+    def fill_range(self, tokens: npt.ArrayLike, start: int, stop: int, rows_NV: F64) -> F32:
+        """Writes the distributions of targets start … stop-1 of a stream into a given (n, V) array, each summing to 1; returns their features.
 
         Reads no token behind stop - 2: the last target may be unknown."""
-        prob, none = self._blank(0, False)
         block = Block(self, start, stop - start)
         block.begin(shared=False)
-        features = features_NF if features_NF is not None else none
-        self._walk(self._stream(tokens, start, stop, unknown=1), start, stop, (prob, features), False, block, known=stop - 1)
+        told = self.score(tokens, start, stop, True, block, unknown=1)
         kernels.fill_from_parts(block.parts, 0, rows_NV)
+        return told.features
 
     def digest(self) -> str:
         """xxh3_128 of all state, as hex: equal before and after anything that only reads."""
@@ -161,28 +173,6 @@ class StreamCache:
         if len(seen) and int(seen.max()) >= self.vocab_size:
             raise SeedgramError(f"token {int(seen.max())} is outside the vocabulary of {self.vocab_size}; use the model's tokenizer")
         return stream
-
-    def _blank(self, size: int, features: bool) -> tuple[F64, F32]:
-        return np.empty(size), np.empty((size if features else 0, len(FEATURES)), np.float32)
-
-    def _walk(
-        self, stream: Tokens, start: int, stop: int, scores: tuple[F64, F32], learn: bool, block: Block | None = None, known: int = sys.maxsize
-    ) -> None:
-        if block is not None:
-            block.begin()
-        cursor, place = walk()
-        (self._seek if learn else partial(trie.seek, self.state))(stream, start, cursor, place)
-        at = start
-        while at < stop:
-            self.make_room(self.order)
-            views = [column[at - start :] if len(column) else column for column in scores]
-            parts = block.parts if block is not None else NO_PARTS
-            at = kernels.count_range(self.state, stream, at, known, stop, learn, cursor, place, *views, parts)
-            if block is not None:
-                if parts.meta[kernels.SERIAL] >= 0:
-                    self.serial = int(parts.meta[kernels.SERIAL] + parts.meta[kernels.LISTS])
-                if at < stop and trie.has_room(self.state, self.order):
-                    block.grow()
 
     def _seek(self, stream: Tokens, start: int, cursor: I64, place: I64) -> None:
         """Puts the cursor on the context of position `start`."""
