@@ -69,14 +69,14 @@ def run(flags: argparse.Namespace) -> int:
     from hybrid.scoring import report
     from hybrid.training.checkpoint import INTERRUPTED
     from hybrid.training.run import Places, train
-    from ngram.compiled import NOTICE
+    from ngram.compiled import KernelCache
 
     if flags.describe:
         print(json.dumps(describe(settings), indent=1))
         return 0
     places = Places(**{name: getattr(flags, name) for name in Places.__dataclass_fields__})
     with closing(ranks.start(flags.device, flags.rank_timeout or ranks.TIMEOUT_S)) as here, failures.together(here), failures.memory_errors():
-        NOTICE.wanted = here.is_first
+        KernelCache.announces = here.is_first
         summary = train(settings, places, here)
         if here.is_first:
             report.write_json(flags.json, summary)

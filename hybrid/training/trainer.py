@@ -35,7 +35,7 @@ VAL_TOKENS = 1 << 18  # what --val-every looks at: enough for three digits, a se
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished or interrupted run leaves in memory, besides the model's own weights."""
+    """What a run leaves in memory, besides the model's own weights."""
 
     steps: int
     wall_s: float  # inside the clock, over all resumes
@@ -67,7 +67,7 @@ class Trainer:
         self.cache = RowCounter(config.model.vocab_size, order, loader.bos) if order else None
         self.val_tokens = val_tokens
 
-    # -- one step ---------------------------------------------------------------------------------------------------
+    # -- one step
 
     def forward_backward(self, rows: U16) -> torch.Tensor:
         """Accumulates gradients of the mean loss over all ranks.  Returns this rank's mean loss, a scalar on the device in nats.
@@ -80,7 +80,7 @@ class Trainer:
             (loss / (len(pairs) * self.ranks.world)).backward()
             total += loss.detach() / len(pairs)
         self.ranks.sum_(self.state.gradients)
-        return total + 0 * self.state.gradients.sum()  # a NaN gradient shows in the loss, on every rank at the same step
+        return total + 0 * self.state.gradients.sum()  # so on every rank at the same step
 
     def update(self, progress: float) -> None:
         """One optimiser step at `progress` in [0, 1] of the schedule; gradients are zero afterwards."""
@@ -96,7 +96,7 @@ class Trainer:
             if fresh.any():
                 self.cache.submit(rows if fresh.all() else rows[fresh])
 
-    # -- before and after -------------------------------------------------------------------------------------------
+    # -- before and after
 
     def warm_up(self) -> float:
         """Compiles and warms everything that the run will use, then restores weights and optimisers.  Counts nothing.  Returns seconds."""
@@ -122,10 +122,14 @@ class Trainer:
         self.ranks.barrier()
         return time.monotonic() - begin
 
+    def _round(self) -> None:
+        """From now on, weights are rounded in the forward pass."""
+        self.model.set_fake_bits(self.config.quant.weight_bits, self.config.quant.weight_step)
+
     def _warm_later_phases(self, rows: U16) -> None:
         """The graphs of late rounding and of progressive freezing, so that nothing is compiled in the middle of a run."""
         if self.config.train.qat_from >= 0:
-            self.model.set_fake_bits(self.config.quant.weight_bits, self.config.quant.weight_step)
+            self._round()
             self.forward_backward(rows)
             self.model.set_fake_bits(0)
         if self.config.train.freeze_at >= 0:
@@ -133,7 +137,7 @@ class Trainer:
             self.forward_backward(rows)
             self.state.unfreeze()
 
-    # -- the loop ---------------------------------------------------------------------------------------------------
+    # -- the loop
 
     @compiler_cache()
     def run(self, writer: checkpoint.Writer) -> TrainResult:
@@ -174,7 +178,7 @@ class Trainer:
         if 0 <= self.config.train.freeze_at <= progress and not self.state.frozen_late:
             self.state.freeze_late()
         if 0 <= self.config.train.qat_from <= progress:
-            self.model.set_fake_bits(self.config.quant.weight_bits, self.config.quant.weight_step)
+            self._round()
 
     def _watch(self) -> float:
         """Logs the validation loss over the first VAL_TOKENS; returns the seconds it took, which the clock does not count."""

@@ -46,7 +46,7 @@ class Coder:
             self._noted.append((model, symbols))
             return symbols
         try:
-            return self._reader.decode(model, count)  # type: ignore[no-any-return]
+            return self._reader.decode(model, count)
         except AssertionError:
             raise altered("impossible code words") from None
 
@@ -56,7 +56,7 @@ class Coder:
         for coder in (self, *others):
             for model, symbols in coder._noted:
                 writer.encode(np.ascontiguousarray(symbols, np.int32), model)
-        return writer.get_compressed()  # type: ignore[no-any-return]
+        return writer.get_compressed()
 
 
 def log16(values: npt.NDArray[Any]) -> I32:
@@ -92,13 +92,12 @@ def _model(probabilities: F64, count: int) -> Any:
     return constriction.stream.model.Categorical(probabilities, lazy=count < 2 * len(probabilities), perfect=False)
 
 
-def code_classed(coder: Coder, rows: I32, columns: I32, alphabet: int, symbols: I32 | None) -> I32:
+def code_classed(coder: Coder, rows: npt.NDArray[Any], columns: npt.NDArray[Any], alphabet: int, symbols: I32 | None) -> I32:
     """Codes symbols 0…alphabet-1 whose distribution depends on a class (row, column): nothing but the symbols is stored.
 
     rows, columns: (n,) class of each symbol, known to the reader.  Classes go one after the other, in blocks that
     double; a block's model is what the class has shown so far, on a prior from the two neighbouring classes
-    (prequential coding, Dawid 1984).  Returns int32 (n,).
-    """
+    (prequential coding, Dawid 1984).  Returns int32 (n,)."""
     out = np.empty(len(rows), np.int32) if symbols is None else symbols
     if alphabet <= 1 or len(rows) == 0:
         out[:] = 0
@@ -144,9 +143,9 @@ def _code_class(coder: Coder, prior: F64, count: int, symbols: I32 | None) -> tu
 
 def code_numbers(coder: Coder, classes: I32, numbers: I64 | None) -> I64:
     """Codes integers 0…2^48 as bit lengths (given a class of 0…63 each) and plain lower bits.  Returns int64 (n,)."""
-    lengths = None if numbers is None else np.where(numbers > 0, np.frexp(numbers.astype(np.float64))[1], 0).astype(np.int32)
+    lengths = None if numbers is None else np.frexp(numbers.astype(np.float64))[1].astype(np.int32)
     lengths = code_classed(coder, np.zeros_like(classes), classes, 49, lengths)
-    out = (np.int64(1) << np.maximum(lengths - 1, 0).astype(np.int64)) * (lengths > 0)
+    out = np.ldexp(0.5, lengths).astype(np.int64)  # 2^(length - 1), and 0 for a length of 0
     for low in range(0, 48, _DIRECT_BITS):
         bits = np.clip(lengths - 1 - low, 0, _DIRECT_BITS)
         for width in range(1, _DIRECT_BITS + 1):
@@ -160,8 +159,7 @@ def code_positions(coder: Coder, size: int, count: int, positions: I64 | None) -
     """Codes `count` ascending positions below `size`, 0 < count ≤ size/2, as geometric gaps.  Returns int64 (count,).
 
     A gap's low bits are all but uniform and coded as such; the rest is a truncated geometric symbol with an escape.
-    Raises FileFormatError where the positions would pass the end.
-    """
+    Raises FileFormatError where the positions would pass the end."""
     shift = max(0, (size // count).bit_length() - 6)
     stay = 1.0 - count / size
     for _ in range(shift):

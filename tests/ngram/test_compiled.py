@@ -283,9 +283,7 @@ def test_a_command_says_once_that_it_compiles_a_library_never(tmp_path, monkeypa
     monkeypatch.setattr(compiled, "ANNOUNCE_AFTER_S", -1.0)
     for wanted, lines in ((False, 0), (True, 1)):
         monkeypatch.setattr(compiled, "store", lambda key=str(wanted): Store(tmp_path / "kernels" / key))
-        notice = compiled.Notice()
-        monkeypatch.setattr(compiled, "NOTICE", notice)
-        notice.wanted = wanted
+        monkeypatch.setattr(compiled.KernelCache, "announces", wanted)
         kernel = compiled.njit(lambda x: x + 1)
         kernel(1), kernel(1.0)
         said = capsys.readouterr()
