@@ -115,7 +115,7 @@ class Predictor:
         if neural.rows is None or not len(neural.rows):
             return None
         block = self._opened(tokens, t)
-        asked = [self._ask(expert, tokens, t) for expert in self._experts if expert in (block.cache, self.match)]
+        asked = [self._ask(expert, tokens, t) for expert in (block.cache, self.match) if expert is not None]
         return self._row_later(tokens, t, neural, block, asked)()
 
     def close(self) -> None:
