@@ -187,8 +187,8 @@ class Trainer:
         synchronize(self.ranks.device)
         if self.val_tokens is not None:
             tokens, seq_len = self.val_tokens[:VAL_TOKENS], self.config.train.seq_len
-            scores = windows.neural_scores(self.model, tokens, seq_len, 0, self.ranks.device, ranks=self.ranks)
-            self.log.show("val", step=self.state.step, loss_nats=float(scores.nll_nats.mean()))
+            nats = windows.neural_nats(self.model, tokens, seq_len, self.ranks)
+            self.log.show("val", step=self.state.step, loss_nats=float(nats.mean()))
             self.model.train()
         return time.monotonic() - begin
 
