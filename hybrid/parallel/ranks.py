@@ -23,6 +23,8 @@ TIMEOUT_S = 45.0  # a rank that is silent for this long while training is taken 
 PATIENT_S = 3600.0  # … while the first rank merges, prunes and packs
 DEVICE_S = 600.0  # … in NCCL, where compilers may differ by minutes: the host's group sees a dead rank long before
 
+GONE = "another rank ended without giving a reason (killed, or its machine is gone); start again with --resume"
+
 
 class RankError(SeedgramError):
     """Another rank ended, fell silent, or this one was told to stop outside the loop."""
@@ -42,7 +44,6 @@ class Ranks:
     host_group: Any = None
     patient_group: Any = None
     timeout_s: float = TIMEOUT_S
-    store: Any = None  # where the ranks met: reasons of failures are left there
 
     @property
     def is_first(self) -> bool:
@@ -74,7 +75,7 @@ class Ranks:
 
         A group lives as long as anything refers to it, so the references held here go too.  Functions of torch.distributed.nn.functional
         hold the default group as a default argument if that module is first imported once the group exists, as the compiler does."""
-        self.host_group = self.patient_group = self.store = None
+        self.host_group = self.patient_group = None
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -84,13 +85,13 @@ def peers() -> Iterator[None]:
     """Around collectives: an error that means that a peer is gone becomes a RankError."""
     try:
         yield
-    except (dist.DistError, RuntimeError) as error:
-        words = str(error)
-        if not isinstance(error, dist.DistError) and "gloo" not in words.lower() and "nccl" not in words.lower():
+    except RuntimeError as error:
+        words = str(error).lower()
+        if not isinstance(error, dist.DistError) and "gloo" not in words and "nccl" not in words:
             raise
-        if "imed out" in words or "imeout" in words:
+        if "timed out" in words or "timeout" in words:
             raise RankError("another rank has been silent for too long; see what holds it up, or raise --rank-timeout, then --resume") from error
-        raise RankError("another rank ended without giving a reason (killed, or its machine is gone); start again with --resume") from error
+        raise RankError(GONE) from error
 
 
 def start(device: str = "auto", timeout_s: float = TIMEOUT_S) -> Ranks:
@@ -114,17 +115,9 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S) -> Ranks:
     if world == 1:
         return Ranks(rank, world, chosen)
     try:
-        store, _, _ = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
-        device_group = timedelta(seconds=DEVICE_S if use_cuda else timeout_s)
-        dist.init_process_group(
-            "nccl" if use_cuda else "gloo",
-            store=dist.PrefixStore("ranks", store),  # type: ignore[attr-defined]
-            rank=rank,
-            world_size=world,
-            timeout=device_group,
-            device_id=chosen if use_cuda else None,
-        )
+        limit = timedelta(seconds=DEVICE_S if use_cuda else timeout_s)
+        dist.init_process_group("nccl" if use_cuda else "gloo", timeout=limit, device_id=chosen if use_cuda else None)
         host, patient = (dist.new_group(backend="gloo", timeout=timedelta(seconds=s)) for s in (timeout_s, PATIENT_S))
-    except (dist.DistError, RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:
         raise RankError(f"the {world} ranks do not find each other ({str(error).splitlines()[0]}); start them with torchrun") from None
-    return Ranks(rank, world, chosen, host, patient, timeout_s, dist.PrefixStore("seedgram", store))  # type: ignore[attr-defined]
+    return Ranks(rank, world, chosen, host, patient, timeout_s)
