@@ -19,7 +19,7 @@ from ngram.errors import SeedgramError
 
 VARIABLE = "SEEDGRAM_CACHE_DIR"
 FOLDERS_KEPT = 8  # of other versions and checkouts, those used last; one takes about 10 MB
-IN_USE_S = 600.0  # a folder that was used since then may still be in use: it is kept whatever their number
+IN_USE_S = 600.0  # a folder that was used since then may still be in use: it stays, however many there are
 
 
 def user_folder(environment: Mapping[str, str] = os.environ) -> Path | None:

@@ -106,7 +106,7 @@ def _tell(ranks: Ranks, line: str) -> None:
 
 
 def _leave(ranks: Ranks, line: str, code: int, say: bool = True) -> NoReturn:
-    """Ends the process with a line, printed or told to the others; a second thread that comes here waits for that."""
+    """Ends the process with a line, printed or told to others; a second thread that comes here waits for that."""
     _leaving.acquire()
     if say:
         os.write(2, f"{line}\n".encode())  # not through sys.stderr, in which the main thread may just be

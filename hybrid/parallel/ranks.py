@@ -34,6 +34,20 @@ class DeviceError(SeedgramError):
     """The device asked for is missing or too small."""
 
 
+@contextmanager
+def peers() -> Iterator[None]:
+    """Around collectives: an error that means that a peer is gone becomes a RankError."""
+    try:
+        yield
+    except RuntimeError as error:
+        words = str(error).lower()
+        if not isinstance(error, dist.DistError) and "gloo" not in words and "nccl" not in words:
+            raise
+        if "timed out" in words or "timeout" in words:
+            raise RankError("another rank has been silent for too long; see what holds it up, or raise --rank-timeout, then --resume") from error
+        raise RankError(GONE) from error
+
+
 @dataclass
 class Ranks:
     """This process among its peers.  world == 1 needs no process group at all."""
@@ -49,26 +63,26 @@ class Ranks:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    @peers()
     def sum_(self, tensor: torch.Tensor) -> None:
         """Sums `tensor` over ranks in place, on the device's group."""
         if self.world > 1:
-            with peers():
-                dist.all_reduce(tensor)
+            dist.all_reduce(tensor)
 
+    @peers()
     def agree(self, progress: float, stop: bool) -> tuple[float, bool]:
         """Rank 0's progress, and whether any rank wants to stop; on the host, without touching the device."""
         if self.world == 1:
             return progress, stop
         mine = torch.tensor([progress if self.is_first else 0.0, float(stop)], dtype=torch.float64)
-        with peers():
-            dist.all_reduce(mine, group=self.host_group)
+        dist.all_reduce(mine, group=self.host_group)
         return float(mine[0]), bool(mine[1] > 0)
 
+    @peers()
     def barrier(self) -> None:
         """Waits for every rank, up to an hour."""
         if self.world > 1:
-            with peers():
-                dist.barrier(group=self.patient_group)
+            dist.barrier(group=self.patient_group)
 
     def close(self) -> None:
         """Leaves the process groups, and ends their threads: those still at work while Python exits may abort the process.
@@ -78,20 +92,6 @@ class Ranks:
         self.host_group = self.patient_group = None
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-@contextmanager
-def peers() -> Iterator[None]:
-    """Around collectives: an error that means that a peer is gone becomes a RankError."""
-    try:
-        yield
-    except RuntimeError as error:
-        words = str(error).lower()
-        if not isinstance(error, dist.DistError) and "gloo" not in words and "nccl" not in words:
-            raise
-        if "timed out" in words or "timeout" in words:
-            raise RankError("another rank has been silent for too long; see what holds it up, or raise --rank-timeout, then --resume") from error
-        raise RankError(GONE) from error
 
 
 def start(device: str = "auto", timeout_s: float = TIMEOUT_S) -> Ranks:
@@ -107,8 +107,6 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S) -> Ranks:
     use_cuda = device == "cuda" or (device == "auto" and cuda)
     if use_cuda and local >= torch.cuda.device_count():
         raise DeviceError(f"local rank {local} has no GPU, the machine has {torch.cuda.device_count()}; lower torchrun's --nproc_per_node")
-    if use_cuda and world > 1 and not dist.is_nccl_available():
-        raise DeviceError("several GPUs need NCCL and this torch has none; use --nproc_per_node=1 or --device cpu")
     chosen = torch.device("cuda", local) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(chosen)
