@@ -116,7 +116,7 @@ def _log_gap(config: Config, model: HybridLM, reloaded: HybridLM, holdout: U16, 
     size = TokenBytes.from_model(tokenizer).total(holdout)
     if size:
         bpb = [
-            bits_per_byte(float(windows.neural_scores(m, holdout, config.train.seq_len, 0, ranks.device).nll_nats.sum()), size)
+            bits_per_byte(float(windows.neural_nats(m, holdout, config.train.seq_len, Ranks(0, 1, ranks.device)).sum()), size)
             for m in (model, reloaded)
         ]
         log.show("held out", neural_bpb=bpb[0], quantised_bpb=bpb[1], gap_bpb=bpb[1] - bpb[0])

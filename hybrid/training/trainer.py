@@ -7,7 +7,6 @@ the wall clock it reads is the device's to within that many steps, and nothing w
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -62,7 +61,9 @@ class Trainer:
         self.batches = Batches(config, loader, ranks)
         self.state = RunState(config, model, ranks.world, loader.digests)
         compiling = config.train.compile and ranks.device.type == "cuda"
-        self.loss = compiled(model.loss) if compiling else model.loss
+        # CUDA graphs: with other work beside it, the host is too slow for some hundred launches a direction (LOG.md, 2026-11-26)
+        graphs: Any = torch.compile(model.loss, dynamic=False, fullgraph=True, options={"triton.cudagraphs": True}) if compiling else None
+        self.loss = graphs or model.loss
         order = config.cache.ngram_order
         self.cache = RowCounter(config.model.vocab_size, order, loader.bos) if order else None
         self.val_tokens = val_tokens
@@ -77,10 +78,17 @@ class Trainer:
         total = torch.zeros((), device=self.ranks.device)
         for inputs, targets in pairs:
             loss = self.loss(inputs, targets)
-            (loss / (len(pairs) * self.ranks.world)).backward()
+            self._add_gradients(loss / (len(pairs) * self.ranks.world))
             total += loss.detach() / len(pairs)
         self.ranks.sum_(self.state.gradients)
         return total + 0 * self.state.gradients.sum()  # so on every rank at the same step
+
+    def _add_gradients(self, loss: torch.Tensor) -> None:
+        """What `loss.backward()` does, but all sums in one kernel instead of one a parameter."""
+        parameters = [p for p in self.state.parameters if p.requires_grad]
+        grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+        pairs = [(p.grad, grad) for p, grad in zip(parameters, grads, strict=True) if grad is not None]
+        torch._foreach_add_(*map(list, zip(*pairs, strict=True)))
 
     def update(self, progress: float) -> None:
         """One optimiser step at `progress` in [0, 1] of the schedule; gradients are zero afterwards."""
@@ -186,8 +194,8 @@ class Trainer:
         synchronize(self.ranks.device)
         if self.val_tokens is not None:
             tokens, seq_len = self.val_tokens[:VAL_TOKENS], self.config.train.seq_len
-            scores = windows.neural_scores(self.model, tokens, seq_len, 0, self.ranks.device, ranks=self.ranks)
-            self.log.show("val", step=self.state.step, loss_nats=float(scores.nll_nats.mean()))
+            nats = windows.neural_nats(self.model, tokens, seq_len, self.ranks)
+            self.log.show("val", step=self.state.step, loss_nats=float(nats.mean()))
             self.model.train()
         return time.monotonic() - begin
 
@@ -237,13 +245,6 @@ class Trainer:
         rate = round(tokens / max(wall_s, 1e-9))
         self.log.show("trained", steps=step, loss_nats=loss, wall_s=wall_s, warmup_s=warmup_s, tokens_per_s=rate, **memory)
         return TrainResult(step, wall_s, tokens, loss, warmup_s, interrupted)
-
-
-def compiled(loss: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """One graph without dynamic shapes, compiled when it is first called, under `compiler_cache`.
-
-    CUDA graphs: with other work beside it, the host is too slow for some hundred launches a direction (LOG.md, 2026-11-26)."""
-    return torch.compile(loss, dynamic=False, fullgraph=True, options={"triton.cudagraphs": True})
 
 
 def synchronize(device: torch.device) -> None:
