@@ -4,8 +4,8 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TimeElapsedColumn
 
 from hybrid.settings.config import Config
 from ngram.errors import SeedgramError
+from ngram.terminal import stage
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -42,13 +43,14 @@ def _commit() -> str | None:
 class RunLog:
     """Appends records to a JSONL file and shows them; silent on ranks other than the first.
 
-    progress: a rich bar over the share of the run, with the newest figures beside it."""
+    progress: a rich bar over the share of the run, with the newest figures beside it.  seconds: of each phase that has ended."""
 
     def __init__(self, path: Path, *, active: bool = True) -> None:
         self.path, self._active = path, active
         self._console = Console(stderr=True)
         self._bar: Progress | None = None
         self._begin = time.monotonic()
+        self.seconds = dict[str, float]()
         try:
             self._file = open(path, "a", encoding="utf-8") if active else None
             if self._file is not None:
@@ -79,6 +81,15 @@ class RunLog:
         if self._active:
             text = "  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
             (self._bar.console if self._bar else self._console).print(f"{event:<10} {text}", highlight=False, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[dict[str, Any]]:
+        """Says on a terminal what is going on while the body runs, then shows the figures that it put into the dict, and its seconds."""
+        begin, figures = time.monotonic(), dict[str, Any]()
+        with stage(name):
+            yield figures
+        self.seconds[name] = time.monotonic() - begin
+        self.show(name, **figures, seconds=self.seconds[name])
 
     def start_bar(self, what: str) -> None:
         if self._active:

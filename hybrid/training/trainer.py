@@ -26,6 +26,7 @@ from hybrid.training import checkpoint
 from hybrid.training.batches import Batches, LossReader
 from hybrid.training.run_log import RunLog
 from hybrid.training.run_state import RunState
+from hybrid.training.table_ahead import TableAhead, has_idle_cores, room_for_table
 from ngram.arrays import U16
 from ngram.counting.row_counter import RowCounter
 from ngram.threads import Worker
@@ -69,6 +70,7 @@ class Trainer:
         self.loss = compiled(model.loss) if compiling else model.loss
         order = config.cache.ngram_order
         self.cache = RowCounter(config.model.vocab_size, order, loader.bos) if order else None
+        self.ahead = TableAhead(self.cache, room_for_table(config, model)) if self.cache is not None else None
         self.val_tokens = val_tokens
 
     # -- one step ---------------------------------------------------------------------------------------------------
@@ -94,11 +96,14 @@ class Trainer:
         self.state.gradients.zero_()
 
     def count(self, step: int, rows: U16) -> None:
-        """Hands the rows seen for the first time to the counting thread."""
-        if self.cache is not None:
+        """Hands the rows seen for the first time to the counting thread; when there are none left, the table is begun on idle cores."""
+        if self.cache is not None and self.ahead is not None and not self.ahead.begun:
             fresh = self.batches.loader.is_first_epoch(step)
             if fresh.any():
                 self.cache.submit(rows if fresh.all() else rows[fresh])
+            elif has_idle_cores(self.ranks):
+                self.cache.submit(self.batches.loader.remainder()[None])
+                self.ahead.begin(self.cache.run)
 
     # -- before and after -------------------------------------------------------------------------------------------
 
@@ -109,8 +114,8 @@ class Trainer:
         fresh = [optimiser.state_dict() for optimiser in self.state.optimisers]
         rows = self.batches.loader.batch(0)
         counting = Worker("warm-up", 1)
-        if self.cache is not None:
-            counting.submit(self.cache.warm_up)  # beside the compiler, which waits for others much of its time
+        if self.ahead is not None:
+            counting.submit(self.ahead.warm_up)  # beside the compiler, which waits for others much of its time
         for _ in range(self.config.train.warmup_steps):
             self.forward_backward(rows)
             self.update(0.5)
@@ -224,7 +229,7 @@ class Trainer:
         self.batches.loader.stream.check_unchanged()
         if self.ranks.is_first:  # a finished run, too: if packing is killed, --resume packs without training again
             checkpoint.save(writer.path, *checkpoint.snapshot(self.state.to_tree()))
-        if self.cache is not None:
+        if self.cache is not None and self.ahead is not None and not self.ahead.begun:
             self.cache.drain()
             whole = self.state.step * self.batches.loader.batch_rows >= self.batches.loader.rows_per_epoch
             if whole and self.ranks.is_first and not interrupted:  # the end of the corpus that fills no row

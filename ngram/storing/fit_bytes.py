@@ -34,10 +34,10 @@ _SURELY = 1.5
 _RARITY = 2.0
 _COUNT_BITS = 0.5
 _FIXED_BITS = 1.0
-# First guess of the bytes of a pruned table: 1.4 bits a bit of price, times (share of the n-grams)^-0.27.  Fitted to 7 … 100 % of tables
-# of 2 M and 20 M tokens of web text, within 6 %.
-_PRICED = 1.4
-_COMMON = 0.27
+# First guess of the bytes of the first n of M n-grams: their price by so much, less by √(n/M).  Within 5 % on 1 … 100 % of tables of 20 M and
+# 72 M tokens of web text that hold what occurs twice, down to half of it on those that hold everything (LOG.md, 2026-11-27).
+_PRICED = 2.95
+_COMMON = 1.5
 
 
 @dataclass(frozen=True)
@@ -49,23 +49,6 @@ class Ground:
     suffixes: list[I64]
 
 
-def fit_bytes(table: NgramTable, max_bytes: int) -> tuple[NgramTable, bytes]:
-    """Prunes a table until its code fits into max_bytes.  Returns the table that a reader will get, and the bytes.
-
-    Fills max_bytes to within 1 % unless the whole table is smaller.  Raises SeedgramError, which says the minimum, when not
-    even the unigrams fit."""
-    ground = ground_of(table)
-    smallest = _coded(ground, np.empty(0, np.int64), 0)
-    if len(smallest.data) > max_bytes:
-        raise SeedgramError(f"n-gram table: {max_bytes} bytes are too few; the unigrams alone need {len(smallest.data)}")
-    ranked = ranking_of(ground)
-    while _PRICED / 8 * ranked[1].sum() > max_bytes * STAGE and len(ranked[0]) > 1:
-        ground = keep_first(ground, ranked[0], table.vocab_size + len(ranked[0]) // int(STAGE))
-        ranked = ranking_of(ground)
-    found = _search(ground, *ranked, max_bytes, smallest)
-    return found.read(), found.data
-
-
 @dataclass(frozen=True)
 class _Coded:
     """A table with `size` n-grams beyond order 1 as bytes, and as a reader gets it."""
@@ -75,44 +58,96 @@ class _Coded:
     read: Callable[[], NgramTable]
 
 
-def _coded(ground: Ground, ranking: I64, size: int) -> _Coded:
-    whole = sum(ground.table.sizes()) == ground.table.vocab_size + size
-    smaller = ground if whole else keep_first(ground, ranking, ground.table.vocab_size + size)
-    return _Coded(size, *table_codec.encode_read(smaller.table, smaller.suffixes))
+@dataclass(frozen=True)
+class _Stage:
+    """ranking (M,): the n-grams beyond order 1, the most valuable first.  guess (M + 1,): about how many bytes the first n of them take.
+    least: bytes that all of them take, even if they are all there ever were."""
+
+    ground: Ground
+    ranking: I64
+    guess: F64
+    least: float
+
+    def coded(self, size: int) -> _Coded:
+        count = self.ground.table.vocab_size + size
+        smaller = self.ground if size == len(self.ranking) else keep_first(self.ground, self.ranking, count)
+        return _Coded(size, *table_codec.encode_read(smaller.table, smaller.suffixes))
 
 
-def _search(ground: Ground, ranking: I64, prices: F64, max_bytes: int, low: _Coded) -> _Coded:
-    """Looks for the number of n-grams that fills max_bytes; low: the unigrams alone, which fit.
+def fit_bytes(table: NgramTable, max_bytes: int) -> tuple[NgramTable, bytes]:
+    """Prunes a table until its code fits into max_bytes.  Returns the table that a reader will get, and the bytes.
 
-    Bytes grow about as the prices and, as common n-grams cost more than theirs, a power of the share of the n-grams (_guess):
-    trials go where that says, scaled to the trials before."""
-    guess, whole = _guess(prices[ranking]), len(ranking)
-    high: _Coded | None = None  # the smallest that does not fit, as far as known
-    target = max_bytes * (1 + _FILL) / 2
+    Fills max_bytes to within 1 % unless the whole table is smaller.  Raises SeedgramError, which says the minimum, when not
+    even the unigrams fit."""
+    return Stages(table).fit(max_bytes)
+
+
+class Stages:
+    """A table with its raw counts, and smaller and smaller ones, each ranked anew: what pruning to any number of bytes begins with."""
+
+    def __init__(self, table: NgramTable) -> None:
+        self.sizes = table.sizes()
+        self._made = [self._stage(ground_of(table))]
+        self._unigrams = self._made[0].coded(0)
+        self._begun = list[_Coded]()
+
+    def begin(self, max_bytes: int) -> None:
+        """Codes a table of about so many bytes, with which a fit to nearly as many will begin: what `fit` returns depends on it."""
+        if max_bytes > len(self._unigrams.data):
+            stage = self._made[self._at(max_bytes)]
+            self._begun = [stage.coded(min(int(np.searchsorted(stage.guess, max_bytes)), len(stage.ranking)))]
+
+    def fit(self, max_bytes: int) -> tuple[NgramTable, bytes]:
+        """What `fit_bytes` returns."""
+        if len(self._unigrams.data) > max_bytes:
+            raise SeedgramError(f"n-gram table: {max_bytes} bytes are too few; the unigrams alone need {len(self._unigrams.data)}")
+        low, high = self._unigrams, None
+        for coded in self._begun:
+            low, high = (coded, None) if len(coded.data) <= max_bytes else (low, coded)
+        at = self._at(max_bytes)
+        low = _search(self._made[at], max_bytes, low, high)
+        while at and low.size >= len(self._made[at].ranking):  # less was kept than fits: the guess was too high
+            at -= 1
+            low = _search(self._made[at], max_bytes, low, high)
+        return low.read(), low.data
+
+    def _at(self, max_bytes: int) -> int:
+        """Number of the first stage that is not much too large for max_bytes; all before it are needed to make it."""
+        for at, stage in enumerate(self._made):
+            size = len(stage.ranking)
+            if stage.least <= max_bytes * STAGE or size <= 1:
+                break
+            if at + 1 == len(self._made):
+                self._made.append(self._stage(keep_first(stage.ground, stage.ranking, self.sizes[0] + size // int(STAGE))))
+        return at
+
+    def _stage(self, ground: Ground) -> _Stage:
+        ranking, prices = ranking_of(ground)
+        bytes_ = np.concatenate([[0.0], np.cumsum(prices[ranking])]) / 8
+        share = np.arange(len(bytes_)) / max(1, sum(self.sizes[1:]))
+        guess = np.maximum.accumulate(bytes_ * (_PRICED - _COMMON * np.sqrt(share)))
+        return _Stage(ground, ranking, guess, float(bytes_[-1]) * (_PRICED - _COMMON))
+
+
+def _search(stage: _Stage, max_bytes: int, low: _Coded, high: _Coded | None) -> _Coded:
+    """The table that fills max_bytes; low fits, high does not.  Trials go where the guess says, scaled to the trials before."""
+    guess, whole = stage.guess, len(stage.ranking)
+    if high is not None and high.size > whole:
+        high = None
     for trial in range(_MAX_TRIALS):
         top = whole if high is None else high.size - 1
         filled = len(low.data) >= max_bytes * _FILL
-        too_large = high is not None or (filled and len(low.data) * guess[-1] > _SURELY * max_bytes * guess[low.size])
-        if low.size >= top or (filled and too_large):
+        if low.size >= top or (filled and (high is not None or len(low.data) * guess[-1] > _SURELY * max_bytes * guess[low.size])):
             break
         if trial % 4 == 3:
             middle = (low.size + top) // 2
         else:
-            middle = int(np.searchsorted(guess, _wanted(guess, target, low, high)))
+            middle = int(np.searchsorted(guess, _wanted(guess, max_bytes * (1 + _FILL) / 2, low, high)))
         if high is None and (filled or middle > _NEARLY * whole):
             middle = whole
-        tried = _coded(ground, ranking, min(max(middle, low.size + 1), top))
+        tried = stage.coded(min(max(middle, low.size + 1), top))
         low, high = (tried, high) if len(tried.data) <= max_bytes else (low, tried)
     return low
-
-
-def _guess(prices: F64) -> F64:
-    """About how many bytes the first n n-grams beyond order 1 take, (M + 1,) float64, never falling; prices as ranked."""
-    share = np.arange(len(prices) + 1) / max(1, len(prices))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        guess = _PRICED / 8 * np.concatenate([[0.0], np.cumsum(prices)]) * share**-_COMMON
-    guess[0] = 0.0
-    return np.maximum.accumulate(guess)
 
 
 def _wanted(guess: F64, target: float, low: _Coded, high: _Coded | None) -> float:
