@@ -25,8 +25,6 @@ from ngram.arrays import F32, F64
 CLIPS = (1.0, 0.975, 0.95, 0.925, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)  # candidates: share of the row's largest entry
 ROWS = 64  # whose clipping a thread searches at a time: what they need stays in its cache
 SCALE_EXPONENT = 14  # the tensor's largest scale is moved to 2¹³…2¹⁴, below float16's 65,504
-NORMAL_BITS = 0.5 * math.log2(2 * math.pi * math.e)  # entropy of the normal distribution, in steps of its standard deviation
-SPARE_BITS = 0.6  # that brotli leaves out of each entry whose row has a step of its own
 
 F16 = npt.NDArray[np.float16]
 Integers = npt.NDArray[np.int16]
@@ -84,34 +82,18 @@ def step_rows(weight_OI: F32, bits: int, step_O: F64) -> tuple[Integers, F16, in
     return round_to_scales(weight_OI, load_scales(stored, exponent), top), stored, exponent
 
 
-def _bits_and_step(name: str, ndim: int, config: QuantConfig) -> tuple[int, float]:
-    """Bits of a parameter's entries, and the step between them in root mean squares; 0: each row's own, as quantise_rows finds it."""
-    kind = parameter_kind(name, ndim)
-    if kind == "embedding":
-        return config.embed_bits, config.embed_step if name == "embedding" else config.table_step
-    return (config.weight_bits, config.weight_step) if kind == "matrix" else (16, 0.0)
-
-
-def expected_bytes(state: Mapping[str, Tensor], config: QuantConfig) -> int:
-    """About how many bytes the weights will take in an artifact, whatever they are: those of normally distributed entries, by their entropy."""
-    total = 0.0
-    for name, tensor in state.items():
-        bits, step = _bits_and_step(name, tensor.ndim, config)
-        total += tensor.numel() * (NORMAL_BITS - math.log2(step) if step else bits - SPARE_BITS) / 8
-    return int(total)
-
-
 def _round_nearest(name: str, values: F32, bits: int, config: QuantConfig, counts_V: F64 | None) -> tuple[Integers, F16, int]:
     """The tensor by the settings of its kind.  An entropy coder pays for spread, not for range, so rows of one importance get one step;
     a row of the tied embedding matters as often as its token occurs."""
-    _, step = _bits_and_step(name, values.ndim, config)
-    if not step:
-        return quantise_rows(values, bits)
     size_O = np.sqrt(np.square(values, dtype=np.float64).mean(axis=1))
     if parameter_kind(name, values.ndim) == "matrix":
-        return step_rows(values, bits, step * size_O)
+        return step_rows(values, bits, config.weight_step * size_O) if config.weight_step else quantise_rows(values, bits)
+    is_tied = name == "embedding"
+    step = config.embed_step if is_tied else config.table_step
+    if not step:
+        return quantise_rows(values, bits)
     steps = np.full(len(values), step * float(np.sqrt(np.square(size_O).mean())))
-    if name == "embedding" and counts_V is not None:
+    if is_tied and counts_V is not None:
         steps *= ((counts_V + 1) / (counts_V + 1).mean()) ** -config.rare_step
     return step_rows(values, bits, steps)
 
@@ -131,8 +113,9 @@ def encode_state(
     parts: dict[str, list[bytes]] = {section: [] for section in ("matrices", "embeddings", "remainders", "scales", "vectors")}
     for name, tensor in state.items():
         values = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
-        bits, _ = _bits_and_step(name, values.ndim, config)
-        section, exponent = SECTIONS[parameter_kind(name, values.ndim)], 0
+        kind = parameter_kind(name, values.ndim)
+        bits = {"matrix": config.weight_bits, "embedding": config.embed_bits, "scalar": 16}[kind]
+        section, exponent = SECTIONS[kind], 0
         if bits == 16:
             bits = 16 if np.abs(values).max(initial=0.0) <= np.finfo(np.float16).max else 32
             parts[section].append(values.astype("<f2" if bits == 16 else "<f4").tobytes())

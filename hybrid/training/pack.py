@@ -18,7 +18,7 @@ from hybrid.storing import artifact, gptq, quantise
 from hybrid.training.fit_gate import fit_gate
 from hybrid.training.run_log import RunLog
 from hybrid.training.table_ahead import TableAhead
-from ngram.arrays import F64, U16, digest
+from ngram.arrays import F64, U16
 from ngram.blending import fit
 from ngram.counting.all_reduce import all_reduce_run
 from ngram.table import NgramTable
@@ -28,17 +28,16 @@ GATE_BYTES = 24_000  # kept free for the gate while the cache is fitted to the b
 
 
 def merge_counts(ahead: TableAhead | None, ranks: Ranks, log: RunLog) -> None:
-    """Merges the counts of all ranks into one exact run, the same on every rank, and begins its table, unless that was begun beside training."""
-    if ahead is None:
+    """Merges the counts of all ranks into one exact run, the same on every rank, and begins its table, unless training has."""
+    if ahead is None or ahead.begun:
         return
-    with log.phase("merged") as figures:
-        run = ahead.run()
+    with log.phase("merged"):
+        run = ahead.cache.run()
         if ranks.world > 1:
             with peers():
                 run = all_reduce_run(run, group=ranks.patient_group)
-        figures |= {"ngrams": len(run), "positions": run.total(), "digest": digest(*run.columns())}
-    if ranks.is_first and not ahead.begun:
-        ahead.begin(lambda: run)
+    if ranks.is_first:
+        ahead.begin(run)
 
 
 def _token_counts(config: Config, loader: Loader) -> F64:
@@ -97,9 +96,9 @@ def _fit_gate(
 
 def _fit_cache(ahead: TableAhead, packer: artifact.Packer, log: RunLog) -> NgramTable:
     """Adds the section "ngram", filling what the budget leaves; returns the table that a reader gets."""
-    with log.phase("table") as figures:  # what is left of it, and what its thread took
+    with log.phase("table") as figures:  # what is left of it
         stages = ahead.stages()
-        figures |= {"ngrams": sum(stages.sizes), **ahead.seconds}
+        figures |= ahead.figures
     with log.phase("cache") as figures:
         table, coded = stages.fit(packer.room(reserve=GATE_BYTES))
         packer.add({"ngram": coded})

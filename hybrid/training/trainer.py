@@ -18,15 +18,17 @@ import torch._functorch.config as functorch_config
 
 from hybrid.data.shards import Loader
 from hybrid.model.hybrid_lm import HybridLM
+from hybrid.model.parameters import count_stored
 from hybrid.parallel.failures import terminated
 from hybrid.parallel.ranks import Ranks
 from hybrid.scoring import windows
 from hybrid.settings.config import Config
+from hybrid.storing.counted_code import code_bytes
 from hybrid.training import checkpoint
 from hybrid.training.batches import Batches, LossReader
 from hybrid.training.run_log import RunLog
 from hybrid.training.run_state import RunState
-from hybrid.training.table_ahead import TableAhead, has_idle_cores, room_for_table
+from hybrid.training.table_ahead import TableAhead
 from ngram.arrays import U16
 from ngram.counting.row_counter import RowCounter
 from ngram.threads import Worker
@@ -70,7 +72,9 @@ class Trainer:
         self.loss = compiled(model.loss) if compiling else model.loss
         order = config.cache.ngram_order
         self.cache = RowCounter(config.model.vocab_size, order, loader.bos) if order else None
-        self.ahead = TableAhead(self.cache, room_for_table(config, model)) if self.cache is not None else None
+        room = config.cache.cap_bytes - code_bytes() - count_stored(model) * config.quant.weight_bits // 8
+        self.ahead = TableAhead(self.cache, room) if self.cache is not None else None
+        self.idle_cores = ranks.device.type == "cuda" and ranks.world == 1  # on a CPU training has them all; several ranks add up first
         self.val_tokens = val_tokens
 
     # -- one step ---------------------------------------------------------------------------------------------------
@@ -101,9 +105,9 @@ class Trainer:
             fresh = self.batches.loader.is_first_epoch(step)
             if fresh.any():
                 self.cache.submit(rows if fresh.all() else rows[fresh])
-            elif has_idle_cores(self.ranks):
+            elif self.idle_cores:
                 self.cache.submit(self.batches.loader.remainder()[None])
-                self.ahead.begin(self.cache.run)
+                self.ahead.begin()
 
     # -- before and after -------------------------------------------------------------------------------------------
 
