@@ -2,10 +2,8 @@
 
 numba's own cache misses a callee that changed in another file, and keeps an index per kernel that processes read, change and write
 back, so that processes which start together may load machine code that another has just replaced.  Here each pair of kernel and
-argument types has a file of its own, named by a digest of everything its machine code follows from.  Nothing is ever updated, so
-nothing needs a lock: a file appears whole, by a rename.  Any error of the cache costs a compilation, never a result.
-
-private_files.py says where the files lie; below it, each combination of sources, versions and processor has a folder.
+argument types has a file of its own (private_files.py), named by a digest of everything its machine code follows from.  Nothing is ever
+updated, so nothing needs a lock.  Any error of the cache costs a compilation, never a result.
 """
 
 import functools
@@ -43,7 +41,7 @@ def njit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
 
 @functools.cache
 def sources_digest(place: Path) -> bytes:
-    """SHA-256 of a Python file, or of all below a folder with their names: a kernel's code follows from callees and constants in any of them."""
+    """SHA-256 of a Python file, or of all below a folder with their names: a kernel's code follows from callees and constants in any."""
     digest = hashlib.sha256()
     for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
         content = path.read_bytes()
@@ -91,7 +89,6 @@ class Notice:
     wanted = False  # for commands to set, on their first rank; a library says nothing
 
     def consider(self) -> None:
-        """To call when a kernel was compiled and kept."""
         if self.wanted and compile_seconds() > ANNOUNCE_AFTER_S:
             self.wanted = False
             print(f"compiling kernels for this machine, once: later starts load them from {store().folder}", file=sys.stderr, flush=True)
@@ -101,7 +98,9 @@ NOTICE = Notice()
 
 
 class KernelCache(caching.NullCache):
-    """One kernel's place in the store, in the form that numba's dispatcher asks for."""
+    """One kernel's place in the store, in the form that numba's dispatcher asks for.
+
+    numba's classes beneath its public ones differ between versions, and whatever goes wrong here is mended by compiling: hence `except Exception`."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
@@ -113,9 +112,6 @@ class KernelCache(caching.NullCache):
         where = (self._function.__module__, self._function.__qualname__, code.co_firstlineno)
         key = where, sources_digest(package_folder(code.co_filename)), serialize.dumps(closure), codegen.magic_tuple(), signature
         return f"{self._function.__name__}-{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}"
-
-    # numba's classes beneath its public ones differ between versions, and whatever goes wrong here is mended by compiling:
-    # hence the broad `except` of the next two.
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """The compiled kernel for these argument types, or None."""

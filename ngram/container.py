@@ -19,6 +19,7 @@ import secrets
 import stat
 import struct
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
@@ -39,17 +40,12 @@ def appearing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """The file `path`, open for writing: every output of the project is written through this.
 
     A regular file, or a new one, is written under a temporary name beside it, flushed to disk and renamed when the body ends well, so it
-    appears whole or not at all; it keeps its mode, and a symbolic link keeps pointing at it.  What is no regular file (a pipe, a
-    terminal, a device) is written to directly, and "-" is standard output.
-    Raises SeedgramError, naming the file, when it cannot be written; the old file then stays."""
+    appears whole or not at all; it keeps its mode, and a symbolic link keeps pointing at it.  A pipe, a terminal or a device is written to
+    directly, and "-" is standard output.  Raises SeedgramError, naming the file, when it cannot be written; the old file then stays."""
     name = os.fspath(path)
     try:
-        if _is_stream(name):
-            with _open_stream(name) as file:
-                yield file
-        else:
-            with _replacing(Path(os.path.realpath(name))) as file:
-                yield file
+        with _open_stream(name) if _is_stream(name) else _replacing(Path(os.path.realpath(name))) as file:
+            yield file
     except BrokenPipeError:  # the reader went away: run_cli ends the program without a word
         raise
     except OSError as error:
@@ -68,36 +64,20 @@ def kept_stdout() -> Iterator[None]:
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raises the SeedgramError that `appearing` would end with, before any work is done for the file; leaves nothing behind.
-
-    Where the file's folder is missing, the nearest one above has to allow that it is made."""
+    """Raises the SeedgramError that `appearing` would end with, before any work is done for the file; leaves nothing behind."""
     name = os.fspath(path)
     try:
-        if _is_stream(name):
-            if name != STANDARD and not os.path.exists(name):  # a descriptor that nobody has opened
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        else:
+        if not _is_stream(name):
             target = Path(os.path.realpath(name))
-            if target.parent.is_dir():
-                handle, temporary = _temporary(target)
-                os.close(handle)
-                os.unlink(temporary)
-            else:
-                _check_creatable(target)
+            missing = [place for place in (target, *target.parents) if place == target or not os.path.lexists(place)]
+            if any(len(os.fsencode(place.name)) > MAX_NAME_BYTES for place in missing):
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+            with tempfile.TemporaryFile(dir=missing[-1].parent):
+                pass
+        elif name != STANDARD:
+            os.stat(name)  # it may be a descriptor that nobody has opened
     except OSError as error:
         raise _unwritable(name, error) from None
-
-
-def _check_creatable(target: Path) -> None:
-    """Raises OSError unless the missing folders above `target` could be made."""
-    place = target
-    while not os.path.lexists(place):
-        if len(os.fsencode(place.name)) > MAX_NAME_BYTES:
-            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        code = errno.EACCES if place.is_dir() else errno.ENOTDIR
-        raise OSError(code, os.strerror(code))
 
 
 def _unwritable(name: str, error: OSError) -> SeedgramError:
@@ -105,9 +85,7 @@ def _unwritable(name: str, error: OSError) -> SeedgramError:
 
 
 def _is_stream(name: str) -> bool:
-    """Whether a name means something that is written to as it is: standard output, an open descriptor, a pipe or a device.
-
-    Raises OSError for what can be no output: no name at all, or a folder."""
+    """Whether a name is standard output, an open descriptor, a pipe or a device.  Raises OSError for no name at all, and for a folder."""
     if name == STANDARD:
         return True
     if not name or os.path.isdir(name):
@@ -119,30 +97,25 @@ def _is_stream(name: str) -> bool:
 
 @contextmanager
 def _open_stream(name: str) -> Iterator[IO[bytes]]:
-    if name == STANDARD:
-        out = _kept[-1] if _kept else sys.stdout
-        out.flush()  # what was printed before comes before
-        yield out.buffer
-        out.flush()
+    if name != STANDARD:
+        with open(name, "wb") as file:
+            yield file
         return
-    with open(name, "wb") as file:
-        yield file
-
-
-def _temporary(target: Path) -> tuple[int, Path]:
-    """(descriptor, path) of a new file beside `target`, which it is to replace; mode as the umask says."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if len(os.fsencode(target.name)) > MAX_NAME_BYTES:
-        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-    temporary = target.parent / f".{target.name[:32]}.{secrets.token_hex(4)}"
-    return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666), temporary
+    out = _kept[-1] if _kept else sys.stdout
+    out.flush()  # what was printed before comes before
+    yield out.buffer
+    out.flush()
 
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[IO[bytes]]:
-    handle, temporary = _temporary(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):
+        os.stat(target)  # a name too long is refused now, not when the work is done
+    temporary = target.parent / f".{target.name[:32]}.{secrets.token_hex(4)}"
+    file = open(temporary, "xb")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())

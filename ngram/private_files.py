@@ -1,7 +1,7 @@
-"""A private folder of whole files below the user's cache folder: what can be made again, kept for the next start.
+"""Private folders of whole files below the user's cache folder: what can be made again, kept for the next start.
 
-The folder is `$XDG_CACHE_HOME/seedgram/kernels` (`~/.cache` without that variable; `~/Library/Caches` on macOS).
-SEEDGRAM_CACHE_DIR names another place for `kernels`; set and empty, it switches the cache off.
+A kind of files, as `kernels`, lies in `$XDG_CACHE_HOME/seedgram/kernels` (`~/.cache` without that variable; `~/Library/Caches` on macOS), a
+folder for each key.  SEEDGRAM_CACHE_DIR names another place for `kernels`; set and empty, it switches the cache off.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ FOLDERS_KEPT = 8  # of other versions and checkouts, the newest; one takes about
 
 
 def user_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
-    """Where kernels are kept, with a folder for each key in it; None: nowhere."""
+    """Where kernels are kept; None: nowhere."""
     named = environment.get(VARIABLE)
     if named is not None:
         return Path(named, "kernels").absolute() if named else None
@@ -31,7 +31,7 @@ def user_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
 
 
 def store_of(kind: str, key: Callable[[], str]) -> "Store":
-    """The store of a kind of files that a key names, in a folder beside the other kinds'; one that keeps nothing where that cannot be told."""
+    """The store of a kind of files under a key; one that keeps nothing where there is no place for it."""
     try:
         folder = user_folder()
         return Store(folder.with_name(kind) / key() if folder is not None else None)

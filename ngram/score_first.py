@@ -54,36 +54,28 @@ class ScoreFirst:
         for start in range(self.mark, len(self.tokens), size):
             yield start, min(start + size, len(self.tokens))
 
-    def row(self, t: int) -> dict[str, Any]:
-        """Every part's whole distribution of position t, which must be the next to be scored; nothing is scored or learned.
-
-        A part must have `row(tokens, t)`, which does not look at tokens[t:]."""
-        self._check_next(t, t + 1)
-        return {name: part.row(self.tokens, t) for name, part in self.parts.items()}  # type: ignore[attr-defined]
 
     def score(self, start: int, stop: int) -> dict[str, Any]:
         """Results of every part for targets start … stop-1, state frozen."""
-        self._check_next(start, stop)
+        self.check_next(start, stop)
         before = self.digests() if self.paranoid else {}
         results = {name: part.score(self.tokens, start, stop) for name, part in self.parts.items()}
-        if self.paranoid:
-            changed = [name for name, digest in self.digests().items() if digest != before[name]]
-            if changed:
-                raise LeakageError(f"positions {start}…{stop - 1}: scoring changed the state of {', '.join(changed)}")
+        after = self.digests() if self.paranoid else {}
+        if after != before:
+            raise _leak(start, stop, f"scoring changed the state of {', '.join(name for name in after if after[name] != before[name])}")
         self.mark = stop
         self._pending = None if self.frozen else (start, stop)
         return results
 
     def update(self, start: int, stop: int) -> None:
         """Every part learns the chunk just scored: that chunk, whole, once."""
-        if self.frozen:
-            raise LeakageError(f"positions {start}…{stop - 1}: update of a frozen scorer")
+        self._check_learning(start, stop)
         if self._pending is None:
             known = "was already learned" if stop <= self.mark else f"was not scored yet (scored so far: up to {self.mark - 1})"
-            raise LeakageError(f"positions {start}…{stop - 1}: update with a chunk that {known}")
+            raise _leak(start, stop, f"update with a chunk that {known}")
         if (start, stop) != self._pending:
             first, end = self._pending
-            raise LeakageError(f"positions {start}…{stop - 1}: update out of order, the scored chunk is {first}…{end - 1}")
+            raise _leak(start, stop, f"update out of order, the scored chunk is {first}…{end - 1}")
         self._pending = None
         for part in self.parts.values():
             part.update(self.tokens, start, stop)
@@ -94,12 +86,9 @@ class ScoreFirst:
         A part must have `score_then_update(tokens, start, stop)` whose result and final state equal those of
         `for t in range(start, stop): score(t, t + 1); update(t, t + 1)`; a part that learns by blocks documents its own block.  Tests hold
         each part to that loop, as this object cannot look inside the call."""
-        if self.frozen:
-            raise LeakageError(f"positions {start}…{stop - 1}: update of a frozen scorer")
-        self._check_next(start, stop)
-        results = {}
-        for name, part in self.parts.items():
-            results[name] = part.score_then_update(self.tokens, start, stop)  # type: ignore[attr-defined]
+        self._check_learning(start, stop)
+        self.check_next(start, stop)
+        results = {name: part.score_then_update(self.tokens, start, stop) for name, part in self.parts.items()}  # type: ignore[attr-defined]
         self.mark = stop
         return results
 
@@ -107,16 +96,24 @@ class ScoreFirst:
         """The digest of every part's state."""
         return {name: part.digest() for name, part in self.parts.items()}
 
-    def _check_next(self, start: int, stop: int) -> None:
-        where = f"positions {start}…{stop - 1}"
+    def _check_learning(self, start: int, stop: int) -> None:
+        if self.frozen:
+            raise _leak(start, stop, "update of a frozen scorer")
+
+    def check_next(self, start: int, stop: int) -> None:
+        """Raises LeakageError unless start … stop-1 are the positions to score now."""
         if start >= stop or stop > len(self.tokens):
-            raise LeakageError(f"{where}: not a chunk of the targets 1…{len(self.tokens) - 1}")
+            raise _leak(start, stop, f"not a chunk of the targets 1…{len(self.tokens) - 1}")
         if start < 1:
-            raise LeakageError(f"{where}: position 0 is given and never a target")
+            raise _leak(start, stop, "position 0 is given and never a target")
         if start < self.mark:
-            raise LeakageError(f"{where}: positions up to {self.mark - 1} were already scored")
+            raise _leak(start, stop, f"positions up to {self.mark - 1} were already scored")
         if start > self.mark:
-            raise LeakageError(f"{where}: scoring would skip positions {self.mark}…{start - 1}")
+            raise _leak(start, stop, f"scoring would skip positions {self.mark}…{start - 1}")
         if self._pending is not None:
             first, end = self._pending
-            raise LeakageError(f"{where}: the chunk {first}…{end - 1} was scored but not learned yet; update with it first")
+            raise _leak(start, stop, f"the chunk {first}…{end - 1} was scored but not learned yet; update with it first")
+
+
+def _leak(start: int, stop: int, what: str) -> LeakageError:
+    return LeakageError(f"positions {start}…{stop - 1}: {what}")

@@ -22,6 +22,7 @@ from hybrid.scoring.options import EvalOptions
 from hybrid.settings.config import ConfigError
 from hybrid.storing.artifact import Artifact
 from ngram.arrays import F64, U16
+from ngram.row_at import row_at
 from ngram.score_first import ScoreFirst, Tokens
 
 
@@ -51,7 +52,7 @@ def next_row(art: Artifact, tokens: U16, options: EvalOptions, ranks: Ranks) -> 
         order = ScoreFirst(stream, {"blend": predictor}, frozen=not options.online)
         if len(tokens) > 1:
             (order.score_then_update if options.online else order.score)(1, len(tokens))
-        row_V: F64 = order.row(len(tokens))["blend"]
+        row_V: F64 = row_at(order, len(tokens))["blend"]
     return row_V
 
 
@@ -110,7 +111,7 @@ def drawn(art: Artifact, codec: Tokenizer, prompt: U16, most: int, how: Sampling
         if len(prompt) > 1:
             order.score_then_update(1, len(prompt))
         for t in range(len(prompt), len(stream)):
-            row_V = np.where(silent, 0.0, order.row(t)["blend"])
+            row_V = np.where(silent, 0.0, row_at(order, t)["blend"])
             stream[t] = pick(row_V, how, float(random.random()))
             if stream[t] == codec.bos:
                 return

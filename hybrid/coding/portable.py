@@ -17,6 +17,7 @@ from hybrid.storing.artifact import Artifact
 from ngram import container
 from ngram.arrays import U16
 from ngram.errors import FileFormatError, SeedgramError
+from ngram.row_at import row_at
 from ngram.score_first import ScoreFirst
 from ngram.terminal import track
 
@@ -32,7 +33,7 @@ def encode(art: Artifact, artifact_sha: str, tokens: U16, original: bytes) -> tu
     part, coder, began, each = _part(art), SymbolEncoder(), time.monotonic(), []
     order = ScoreFirst(tokens, {"part": part})
     for t in track(range(1, len(tokens)), "coding"):
-        coder.give(order.row(t)["part"], part.active(t), tokens[t : t + 1].astype(np.int64))
+        coder.give(row_at(order, t)["part"], part.active(t), tokens[t : t + 1].astype(np.int64))
         each.append(order.score_then_update(t, t + 1)["part"])
     payload = coder.payload() if len(tokens) else b""
     sha = digest_of(original)
@@ -57,7 +58,7 @@ def decode(art: Artifact, artifact_sha: str, data: bytes, where: str) -> Coded:
     order = ScoreFirst(np.full(n, part.cache.bos, np.uint16), {"part": part})
     for t in track(range(1, n), "decoding"):
         try:
-            order.tokens[t] = decoder.take(order.row(t)["part"], part.active(t))[0]
+            order.tokens[t] = decoder.take(row_at(order, t)["part"], part.active(t))[0]
         except ValueError as error:
             raise FileFormatError(f"{where}: payload does not decode ({error}); copy the file again") from None
         each.append(order.score_then_update(t, t + 1)["part"])

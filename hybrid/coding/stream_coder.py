@@ -36,6 +36,7 @@ from ngram.arrays import F64, U16
 from ngram.blending.warm_up_columns import CODING
 from ngram.errors import FileFormatError
 from ngram.online.cache import OnlineCache
+from ngram.row_at import row_at
 from ngram.score_first import ScoreFirst
 from ngram.terminal import track
 
@@ -141,7 +142,7 @@ def encode(art: Artifact, artifact_sha: str, tokens: U16, settings: Settings, de
         for t in track(range(1, len(order.tokens) if settings.n else 0), "coding"):
             active = part.active(t)
             clock.tick(t, len(active))
-            step = order.row(t)["part"]
+            step = row_at(order, t)["part"]
             with clock.coding():
                 coder.give(step, active, text[t, active].astype(np.int64))
             each.append(_advance(order, t))
@@ -169,7 +170,7 @@ def decode(art: Artifact, artifact_sha: str, data: bytes, where: str) -> Coded:
         for t in track(range(1, len(order.tokens)), "decoding"):
             active = part.active(t)
             clock.tick(t, len(active))
-            step = order.row(t)["part"]
+            step = row_at(order, t)["part"]
             with clock.coding():
                 try:
                     text[t, active] = decoder.take(step, active)

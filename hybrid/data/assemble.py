@@ -152,4 +152,4 @@ def _compare(stream: Stream, documents: Documents, tokenizer: Tokenizer, encodin
             )
         if number % 1024 == 0:
             report("reading back", number, len(documents))
-            stream.let_go()  # else the whole text would seem to be in memory
+            folder.let_go(stream)  # else the whole text would seem to be in memory

@@ -3,9 +3,6 @@
     <name>_train_000000.bin …  tokens (shards.py)            tokenizer.model
     <name>_train_documents.idx  tokens, bytes and digest of every document, in the order of the shards (prepared.py)
     manifest.json              written last; until then one stands there that says "incomplete"
-
-What reads shards calls `check_shards` first: it compares shards and tokenizer with the manifest, and where shards come without one, looks
-whether the tokenizer can have made them.
 """
 
 import hashlib
@@ -60,10 +57,10 @@ def manifest_of(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:
 
 
 def check_shards(shards: Stream | Sequence[str | os.PathLike[str]], model: bytes) -> dict[str, Any]:
-    """The manifest of some shards ({} where they have none), after a look at what goes wrong without a word.
+    """The manifest of some shards ({} where they have none), after a look at what goes wrong without a word: all that reads shards begins here.
 
     shards: their paths, or the open stream of them; model: the SentencePiece model that is to read them.  Raises DataError when a shard is
-    there twice, was altered since its manifest was written, or belongs to another tokenizer."""
+    there twice, was altered since its manifest was written, or, also without a manifest, belongs to another tokenizer."""
     stream = shards if isinstance(shards, Stream) else Stream(shards)
     for place, (path, found) in enumerate(zip(stream.paths, stream.digests, strict=True)):
         if len(stream.shards[place]) and (first := stream.digests.index(found)) < place:

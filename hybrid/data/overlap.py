@@ -67,16 +67,14 @@ def _shared(again: np.ndarray, lengths: I64) -> Shared:
     return Shared(int(again.sum()), len(lengths), int(lengths[again].sum()), int(lengths.sum()))
 
 
-def check_overlap(train: Stream, val: Stream, bos: int, *, allowed: bool = False) -> Shared:
-    """The same, as a check: says so, or raises DataError with the remedy, when sides share documents; `allowed`: says so only."""
-    shared = overlap(train, val, bos)
-    if shared.documents:
+def check_overlap(train: Stream, val: Stream, bos: int, *, allowed: bool = False) -> None:
+    """Raises DataError with the remedy when `overlap` finds documents; `allowed`: says so only."""
+    if (shared := overlap(train, val, bos)).documents:
         _say_or_refuse(f"{val.paths[0]}: {shared.documents:,} of {shared.of_documents:,} validation documents, {shared.share:.2%} of the tokens,", allowed)
-    return shared
 
 
 def check_manifest(paths: Sequence[Path], *, allowed: bool = False) -> dict[str, Any]:
-    """The manifest of some validation shards; says so, or raises DataError, when their folder was prepared with --overlap keep."""
+    """The manifest of some validation shards.  The same check for a folder that was prepared with --overlap keep."""
     manifest = manifest_of(paths)
     match manifest:
         case {"overlap": int(count), "settings": {"overlap": "keep"}} if count:
@@ -85,7 +83,7 @@ def check_manifest(paths: Sequence[Path], *, allowed: bool = False) -> dict[str,
 
 
 def check_scored(paths: Sequence[Path], bos: int, *, allowed: bool = False) -> None:
-    """The same before scoring; also says when documents come again in the shards, which `prepare` would have left out."""
+    """`check_manifest` before scoring; also says when documents come again in the shards, which `prepare` would have left out."""
     match check_manifest(paths, allowed=allowed):
         case {"settings": {"keep_duplicates": False}}:
             return

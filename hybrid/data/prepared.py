@@ -1,6 +1,7 @@
 """What lies beside the shards in a folder that `prepare` writes: the index of documents, and the manifest's entries of files."""
 
 import json
+import mmap
 import os
 import re
 from collections.abc import Sequence
@@ -52,8 +53,15 @@ def bytes_said(counter: TokenBytes, stream: Stream) -> int:
     said = 0
     for start in range(0, len(stream) - 1, SCAN_TOKENS):
         said += counter.total(stream.read(start, min(len(stream), start + SCAN_TOKENS + 1)))
-        stream.let_go()
+        let_go(stream)
     return said
+
+
+def let_go(stream: Stream) -> None:
+    """Gives the pages of a stream that were read so far back to the system; they come from the disk when they are wanted again."""
+    for shard in stream.shards:
+        if isinstance(shard, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+            shard.base.madvise(mmap.MADV_DONTNEED)  # type: ignore[union-attr]
 
 
 def read_index(path: Path) -> Index:

@@ -2,12 +2,10 @@
 
 A shard is 256 little-endian int32 (`[20240520, 1, n_tokens, 0…]`), then n_tokens little-endian uint16, at most 10^8
 of them; BOS stands before each document.  Version 2 holds uint32, for vocabularies above 65,535 tokens.
-Shards are read through memory maps, never copied whole.
 
 Shapes: N tokens of a stream, T = seq_len, H = history (tokens carried before each row).
 """
 
-import mmap
 import os
 import re
 from collections.abc import Iterable
@@ -53,19 +51,16 @@ def read_shard(path: str | os.PathLike[str], vocab_size: int | None = None) -> T
     promised, found = int(header[2]), (size - header_bytes) / kind.itemsize
     if promised < 0 or found != promised:
         raise ShardError(f"{name}: header promises {promised:,} tokens, file holds {found:,g}; copy or download it again")
+    remedy = "use the tokenizer it was made with"
     if vocab_size is not None and kind != token_type(vocab_size):
-        raise ShardError(f"{name}: its tokens have {8 * kind.itemsize} bits, not as a vocabulary of {vocab_size}; use the tokenizer it was made with")
+        raise ShardError(f"{name}: its tokens have {8 * kind.itemsize} bits, not as a vocabulary of {vocab_size}; {remedy}")
     if promised == 0:
         return np.zeros(0, kind)
     tokens = np.memmap(name, dtype=kind, mode="r", offset=header_bytes, shape=(promised,))
-    if vocab_size is not None:
-        for start in range(0, promised, SCAN_TOKENS):
-            part = tokens[start : start + SCAN_TOKENS]
-            if int(part.max()) >= vocab_size:
-                place = start + int(np.argmax(part >= vocab_size))
-                raise ShardError(
-                    f"{name}: token {int(tokens[place])} at {place:,} is outside the vocabulary of {vocab_size}; use the tokenizer it was made with"
-                )
+    for start in range(0, promised if vocab_size else 0, SCAN_TOKENS):
+        outside = start + np.flatnonzero(tokens[start : start + SCAN_TOKENS] >= vocab_size)
+        if len(outside):
+            raise ShardError(f"{name}: token {tokens[outside[0]]} at {outside[0]:,} is outside the vocabulary of {vocab_size}; {remedy}")
     return tokens
 
 
@@ -109,18 +104,13 @@ class Stream:
         return np.concatenate(parts) if len(parts) > 2 else parts[-1]
 
     def _check_lengths(self, first: int, stop: int) -> None:
-        """Raises ShardError when a shard that is about to be read was cut: reading past a file's end kills the process (SIGBUS)."""
+        """Raises ShardError for a shard that was cut: reading past a file's end kills the process (SIGBUS)."""
         for path, shard, start in zip(self.paths[first:], self.shards[first:], self.starts[first:], strict=False):
             if start >= stop:
                 return
             if isinstance(shard, np.memmap) and shard.base.size() < 4 * HEADER_INTS + shard.nbytes:  # type: ignore[union-attr, operator]
                 raise ShardError(f"{path}: cut while it was being read; copy it again, then --resume")
 
-    def let_go(self) -> None:
-        """Gives the pages read so far back to the system; they come from the disk when they are wanted again."""
-        for shard in self.shards:
-            if isinstance(shard, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
-                shard.base.madvise(mmap.MADV_DONTNEED)  # type: ignore[union-attr]
 
     def check_unchanged(self) -> None:
         """Raises ShardError naming a shard whose tokens are not those of `digests`."""
@@ -145,8 +135,7 @@ def permutation(count: int, seed: int, epoch: int) -> I64:
 
 
 def holdout_start(stream: Stream, holdout_tokens: int, bos: int = BOS) -> int:
-    """Where the held-out end begins: at the BOS nearest to holdout_tokens before the end; exactly there when no BOS
-    lies within half that distance (one long document)."""
+    """Where the held-out end begins: at the BOS nearest to holdout_tokens before the end; exactly there when none lies within half that."""
     exact = len(stream) - holdout_tokens
     if holdout_tokens == 0:
         return exact
@@ -160,9 +149,8 @@ class Loader:
 
     Token 0 of the stream is given; row r has the targets 1 + r·T … (r+1)·T behind the H tokens before them (PAD before the
     beginning).  Rows come in one seeded permutation an epoch, epochs back to back; step s takes `batch_rows` of them, and rank k
-    of W the k-th of W equal parts: what is seen does not depend on W, and `batch(step)` on nothing but the step.  Rows of later
-    epochs begin up to T-1 tokens earlier, so that a token is not always seen behind the same context.  The end of the stream
-    (`holdout`) is in no row."""
+    of W the k-th of W equal parts.  Rows of later epochs begin up to T-1 tokens earlier, so that a token is not always seen behind the
+    same context.  The end of the stream (`holdout`) is in no row."""
 
     def __init__(
         self,
@@ -178,13 +166,9 @@ class Loader:
         vocab_size: int | None = None,
         bos: int = BOS,
     ) -> None:
-        """batch_rows: rows a step over all ranks; bos: the token that begins documents.
+        """batch_rows: rows a step over all ranks, a multiple of them; bos: the token that begins documents.
 
-        Raises ShardError for bad files, DataError for settings that do not fit."""
-        if not 0 <= rank < world or batch_rows % world or batch_rows < 1:
-            raise DataError(f"a batch of {batch_rows} rows does not divide over {world} ranks; make --batch-tokens a multiple of {world * seq_len}")
-        if seq_len < 1 or history < 1 or holdout_tokens < 0:
-            raise DataError(f"seq_len {seq_len} and history {history} must be at least 1, holdout_tokens {holdout_tokens} at least 0")
+        Raises ShardError for bad files, DataError for settings that leave no rows."""
         self.stream = Stream(paths, vocab_size)
         self.digests = self.stream.digests  # taken now: what the run sees at its end must be the same
         self.vocab_size = MAX_VOCAB if vocab_size is None else vocab_size
@@ -212,13 +196,9 @@ class Loader:
 
     def first_targets(self, step: int) -> I64:
         """(rows_per_rank,) places in the stream of the first target of each row of this rank at a step."""
-        shift = self._shift(self._global(step) // self.rows_per_epoch)
-        return np.maximum(1, 1 + self.row_indices(step) * self.seq_len - shift)
-
-    def _shift(self, epochs: I64) -> I64:
-        """Tokens by which the rows of an epoch begin earlier than in the first, which covers the stream exactly once."""
-        mixed = splitmix64(self.seed, epochs.astype(np.uint64))
-        return np.where(epochs > 0, (mixed % np.uint64(self.seq_len)).astype(np.int64), 0)
+        epochs = self._global(step) // self.rows_per_epoch
+        shift = splitmix64(self.seed, epochs.astype(np.uint64)) % np.uint64(self.seq_len)
+        return np.maximum(1, 1 + self.row_indices(step) * self.seq_len - np.where(epochs > 0, shift.astype(np.int64), 0))
 
     def _row(self, first_target: int, targets: int) -> Tokens:
         """(H + targets,) with PAD where history reaches before the stream."""
@@ -231,11 +211,9 @@ class Loader:
         rows = np.empty((self.rows_per_rank, self.history + self.seq_len), self.stream.type)
         for place, first in enumerate(self.first_targets(step)):
             rows[place] = self._row(int(first), self.seq_len)
-        if int(rows[:, self.history - 1 :].max()) >= self.vocab_size:  # checked at the start: on a GPU it would end the process
-            raise ShardError(
-                f"{self.stream.paths[0].parent}: step {step}: a token outside the vocabulary of {self.vocab_size}, a shard changed while "
-                "it was being read; copy it again, then --resume"
-            )
+        if int(rows[:, self.history - 1 :].max()) >= self.vocab_size:  # on a GPU it would end the process
+            what = f"step {step}: a token outside the vocabulary of {self.vocab_size}, a shard changed while it was being read"
+            raise ShardError(f"{self.stream.paths[0].parent}: {what}; copy it again, then --resume")
         return rows
 
     def is_first_epoch(self, step: int) -> Mask:

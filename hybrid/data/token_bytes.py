@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from hybrid.data.manifest import CHALLENGE, LOSSLESS, LOSSY, check_shards
-from ngram.arrays import U16
+from ngram.arrays import I64, U16, Mask
 from ngram.pieces import Pieces
 
 BLOCK_TOKENS = 1 << 22  # tokens counted at a time by `total`: 100 MB of temporaries
@@ -24,12 +23,12 @@ BLOCK_TOKENS = 1 << 22  # tokens counted at a time by `total`: 100 MB of tempora
 class TokenBytes:
     """Byte lengths of a vocabulary of V pieces.
 
-    base (V,) int64: bytes without a leading space; space (V,) bool: has one; silent (V,) bool: control, unknown or unused,
-    after which a leading space does not count."""
+    base (V,): bytes without a leading space; space (V,): has one; silent (V,): control, unknown or unused, after which a leading space does
+    not count."""
 
-    base: npt.NDArray[np.int64]
-    space: npt.NDArray[np.bool_]
-    silent: npt.NDArray[np.bool_]
+    base: I64
+    space: Mask
+    silent: Mask
 
     @classmethod
     def from_model(cls, model: bytes | str | os.PathLike[str], *, spaces_after_bos: bool = False) -> "TokenBytes":
@@ -41,7 +40,7 @@ class TokenBytes:
         space = np.array([piece[:1] == b" " and token not in pieces.byte_tokens for token, piece in enumerate(pieces.piece_bytes)])
         return cls(size - space, space, (size == 0) & (not spaces_after_bos))
 
-    def count(self, tokens: U16) -> npt.NDArray[np.int64]:
+    def count(self, tokens: U16) -> I64:
         """Bytes of each target: tokens (N,) → (N-1,) int64, entry i for tokens[i+1]."""
         targets, previous = tokens[1:], tokens[:-1]
         return self.base[targets] + (self.space[targets] & ~self.silent[previous])
@@ -54,21 +53,17 @@ class TokenBytes:
 def accounting(paths: Sequence[str | os.PathLike[str]], model: bytes) -> tuple[TokenBytes, str]:
     """What scoring divides by for some shards, and the same in words, for every output beside a figure.
 
-    This also checks that the shards are whole and belong to the tokenizer `model`.
-
-    Shards that were prepared losslessly decode to their documents byte for byte, so the bytes of any part of the stream are those that
-    its tokens decode to, a space at the beginning of a document included.  Others are counted as the challenge does, which drops that
-    space: there it may be one that the tokenizer put in, and no figure may be divided by a byte that was not there.
-    Raises DataError as `check_shards` does."""
-    encoding = check_shards(paths, model).get("encoding")
+    Tokens of losslessly prepared shards decode to the documents' bytes, a space at the beginning of a document included.  The challenge drops
+    that space: in other shards the tokenizer may have put it in, and no figure may be divided by a byte that was not there.
+    Raises DataError as `check_shards`, which this calls."""
+    encoding = check_shards(paths, model).get("encoding", "")
     how = {
         LOSSLESS: "bytes of the documents",
         LOSSY: "bytes that the tokenizer could hold",
         CHALLENGE: "bytes as the challenge counts them",
-        None: "bytes that the tokens decode to, as the challenge counts them",
     }
     counter = TokenBytes.from_model(model, spaces_after_bos=encoding in (LOSSLESS, LOSSY))
-    return counter, how.get(encoding, how[None])
+    return counter, how.get(encoding, "bytes that the tokens decode to, as the challenge counts them")
 
 
 def bits_per_byte(nats: float, total_bytes: int) -> float:

@@ -23,6 +23,7 @@ from hybrid.scoring.options import EvalOptions
 from hybrid.storing import artifact as storage
 from ngram.arrays import U16
 from ngram.errors import SeedgramError, run_cli
+from ngram.row_at import row_at
 from ngram.score_first import ScoreFirst
 
 try:
@@ -96,7 +97,7 @@ class SeedgramLM(LM):  # type: ignore[misc]
             if first > 1:
                 take(1, first)
             for t in range(first, len(tokens)):
-                row_V = order.row(t)["blend"]
+                row_V = row_at(order, t)["blend"]
                 greedy &= int(row_V.argmax()) == int(tokens[t])
                 nats += math.log(float(take(t, t + 1)["blend"].mixed[0]))
         return nats, greedy

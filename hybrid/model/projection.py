@@ -72,7 +72,7 @@ def merged_weight(map_OI: Tensor, scale: float, a: Sequence[Tensor], b: Sequence
 
 
 def fake_quantise(weight_OI: Tensor, bits: int, step: float = 0.0) -> Tensor:
-    """The weight rounded as it will be stored, to `step` root mean squares of its row, or (0) as `quantise_rows` would without clipping.
+    """The weight rounded as it will be stored, to `step` root mean squares of its row, or (0) as `best_scales` would without clipping.
 
     Its gradient passes straight through: for late quantisation-aware training.  Bengio, Léonard & Courville (2013)."""
     top, weight = 2 ** (bits - 1) - 1, weight_OI.detach()

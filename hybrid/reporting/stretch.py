@@ -23,6 +23,7 @@ from hybrid.scoring.options import EvalOptions
 from hybrid.storing.artifact import Artifact
 from ngram.arrays import F32, F64, I64
 from ngram.errors import DataError
+from ngram.row_at import row_at
 from ngram.score_first import ScoreFirst, Tokens
 from ngram.terminal import track
 
@@ -115,7 +116,7 @@ class _Walk:
                 rows = list[Rows]()
                 for t in track(places, title):
                     self._score(order, t)
-                    row_V = order.row(t)[BLEND]
+                    row_V = row_at(order, t)[BLEND]
                     rows.append(Rows(t, {BLEND: row_V, **{EXPERTS[k]: reading.seen[k] for k in reading.present}}))
                 self._score(order, stop)
                 self._features = [features for features, _ in predictor.collected]

@@ -105,8 +105,9 @@ def evaluate(art: Artifact, paths: Sequence[Path], ranks: Ranks, options: EvalOp
     """The figures of an artifact on validation shards as a JSON-able dict, and every target's scores; the same on every rank.
 
     neural_bpb, ngram_bpb, blended_bpb (None without a cache), tokens (targets), bytes, sizes, timings, versions.
-    seconds: of work of "network", "seed" (the cache from its table, beside the network), "cache", "gate", "product" (with the cache's
-    whole rows), "check" (whole distributions that targets are held against), and "compile": of all kernels of this process."""
+    seconds: of work of "network", "seed" (the cache from its table, beside the network), "cache", "match" (beside it), "gate", "product" (with
+    the cache's whole rows), "compile" (all kernels of this process) and "check": all that would not happen without watched targets, which is
+    what is noted of them, their whole distributions and comparing these, but for the second call that a cut at one costs cache and match."""
     begin = time.monotonic()
     config, seq_len = art.config, art.config.train.seq_len
     tokens = load_tokens(paths, config.model.vocab_size, seq_len, options.protocol, options.max_tokens)

@@ -78,8 +78,7 @@ class Mixture:
 
     def mixed_row(self, weights_K: F64, rows_KV: F64) -> F64:
         """(V,) float64: one position's whole distribution, by the same additions as `mixed`."""
-        vocab_size = rows_KV.shape[1]
-        return mix(np.tile(weights_K[self.present], (vocab_size, 1)), rows_KV[self.present].T)
+        return mix(weights_K[None, self.present], rows_KV[self.present].T)
 
     def note(self, features_nF: F32, probs_nK: F64) -> None:
         """Takes what was scored; once a chunk is full, the gate learns it."""

@@ -18,10 +18,14 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from threading import Lock
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from hybrid.parallel.ranks import Ranks, peers
 from hybrid.scoring.mixture import EXPERTS, MATCH, NEURAL, NGRAM, PRODUCT, Mixture, features_of
@@ -36,13 +40,36 @@ from ngram.online.match import MatchModel
 from ngram.online.stream_cache import ChunkScores, StreamCache
 from ngram.score_first import Tokens
 
+TOGETHER = 64  # watched targets whose rows are made at once, with one transfer from the device
+Asked = tuple[F64, F32]  # distribution (V,) and features (1, F) of a target, by an expert that has not seen it
+
+
+@dataclass
+class Noted:
+    """What was known of target t before it was looked at, and from which its whole distribution is made; all of it copies.
+
+    weights (K,): of the experts.  asked: cache and match model, where it is there.  logp, second (1, V), where the network is: the network's
+    and the cache's logarithms that the product, in a block of so many targets, raises to its exponents (1, 2).
+    token, reported: the target and the probability that was reported of it, once it was scored."""
+
+    t: int
+    weights_K: F64
+    asked: Sequence[Asked]
+    logp_1V: Tensor
+    second_1V: Tensor
+    exponents_12: F64
+    block: int
+    token: int = 0
+    reported: float = 0.0
+
 
 class Predictor:
     """A Part of ScoreFirst.
 
     match None, product False: these experts have no say.  by_chunk: see the module.  online False: nothing learns.
     product: the scorer of that expert where it is not to be made here.
-    watch: positions whose whole distribution is made before they are scored; CheckError where it does not say the reported probability.
+    watch: positions whose whole distribution is made from what was known before they were scored.  Many at a time, and the last ones at the end
+    of the stream, they are held against what was reported: CheckError where they do not say that.
     collect: keep every piece's features and expert probabilities; keep_rows: and what a fit of the product needs."""
 
     def __init__(
@@ -68,17 +95,18 @@ class Predictor:
         self._beside = ThreadPoolExecutor(1)  # where the match model works while the cache does
         self._block = 0, 0  # the open block of the product
         self._watch = np.unique(np.asarray(watch, np.int64))
+        self._noted = list[Noted]()  # of watched targets that were scored
         self._scored = list[tuple[F32, F64]]()  # of the pending chunk; no score depends on it, so no digest sees it
         self.checked = 0  # positions whose row was compared
         self.collected: list[tuple[F32, F64]] = []
-        self.seconds = {"cache": 0.0, "gate": 0.0, "product": 0.0, "check": 0.0}  # of work
+        self.seconds, self._adding = dict.fromkeys(("cache", "match", "gate", "product", "check"), 0.0), Lock()  # of work
 
     # ---- the steps of ScoreFirst ---------------------------------------------------------------------------------
 
     def score(self, tokens: Tokens, start: int, stop: int) -> BlendScores:
         """A whole chunk (or, where nothing learns, any range); nothing is learned."""
         self._scored = []
-        return joined([self._checked(tokens, a, b, learn=False) for a, b in self._pieces(len(tokens), start, stop)])
+        return joined([self._score(tokens, a, b, learn=False) for a, b in self._pieces(len(tokens), start, stop)])
 
     def update(self, tokens: Tokens, start: int, stop: int) -> None:
         """Learns the chunk that was scored last."""
@@ -89,7 +117,7 @@ class Predictor:
         """Any range; what learns after every token has learned all of it, what learns by chunks all chunks that end in it."""
         pieces = []
         for a, b in self._pieces(len(tokens), start, stop):
-            pieces.append(self._checked(tokens, a, b, learn=not self.by_chunk))
+            pieces.append(self._score(tokens, a, b, learn=not self.by_chunk))
             self._teach_gate()
             first, end = self._chunk(len(tokens), a)
             if self.by_chunk and b == end and end < len(tokens):
@@ -103,18 +131,10 @@ class Predictor:
         neural = self.network.look(tokens, t)
         if neural.rows is None or not len(neural.rows):
             return None
-        rows_KV, told_1F = np.zeros((len(EXPERTS), self.cache.vocab_size)), np.empty((1, len(online.FEATURES)), np.float32)
-        self.cache.fill_range(tokens, t, t + 1, rows_KV[NGRAM : NGRAM + 1], told_1F)
-        told = [told_1F]
-        if self.match is not None:
-            rows_KV[MATCH] = self.match.row(tokens, t)
-            told.append(self.match.score(tokens, t, t + 1).features)
-        features_1F = features_of(neural.features(), *told)
-        rows_KV[NEURAL] = np.exp(neural.rows[0].double().cpu().numpy())
         if self.product is not None:
             self._open(tokens, t)
-            rows_KV[PRODUCT] = self.product.row(tokens, t, neural.rows, self.mixture.exponents(features_1F))
-        return self.mixture.mixed_row(self.mixture.weights(features_1F)[0], rows_KV)
+        asked = [self._ask(expert, tokens, t) for expert in (self.cache, self.match) if expert is not None]
+        return next(self._rows([self._note(tokens, t, neural, asked)]))
 
     def close(self) -> None:
         """Ends the helper threads."""
@@ -138,10 +158,9 @@ class Predictor:
         return start, min(start + self.mixture.chunk_tokens, size)
 
     def _pieces(self, size: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """start … stop-1 cut where a chunk ends and where a watched position begins."""
+        """start … stop-1 cut where a chunk ends."""
         while start < stop:
-            next_watched = self._watch[np.searchsorted(self._watch, start, side="right") :][:1].tolist()
-            end = min(stop, self._chunk(size, start)[1], *next_watched)
+            end = min(stop, self._chunk(size, start)[1])
             yield start, end
             start = end
 
@@ -159,44 +178,93 @@ class Predictor:
 
     # ---- scoring -------------------------------------------------------------------------------------------------
 
-    def _checked(self, tokens: Tokens, start: int, stop: int, *, learn: bool) -> BlendScores:
-        """One of `_pieces`.  Where its first position is watched, the whole distribution is made before anything is scored or learned."""
-        row_V = None
-        if start in self._watch:
-            with self._timed("check"):
-                row_V = self.row(tokens, start)
-        scores = self._score(tokens, start, stop, learn=learn)
-        if row_V is not None:
-            check_row(row_V, int(tokens[start]), float(scores.mixed[0]), start)
-            self.checked += 1
-        return scores
-
     def _score(self, tokens: Tokens, start: int, stop: int, *, learn: bool) -> BlendScores:
         """start … stop-1, inside one chunk; with `learn`, cache and match model learn each token after scoring it."""
-        count = self.cache.score_then_update if learn else self.cache.score
-        copying = self._beside.submit(self._copy, tokens, start, stop, learn) if self.match is not None else None
-        probs_nK, features, begin = np.zeros((stop - start, len(EXPERTS))), list[F32](), start
+        copying = self._beside.submit(self._follow, self.match, tokens, start, stop, learn) if self.match is not None else None
+        probs_nK, features, noted, begin = np.zeros((stop - start, len(EXPERTS))), list[F32](), list[Noted](), start
         while begin < stop:
             end = min(stop, self._open(tokens, begin)) if self.product is not None else stop
             here = slice(begin - start, end - start)
-            with self._timed("cache"):
-                counted = count(tokens, begin, end)
+            counted, asked = self._follow(self.cache, tokens, begin, end, learn)
             pieces = self.network.take(tokens, begin, end)
             probs_nK[here, NGRAM] = counted.prob
             probs_nK[here, NEURAL] = np.exp(-np.concatenate([piece.nll_nats for piece in pieces]))
             told = [counted.features]
             if copying is not None:
-                probs_nK[here, MATCH] = copying.result().prob[here]
-                told.append(copying.result().features[here])
+                copied, asked_too = copying.result()
+                probs_nK[here, MATCH] = copied.prob[here]
+                told.append(copied.features[here])
+                asked = {t: [*asked[t], *asked_too[t]] for t in asked}
+            with self._timed("check"):
+                noted += [self._note(tokens, t, at, asked[t]) for t in asked if rows_of([at := self.network.look(tokens, t)])]
             features.append(features_of(np.concatenate([piece.features() for piece in pieces]), *told))
             self._multiply(tokens, begin, pieces, features[-1], probs_nK[here])
             begin = end
-        return self._combine(features[0] if len(features) == 1 else np.concatenate(features), probs_nK)
+        scores = self._combine(features[0] if len(features) == 1 else np.concatenate(features), probs_nK)
+        with self._timed("check"):
+            for one in noted:
+                one.token, one.reported = int(tokens[one.t]), float(scores.mixed[one.t - start])
+                if self._noted and (one.block != self._noted[0].block or len(self._noted) >= min(TOGETHER, one.block)):
+                    self._settle()
+                self._noted.append(one)
+            if stop == len(tokens):
+                self._settle()
+        return scores
 
-    def _copy(self, tokens: Tokens, start: int, stop: int, learn: bool) -> ChunkScores:
-        """What the match model says of start … stop-1."""
-        assert self.match is not None
-        return (self.match.score_then_update if learn else self.match.score)(tokens, start, stop)
+    def _follow(
+        self, expert: StreamCache | MatchModel, tokens: Tokens, start: int, stop: int, learn: bool
+    ) -> tuple[ChunkScores, dict[int, list[Asked]]]:
+        """An expert's scores of start … stop-1, and what it says of each watched target when it has learned what stands before it and no more."""
+        step, asked, scores = expert.score_then_update if learn else expert.score, dict[int, list[Asked]](), list[ChunkScores]()
+        watched = self._watch[np.searchsorted(self._watch, start) : np.searchsorted(self._watch, stop)].tolist()
+        for a, b in pairwise(sorted({start, stop, *watched})):
+            if a in watched:
+                with self._timed("check"):
+                    asked[a] = [self._ask(expert, tokens, a)]
+            with self._timed("cache" if expert is self.cache else "match"):
+                scores.append(step(tokens, a, b))
+        return ChunkScores(np.concatenate([one.prob for one in scores]), np.concatenate([one.features for one in scores])), asked
+
+    def _ask(self, expert: StreamCache | MatchModel, tokens: Tokens, t: int) -> Asked:
+        if expert is self.match:
+            return self.match.row(tokens, t), self.match.score(tokens, t, t + 1).features
+        row_1V, told_1F = np.empty((1, self.cache.vocab_size)), np.empty((1, len(online.FEATURES)), np.float32)
+        self.cache.fill_range(tokens, t, t + 1, row_1V, told_1F)
+        return row_1V[0], told_1F
+
+    def _note(self, tokens: Tokens, t: int, neural: NeuralScores, asked: Sequence[Asked]) -> Noted:
+        """Target t, whose network row is here."""
+        assert neural.rows is not None
+        features_1F = features_of(neural.features(), *(told for _, told in asked))
+        logp_1V = second_1V = neural.rows.clone()
+        if self.product is not None:
+            second_1V = self.product.second(tokens, t, logp_1V)
+        weights_K, exponents_12 = self.mixture.weights(features_1F)[0], self.mixture.exponents(features_1F)
+        return Noted(t, weights_K, asked, logp_1V, second_1V, exponents_12, self._block[1] - self._block[0])
+
+    def _settle(self) -> None:
+        """Holds what was reported of the noted targets against their whole distributions."""
+        for one, row_V in zip(self._noted, self._rows(self._noted), strict=True):
+            check_row(row_V, one.token, one.reported, one.t)
+            self.checked += 1
+        self._noted = []
+
+    def _rows(self, noted: Sequence[Noted]) -> Iterator[F64]:
+        """(V,) float64: the whole distribution of each."""
+        if not noted:
+            return
+        logp_SV, second_SV = (torch.cat([getattr(one, name) for one in noted]) for name in ("logp_1V", "second_1V"))
+        made = [logp_SV.double()]
+        if self.product is not None:
+            made.append(self.product.rows(logp_SV, second_SV, np.concatenate([one.exponents_12 for one in noted]), noted[0].block))
+        made_ESV = torch.stack(made).cpu().numpy()
+        for i, one in enumerate(noted):
+            rows_KV = np.zeros((len(EXPERTS), self.cache.vocab_size))
+            rows_KV[: len(made)] = made_ESV[:, i]  # NEURAL, PRODUCT
+            rows_KV[NEURAL] = np.exp(rows_KV[NEURAL])
+            for expert, (row_V, _) in zip((NGRAM, MATCH), one.asked, strict=False):
+                rows_KV[expert] = row_V
+            yield self.mixture.mixed_row(one.weights_K, rows_KV)
 
     def _multiply(self, tokens: Tokens, start: int, pieces: Sequence[NeuralScores], features_nF: F32, probs_nK: F64) -> None:
         """Fills the product's column: zero where another rank has the network's rows."""
@@ -239,4 +307,5 @@ class Predictor:
     def _timed(self, part: str) -> Iterator[None]:
         began = time.perf_counter()
         yield
-        self.seconds[part] += time.perf_counter() - began
+        with self._adding:
+            self.seconds[part] += time.perf_counter() - began

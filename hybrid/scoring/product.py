@@ -42,7 +42,7 @@ class ProductScorer:
     """The product's probabilities, from the network's rows and the cache's.
 
     The cache's rows are read block by block: `open` at the beginning of a block, before the cache learns any of its targets, then
-    `score` and `row` for targets of this block.  room: most targets of a block.  kept: what was scored, where `keep` is set."""
+    `score` and `second` for targets of this block.  room: most targets of a block.  kept: what was scored, where `keep` is set."""
 
     def __init__(self, cache: StreamCache, room: int, *, keep: bool = False) -> None:
         self.cache, self.room, self.keep, self.kept = cache, room, keep, list[Kept]()
@@ -83,13 +83,17 @@ class ProductScorer:
         second_SV = self._log_rows(tokens, first, last, logp_SV)
         if self.keep:
             self.kept.append(Kept(logp_SV, second_SV, targets))
-        mixed_SV, whole_S = self._mix(logp_SV, second_SV, exponents_S2)
+        mixed_SV, whole_S = self._mix(logp_SV, second_SV, exponents_S2, self._block)
         return torch.exp(-(whole_S - mixed_SV.gather(1, targets[:, None])[:, 0]).double()).cpu().numpy()
 
-    def row(self, tokens: Tokens, t: int, logp_1V: Tensor, exponents_12: F64) -> F64:
-        """(V,) float64: the whole distribution of target t of the open block, whose entries are the bits that `score` gives."""
-        mixed_1V, whole_1 = self._mix(logp_1V, self._log_rows(tokens, t, t + 1, logp_1V), exponents_12)
-        return torch.exp(-(whole_1[:, None] - mixed_1V).double())[0].cpu().numpy()
+    def second(self, tokens: Tokens, t: int, like: Tensor) -> Tensor:
+        """(1, V) the cache's log-probabilities of target t of the open block, a copy."""
+        return self._log_rows(tokens, t, t + 1, like).clone()
+
+    def rows(self, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64, block: int) -> Tensor:
+        """(S, V) float64: whole distributions of targets of blocks of so many; their entries are the bits that `score` gives."""
+        mixed_SV, whole_S = self._mix(logp_SV, second_SV, exponents_S2, block)
+        return torch.exp(-(whole_S[:, None] - mixed_SV).double())
 
     def _log_rows(self, tokens: Tokens, first: int, last: int, like: Tensor) -> Tensor:
         """(S, V) log-probabilities by the cache of those of the targets first … last-1 that were read."""
@@ -99,13 +103,13 @@ class ProductScorer:
         return self._second[begin:end]
 
     @torch.inference_mode()
-    def _mix(self, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64) -> tuple[Tensor, Tensor]:
+    def _mix(self, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64, block: int) -> tuple[Tensor, Tensor]:
         """(S, V) unnormalised log-probabilities and (S,) logarithms of their sums.
 
         On CUDA the order of a sum depends on the number of rows beside it: there are always as many as the block has targets."""
         spare, exponents = 0, torch.from_numpy(exponents_S2)
-        if logp_SV.is_cuda and len(logp_SV) < self._block:
-            spare = self._block - len(logp_SV)
+        if logp_SV.is_cuda and len(logp_SV) < block:
+            spare = block - len(logp_SV)
             logp_SV, second_SV = (torch.nn.functional.pad(rows, (0, 0, 0, spare)) for rows in (logp_SV, second_SV))
             exponents = torch.nn.functional.pad(exponents, (0, 0, 0, spare))
         mixed_SV = _mixed(logp_SV, second_SV, exponents.to(logp_SV.device))

@@ -19,9 +19,7 @@ class ConfigError(SeedgramError):
     """A setting is unknown, of the wrong type or out of range."""
 
 
-def setting(
-    default: Any, help: str, *, choices: Sequence[str] = (), low: float = -math.inf, high: float = math.inf, section: str = ""
-) -> Any:
+def setting(default: Any, help: str, *, choices: Sequence[str] = (), low: float = 0, high: float = math.inf, section: str = "") -> Any:
     """A dataclass field with its help text and the values it may take.  section: FIRST or PUBLISHED, where --help lists it there."""
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "low": low, "high": high, "section": section})
 
@@ -62,29 +60,29 @@ class ModelConfig(Checked):
     kv_heads: int = setting(4, "key/value heads; divides heads", low=1)
     mlp_mult: float = setting(3.0, "hidden width of the MLP as a multiple of d_model", low=0.1, high=64)
     activation: str = setting("leaky_relu2", "non-linearity of the MLP", choices=ACTIVATIONS)
-    rope_dims: int = setting(16, "dimensions of each head that RoPE rotates; 0: none", low=0)
+    rope_dims: int = setting(16, "dimensions of each head that RoPE rotates; 0: none")
     rope_base: float = setting(10000.0, "RoPE base", low=1)
     softcap: float = setting(30.0, "tanh cap of the logits", low=1)
-    query_gain: float = setting(1.5, "gain of normed queries at the start: how sharply fresh heads look", low=0)
+    query_gain: float = setting(1.5, "gain of normed queries at the start: how sharply fresh heads look")
     # frozen random maps
     basis: str = setting("orthogonal", "kind of the frozen random maps", choices=BASES)
-    map_seed: int = setting(1095, "seed of the frozen random maps", low=0, high=(1 << 63) - 1)
+    map_seed: int = setting(1095, "seed of the frozen random maps", high=(1 << 63) - 1)
     freeze: str = setting("all", "which block matrices are frozen random maps", choices=FREEZE_POLICIES, section=FIRST)
     freeze_layers: int = setting(-1, "only the first N layers follow the freeze policy; -1: all", low=-1, section=PUBLISHED)
-    rank_attention: int = setting(64, "LoRA rank beside frozen attention maps; 0: no adapter", low=0, high=8192)
-    rank_mlp: int = setting(64, "LoRA rank beside frozen MLP maps; 0: no adapter", low=0, high=8192)
+    rank_attention: int = setting(64, "LoRA rank beside frozen attention maps; 0: no adapter", high=8192)
+    rank_mlp: int = setting(64, "LoRA rank beside frozen MLP maps; 0: no adapter", high=8192)
     progressive: bool = setting(
         False, "parts named by the freeze policy start learned and stop training at train.freeze_at; then they are stored", section=PUBLISHED
     )
     hidden_gate: bool = setting(False, "learned gate per hidden unit of the MLP", section=PUBLISHED)
     feature_gain: bool = setting(False, "learned gain per output feature of the frozen MLP up map", section=PUBLISHED)
     # extras
-    bigram_buckets: int = setting(0, "rows of the hashed bigram embedding; 0: none, else at least 2", low=0, high=1 << 24)
+    bigram_buckets: int = setting(0, "rows of the hashed bigram embedding; 0: none, else at least 2", high=1 << 24)
     bigram_dim: int = setting(128, "width of the bigram embedding before projection", low=1, high=8192)
-    value_embed_dim: int = setting(0, "width of the shared value embedding; 0: none", low=0, high=8192, section=PUBLISHED)
-    value_embed_layers: int = setting(0, "last N layers that add the value embedding", low=0, section=PUBLISHED)
-    value_tables: int = setting(0, "layers with a gated value embedding of their own at full width: every other one, from the last on", low=0)
-    xsa_layers: int = setting(0, "last N layers with exclusive self-attention", low=0, section=PUBLISHED)
+    value_embed_dim: int = setting(0, "width of the shared value embedding; 0: none", high=8192, section=PUBLISHED)
+    value_embed_layers: int = setting(0, "last N layers that add the value embedding", section=PUBLISHED)
+    value_tables: int = setting(0, "layers with a gated value embedding of their own at full width: every other one, from the last on")
+    xsa_layers: int = setting(0, "last N layers with exclusive self-attention", section=PUBLISHED)
     smear_gate: bool = setting(False, "gate that mixes the previous position's embedding in")
     value_residual: bool = setting(False, "mix the first layer's values into later layers", section=PUBLISHED)
     skips: bool = setting(False, "U-net skips from the first half of the layers to the second")
@@ -107,30 +105,28 @@ class ModelConfig(Checked):
 
 @dataclass(frozen=True)
 class TrainConfig(Checked):
-    seed: int = setting(1337, "seed of initialisation and data order", low=0, high=(1 << 63) - 1, section=FIRST)
-    seconds: float = setting(600.0, "wall-clock cap of training, compile and warm-up outside; s", low=0, section=FIRST)
-    steps: int = setting(0, "optimiser steps; 0: as many as fit in --seconds", low=0, section=FIRST)
+    seed: int = setting(1337, "seed of initialisation and data order", high=(1 << 63) - 1, section=FIRST)
+    seconds: float = setting(600.0, "wall-clock cap of training, compile and warm-up outside; s", section=FIRST)
+    steps: int = setting(0, "optimiser steps; 0: as many as fit in --seconds", section=FIRST)
     batch_tokens: int = setting(131072, "target tokens an optimiser step, over all ranks; tokens", low=1, section=FIRST)
     microbatch_tokens: int = setting(131072, "largest part of a step sent through the model at once, per rank; tokens", low=1, section=FIRST)
     seq_len: int = setting(2048, "training context; tokens", low=1, section=FIRST)
-    holdout_tokens: int = setting(
-        262144, "end of the training text kept for fitting the gate, neither trained on nor counted; tokens", low=0
-    )
-    warmup_steps: int = setting(20, "untimed warm-up steps before the clock starts, weights restored after", low=0)
-    matrix_lr: float = setting(0.03, "Muon learning rate of matrices", low=0)
+    holdout_tokens: int = setting(262144, "end of the training text kept for fitting the gate, neither trained on nor counted; tokens")
+    warmup_steps: int = setting(20, "untimed warm-up steps before the clock starts, weights restored after")
+    matrix_lr: float = setting(0.03, "Muon learning rate of matrices")
     muon_iterations: int = setting(5, "Newton-Schulz iterations of Muon", low=1, high=20)
-    muon_row_decay: float = setting(0.0, "decay a step of the mean square by which Muon evens out the rows of an update; 0: not evened out", low=0, high=1)
-    matrix_momentum: float = setting(0.95, "Muon momentum", low=0, high=1)
-    momentum_rise: float = setting(0.0, "share of the run over which Muon's momentum rises from 0.85", low=0, high=1)
+    muon_row_decay: float = setting(0.0, "decay a step of the mean square by which Muon evens out the rows of an update; 0: not evened out", high=1)
+    matrix_momentum: float = setting(0.95, "Muon momentum", high=1)
+    momentum_rise: float = setting(0.0, "share of the run over which Muon's momentum rises from 0.85", high=1)
     matrix_weight_decay: float = setting(
-        0.0, "decoupled weight decay of matrices where it goes the way of the update, falling to zero over the run", low=0
+        0.0, "decoupled weight decay of matrices where it goes the way of the update, falling to zero over the run"
     )
-    embed_lr: float = setting(0.05, "AdamW learning rate of embeddings", low=0)
-    scalar_lr: float = setting(0.02, "AdamW learning rate of gains and gates", low=0)
-    adam_betas: tuple[float, float] = setting((0.9, 0.95), "AdamW betas", low=0, high=1)
-    lr_warmup: float = setting(0.01, "share of the run over which the learning rate rises", low=0, high=1)
-    lr_decay: float = setting(0.5, "share of the run, at its end, over which the learning rate falls", low=0, high=1)
-    lr_floor: float = setting(0.0, "share of the learning rate that is left at the end", low=0, high=1)
+    embed_lr: float = setting(0.05, "AdamW learning rate of embeddings")
+    scalar_lr: float = setting(0.02, "AdamW learning rate of gains and gates")
+    adam_betas: tuple[float, float] = setting((0.9, 0.95), "AdamW betas", high=1)
+    lr_warmup: float = setting(0.01, "share of the run over which the learning rate rises", high=1)
+    lr_decay: float = setting(0.5, "share of the run, at its end, over which the learning rate falls", high=1)
+    lr_floor: float = setting(0.0, "share of the learning rate that is left at the end", high=1)
     qat_from: float = setting(
         -1.0, "share of the run after which weights are rounded in the forward pass (late quantisation-aware training)", low=-1, high=1, section=PUBLISHED
     )
@@ -138,14 +134,14 @@ class TrainConfig(Checked):
         -1.0, "progressive freezing: share of the run after which frozen parts stop training; -1: never", low=-1, high=1, section=PUBLISHED
     )
     compile: bool = setting(True, "torch.compile the model, each direction launched as one recorded graph (CUDA only)")
-    checkpoint_seconds: float = setting(300.0, "time between checkpoints; 0: only on SIGTERM and Ctrl-C; s", low=0)
+    checkpoint_seconds: float = setting(300.0, "time between checkpoints; 0: only on SIGTERM and Ctrl-C; s")
     log_every: int = setting(20, "steps between log lines", low=1)
-    val_every: int = setting(0, "steps between validation losses; 0: only at the end", low=0)
+    val_every: int = setting(0, "steps between validation losses; 0: only at the end")
 
 
 @dataclass(frozen=True)
 class CacheConfig(Checked):
-    ngram_order: int = setting(7, "longest n-gram counted; 0: no cache", low=0, high=8, section=FIRST)
+    ngram_order: int = setting(7, "longest n-gram counted; 0: no cache", high=8, section=FIRST)
     cap_bytes: int = setting(16_000_000, "code + artifact; bytes", low=1, section=FIRST)
     online: bool = setting(True, "go on counting, score-first, at evaluation")
     chunk_tokens: int = setting(1024, "targets scored between two gate updates at evaluation; tokens", low=1)
@@ -156,18 +152,18 @@ class QuantConfig(Checked):
     weight_bits: int = setting(8, "bits of a stored matrix entry; bits", low=4, high=8, section=FIRST)
     embed_bits: int = setting(10, "bits of a stored embedding entry, 16: fp16; tied logits feel its rounding most; bits", low=4, high=16)
     weight_step: float = setting(
-        0.0, "step between the values of a matrix entry, in root mean squares of its row, within --weight-bits; 0: the best of some ranges", low=0, high=4
+        0.0, "step between the values of a matrix entry, in root mean squares of its row, within --weight-bits; 0: the best of some ranges", high=4
     )
     embed_step: float = setting(
-        0.0, "step of the tied embedding's entries, in its root mean square, within --embed-bits; 0: the best of some ranges", low=0, high=4
+        0.0, "step of the tied embedding's entries, in its root mean square, within --embed-bits; 0: the best of some ranges", high=4
     )
     rare_step: float = setting(
-        0.0, "with --embed-step, power of a token's rarity in the training text by which the step of its row grows", low=0, high=1
+        0.0, "with --embed-step, power of a token's rarity in the training text by which the step of its row grows", high=1
     )
     table_step: float = setting(
-        0.0, "step of other embeddings' entries, in root mean squares of the whole table; 0: the best of some ranges", low=0, high=4
+        0.0, "step of other embeddings' entries, in root mean squares of the whole table; 0: the best of some ranges", high=4
     )
-    gptq_tokens: int = setting(0, "training tokens that calibrate the rounding of matrices and of the tied embedding (GPTQ); 0: nearest; tokens", low=0)
+    gptq_tokens: int = setting(0, "training tokens that calibrate the rounding of matrices and of the tied embedding (GPTQ); 0: nearest; tokens")
 
 
 @dataclass(frozen=True)
@@ -186,8 +182,7 @@ class Config:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Config":
         """Raises ConfigError on unknown or missing fields, wrong types and values out of range."""
-        config: Config = _read(cls(), data, "config")
-        return config
+        return _read(cls(), data, "config")  # type: ignore[no-any-return]
 
 
 def _read(default: Any, found: Any, where: str) -> Any:

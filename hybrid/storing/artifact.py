@@ -73,32 +73,25 @@ class Packer:
         return container.pack(MAGIC, VERSION, self._header, self._sections)
 
     def room(self, *, reserve: int) -> int:
-        """Bytes left under the cap for one more section, after the code and `reserve` bytes for others.  Raises BudgetError if none."""
-        books = self._books(self.to_bytes())
-        left = self.config.cache.cap_bytes - books["total"] - reserve
-        if left <= 0:
-            raise self._over_budget(books, f" and {reserve:,} kept for the rest")
-        return left
+        """Bytes left under the cap for one more section, after the code and `reserve` bytes for others.  Raises BudgetError if these exceed it."""
+        return self.config.cache.cap_bytes - reserve - self._books(self.to_bytes(), reserve)["total"]
 
     def write(self, path: str | os.PathLike[str]) -> dict[str, int]:
         """Writes the file atomically; returns {section: bytes} with header, code and total.  Raises BudgetError over the cap."""
         data = self.to_bytes()
         books = self._books(data)
-        if books["total"] > self.config.cache.cap_bytes:
-            raise self._over_budget(books)
         container.atomic_write(path, data)
         return books
 
-    def _books(self, data: bytes) -> dict[str, int]:
+    def _books(self, data: bytes, reserve: int = 0) -> dict[str, int]:
         sizes = {name: len(section) for name, section in self._sections.items()}
-        code = code_bytes()
-        return {**sizes, "header": len(data) - sum(sizes.values()), "code": code, "total": code + len(data)}
-
-    def _over_budget(self, books: Mapping[str, int], more: str = "") -> BudgetError:
-        listed = ", ".join(f"{name} {size:,}" for name, size in books.items())
-        return BudgetError(
-            f"{listed} bytes{more} exceed --cap-bytes {self.config.cache.cap_bytes:,}; choose a smaller model or raise the cap"
-        )
+        code, cap = code_bytes(), self.config.cache.cap_bytes
+        books = {**sizes, "header": len(data) - sum(sizes.values()), "code": code, "total": code + len(data)}
+        if books["total"] + reserve > cap:
+            listed = ", ".join(f"{name} {size:,}" for name, size in books.items())
+            more = f" and {reserve:,} kept for the rest" if reserve else ""
+            raise BudgetError(f"{listed} bytes{more} exceed --cap-bytes {cap:,}; choose a smaller model or raise the cap")
+        return books
 
 
 def load(path: str | os.PathLike[str], decode: Callable[[bytes], NgramTable] = table_codec.decode) -> Artifact:
@@ -112,15 +105,12 @@ def load(path: str | os.PathLike[str], decode: Callable[[bytes], NgramTable] = t
         config, state, raw = _parse(header, packed)
         _check_shapes(config, state)
         table = decode(raw["ngram"]) if "ngram" in raw else None
-    except FileFormatError as error:
-        raise FileFormatError(f"{path}: {error}") from None
-    if table is not None and table.vocab_size != config.model.vocab_size:
-        raise FileFormatError(f"{path}: cache of {table.vocab_size} pieces beside a model of {config.model.vocab_size}; pack it again")
-    model = HybridLM(config.model)
-    try:
+        if table is not None and table.vocab_size != config.model.vocab_size:
+            raise FileFormatError(f"cache of {table.vocab_size} pieces beside a model of {config.model.vocab_size}; pack it again")
+        model = HybridLM(config.model)
         check_maps(model, header["maps"])
-    except MapMismatch as error:
-        raise MapMismatch(f"{path}: {error}") from None
+    except (FileFormatError, MapMismatch) as error:
+        raise type(error)(f"{path}: {error}") from None
     model.load_state_dict(state)
     return Artifact(config, model.eval(), raw["tokenizer"], table, raw.get("gate"), header, len(data))
 

@@ -2,9 +2,9 @@
 
     python -m hybrid.storing.counted_code      # the files with their sizes, largest first
 
-That is the import closure of `train_gpt.py` and `eval.py`, also of an installed package, which brings copies of the two.  The tools that
-prove a score are not counted: `eval.py audit` and `eval.py certify` become `seedgram`, a program of its own that no training and no scoring
-starts.  It runs the counted predictor, and adds an auditor and a range coder that the printed figure does not depend on.
+That is the import closure of `train_gpt.py` and `eval.py`.  The tools that prove a score are not counted: `eval.py audit` and
+`eval.py certify` become `seedgram`, a program of its own that no training and no scoring starts.  It runs the counted predictor, and adds an
+auditor and a range coder that the printed figure does not depend on.
 """
 
 from functools import cache
@@ -22,11 +22,11 @@ SHIPPED = ".shipped"  # beside the scripts where a submission's archive unpacked
 
 @cache
 def counted_files(root: Path = ROOT) -> tuple[Path, ...]:
-    """The entry scripts and every file of the two packages that they import, directly or through others, wherever the import
-    stands: also inside functions.  Sorted paths.  Raises SeedgramError where the scripts are missing."""
+    """The entry scripts and every file of the two packages that they import, directly or through others, also inside functions.
+
+    Sorted paths.  Raises SeedgramError where the scripts are missing."""
     scripts = [_script(root, name) for name in ENTRIES]
-    missing = [str(path) for path in scripts if not path.exists()]
-    if missing:
+    if missing := [str(path) for path in scripts if not path.exists()]:
         raise SeedgramError(f"{', '.join(missing)}: missing, so the size of the code is not known; install the package again")
     finder = _Finder([str(root)])
     for path in scripts:
@@ -36,7 +36,7 @@ def counted_files(root: Path = ROOT) -> tuple[Path, ...]:
 
 
 class _Finder(ModuleFinder):
-    """Follows the imports of this project's packages alone, wherever they stand in a file; nothing is run."""
+    """Follows the imports of this project's packages alone; nothing is run."""
 
     def import_hook(self, name: str, *where: Any, **how: Any) -> Any:
         return super().import_hook(name, *where, **how) if name.partition(".")[0] in PACKAGES else None

@@ -5,7 +5,7 @@ Legend: O fan-out, I fan-in, T calibration tokens.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -23,32 +23,31 @@ BLOCK = 128  # columns whose updates are gathered before they reach the rest; a 
 ROWS = 16  # that a thread rounds at a time
 MAX_FAN_IN = 4096  # above, the second moments alone take hundreds of megabytes; such matrices are rounded to nearest
 
+
 def second_moments(model: HybridLM, windows: Iterable[Tensor]) -> dict[str, F64]:
     """Σ x xᵀ over the inputs of every stored block matrix, and of the tied embedding as the output matrix: {parameter name: (I, I)}.
 
     windows: int64 (B, L) of training text.  An adapter's a reads b's output, so its moments are b M bᵀ."""
     sums: dict[str, Tensor] = {}
-    handles = []
-    for (_, name), projection in model.projections().items():
-        if projection.fan_in <= MAX_FAN_IN:
 
-            def hook(module: Projection, args: tuple[Any, ...], key: str = name) -> None:
-                x_TI = args[0].detach().float()
-                sums[key] = sums.get(key, 0.0) + x_TI.t() @ x_TI
+    def add(name: str, _: Projection | None, inputs: tuple[Tensor]) -> None:
+        x_TI = inputs[0].float()
+        sums[name] = sums.get(name, 0.0) + x_TI.t() @ x_TI
 
-            handles.append(projection.register_forward_pre_hook(hook))
+    read = {name: projection for (_, name), projection in model.projections().items() if projection.fan_in <= MAX_FAN_IN}
+    handles = [projection.register_forward_pre_hook(partial(add, name)) for name, projection in read.items()]
     try:
         with torch.no_grad():
             for window_BL in windows:
-                last_TE = model.hidden(window_BL).float()
-                sums["embedding"] = sums.get("embedding", 0.0) + last_TE.t() @ last_TE
+                add("embedding", None, (model.hidden(window_BL),))
     finally:
         for handle in handles:
             handle.remove()
-    moments: dict[str, F64] = {"embedding": sums["embedding"].double().cpu().numpy()} if "embedding" in sums else {}
-    for (_, name), projection in model.projections().items():
-        if name in sums:
-            inner = sums[name].double().cpu().numpy()
+    inputs = {name: total.double().cpu().numpy() for name, total in sums.items()}
+    moments: dict[str, F64] = {name: inner for name, inner in inputs.items() if name == "embedding"}
+    for name, projection in read.items():
+        if name in inputs:
+            inner = inputs[name]
             moments |= {f"{name}.{kind}.{matrix}": inner for kind in ("weights", "b") for matrix in getattr(projection, kind)}
             for matrix, b in projection.b.items():
                 b_RI = b.detach().double().cpu().numpy()

@@ -31,7 +31,7 @@ Integers = npt.NDArray[np.int16]
 SECTIONS = {"matrix": "matrices", "embedding": "embeddings", "scalar": "vectors"}  # of each kind of parameter
 
 
-def _store_scales(scales: F64) -> tuple[F16, int]:
+def store_scales(scales: F64) -> tuple[F16, int]:
     """float16 scales and the power of two they were multiplied by."""
     top = float(scales.max(initial=0.0))
     exponent = SCALE_EXPONENT - int(np.frexp(top)[1]) if top > 0 else 0
@@ -43,16 +43,13 @@ def load_scales(stored: F16, exponent: int) -> F32:
     return np.ldexp(stored.astype(np.float64), -exponent).astype(np.float32)
 
 
-def quantise_rows(weight_OI: F32, bits: int) -> tuple[Integers, F16, int]:
-    """Integers (O, I), stored scales (O,) and their exponent, minimising each row's squared error over CLIPS."""
-    top = 2 ** (bits - 1) - 1
+def best_scales(weight_OI: F32, top: int) -> F64:
+    """(O,) scales that minimise each row's squared error over CLIPS, with integers in ±top."""
     parts = threads.each(lambda begin: _best_scales(weight_OI[begin : begin + ROWS], top), range(0, len(weight_OI), ROWS))
-    stored, exponent = _store_scales(np.concatenate([np.zeros(0), *parts]))
-    return round_to_scales(weight_OI, load_scales(stored, exponent), top), stored, exponent
+    return np.concatenate([np.zeros(0), *parts])
 
 
 def _best_scales(weight_OI: F32, top: int) -> F64:
-    """(O,) scales that minimise each row's squared error over CLIPS."""
     largest = np.abs(weight_OI).max(axis=1, initial=0.0).astype(np.float64)
     best_scale, best_error = largest / top, np.full(len(weight_OI), np.inf)
     for clip in CLIPS:
@@ -75,27 +72,20 @@ def dequantise_rows(integers_OI: Integers, stored: F16, exponent: int) -> F32:
     return integers_OI.astype(np.float32) * load_scales(stored, exponent)[:, None]
 
 
-def step_rows(weight_OI: F32, bits: int, step_O: F64) -> tuple[Integers, F16, int]:
-    """As `quantise_rows` with given steps: nothing is clipped, so a row whose entries need more than `bits` gets a larger step."""
-    top = 2 ** (bits - 1) - 1
-    stored, exponent = _store_scales(np.maximum(step_O, np.abs(weight_OI).max(axis=1, initial=0.0) / (top - 0.5)))
-    return round_to_scales(weight_OI, load_scales(stored, exponent), top), stored, exponent
+def _scales(name: str, values: F32, top: int, config: QuantConfig, counts_V: F64 | None) -> F64:
+    """(O,) scales by the settings of the tensor's kind: the best, or given steps.
 
-
-def _round_nearest(name: str, values: F32, bits: int, config: QuantConfig, counts_V: F64 | None) -> tuple[Integers, F16, int]:
-    """The tensor by the settings of its kind.  An entropy coder pays for spread, not for range, so rows of one importance get one step;
-    a row of the tied embedding matters as often as its token occurs."""
-    size_O = np.sqrt(np.square(values, dtype=np.float64).mean(axis=1))
-    if parameter_kind(name, values.ndim) == "matrix":
-        return step_rows(values, bits, config.weight_step * size_O) if config.weight_step else quantise_rows(values, bits)
-    is_tied = name == "embedding"
-    step = config.embed_step if is_tied else config.table_step
+    An entropy coder pays for spread, not for range, so rows of one importance get one step; a row of the tied embedding matters as often as
+    its token occurs.  Nothing is clipped then: a row whose entries are too large for its step gets a larger one."""
+    kind, is_tied = parameter_kind(name, values.ndim), name == "embedding"
+    step = config.weight_step if kind == "matrix" else config.embed_step if is_tied else config.table_step
     if not step:
-        return quantise_rows(values, bits)
-    steps = np.full(len(values), step * float(np.sqrt(np.square(size_O).mean())))
+        return best_scales(values, top)
+    size_O = np.sqrt(np.square(values, dtype=np.float64).mean(axis=1))
+    step_O = step * (size_O if kind == "matrix" else np.full(len(values), np.sqrt(np.square(size_O).mean())))
     if is_tied and counts_V is not None:
-        steps *= ((counts_V + 1) / (counts_V + 1).mean()) ** -config.rare_step
-    return step_rows(values, bits, steps)
+        step_O *= ((counts_V + 1) / (counts_V + 1).mean()) ** -config.rare_step
+    return np.maximum(step_O, np.abs(values).max(axis=1, initial=0.0) / (top - 0.5))
 
 
 def encode_state(
@@ -120,10 +110,10 @@ def encode_state(
             bits = 16 if np.abs(values).max(initial=0.0) <= np.finfo(np.float16).max else 32
             parts[section].append(values.astype("<f2" if bits == 16 else "<f4").tobytes())
         else:
-            integers, stored, exponent = _round_nearest(name, values, bits, config, counts_V)
-            if name in factors:
-                integers = round_columns(values, load_scales(stored, exponent), 2 ** (bits - 1) - 1, factors[name])
-            spare = max(0, bits - 8)
+            top, spare = 2 ** (bits - 1) - 1, max(0, bits - 8)
+            stored, exponent = store_scales(_scales(name, values, top, config, counts_V))
+            scales = load_scales(stored, exponent)
+            integers = round_columns(values, scales, top, factors[name]) if name in factors else round_to_scales(values, scales, top)
             parts[section].append((integers >> spare).astype(np.int8).tobytes())
             if spare:
                 parts["remainders"].append((integers & (2**spare - 1)).astype(np.uint8).tobytes())

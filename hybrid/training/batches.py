@@ -50,28 +50,27 @@ class LossReader:
     timeout_s: how long the device may take for one step before it is given up.  Raises TrainError, naming the step, for a NaN
     or infinite loss, and RankError when the device hangs (in NCCL, on a rank that is gone)."""
 
-    def __init__(self, device: torch.device, step: int = 0, timeout_s: float = math.inf) -> None:
-        self._cuda, self._step, self._timeout_s = device.type == "cuda", step, timeout_s
+    def __init__(self, step: int = 0, timeout_s: float = math.inf) -> None:
+        self._step, self._timeout_s = step, timeout_s
         self._pending: deque[tuple[torch.Tensor, torch.cuda.Event | None]] = deque()
         self._window: list[float] = []
         self._last = float("nan")
 
     def push(self, loss: torch.Tensor) -> None:
-        if self._cuda:
-            host = torch.empty((), pin_memory=True)
-            host.copy_(loss, non_blocking=True)
-            event = torch.cuda.Event()
+        event = torch.cuda.Event() if loss.is_cuda else None
+        self._pending.append((loss.to("cpu", non_blocking=True), event))
+        if event is not None:
             event.record()
-            self._pending.append((host, event))
-        else:
-            self._pending.append((loss, None))
         while len(self._pending) > QUEUE_STEPS:
             self._read()
 
     def _read(self) -> None:
         host, event = self._pending.popleft()
-        if event is not None:
-            self._await(event)
+        end = time.monotonic() + self._timeout_s
+        while event is not None and not event.query():
+            if time.monotonic() > end:
+                raise RankError(f"the device has not finished step {self._step + 1} in {self._timeout_s:.0f} s: another rank is gone or too slow; --resume")
+            time.sleep(1e-4)
         self._step += 1
         loss = float(host)
         if not math.isfinite(loss):
@@ -80,12 +79,6 @@ class LossReader:
             )
         self._window.append(loss)
 
-    def _await(self, event: torch.cuda.Event) -> None:
-        end = time.monotonic() + self._timeout_s
-        while not event.query():
-            if time.monotonic() > end:
-                raise RankError(f"the device has not finished step {self._step + 1} in {self._timeout_s:.0f} s: another rank is gone or too slow; --resume")
-            time.sleep(1e-4)
 
     def drain(self) -> None:
         """Reads what is left, so that every step is checked."""

@@ -18,7 +18,7 @@ from hybrid.settings.config import Config
 from hybrid.storing import artifact
 from hybrid.training import checkpoint, pack
 from hybrid.training.inputs import read_inputs
-from hybrid.training.run_log import RunLog
+from hybrid.training.run_log import RunLog, environment
 from hybrid.training.trainer import Trainer
 from ngram.container import atomic_write
 
@@ -51,7 +51,7 @@ def train(settings: Config, places: Places, ranks: Ranks) -> dict[str, Any]:
             writer.path.unlink(missing_ok=True)
         ranks.barrier()  # a checkpoint that is still there is one to continue from
         with closing(RunLog(out / "train.jsonl", active=ranks.is_first)) as log:
-            log.header(settings, ranks.device, ranks.world, inputs.loader.digests)
+            log.record("start", config=settings.to_json(), world=ranks.world, data=inputs.loader.digests, **environment(ranks.device))
             trainer = Trainer(settings, inputs.loader, inputs.model, ranks, log, inputs.val_tokens)
             result = trainer.run(writer)
             summary: dict[str, Any] = {"preset": settings.preset, "seed": settings.train.seed, "world": ranks.world, **vars(result)}

@@ -4,7 +4,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TimeElapsedColumn
 
-from hybrid.settings.config import Config
 from ngram.errors import SeedgramError
 from ngram.terminal import stage
 
@@ -41,16 +40,11 @@ def _commit() -> str | None:
 
 
 class RunLog:
-    """Appends records to a JSONL file and shows them; silent on ranks other than the first.
-
-    progress: a rich bar over the share of the run, with the newest figures beside it.  seconds: of each phase that has ended."""
+    """Appends records to a JSONL file and shows them on stderr; silent on ranks other than the first.  seconds: of each phase that ended."""
 
     def __init__(self, path: Path, *, active: bool = True) -> None:
-        self.path, self._active = path, active
-        self._console = Console(stderr=True)
-        self._bar: Progress | None = None
-        self._begin = time.monotonic()
-        self.seconds = dict[str, float]()
+        self.path, self._begin, self.seconds = path, time.monotonic(), dict[str, float]()
+        self._console = Console(stderr=True, quiet=not active)
         try:
             self._file = open(path, "a", encoding="utf-8") if active else None
             if self._file is not None:
@@ -58,9 +52,6 @@ class RunLog:
         except OSError as error:
             raise SeedgramError(f"{path}: cannot write the log: {error.strerror}; choose another --out") from None
 
-    def header(self, config: Config, device: torch.device, world: int, data: Sequence[str]) -> None:
-        """data: digests of the training shards."""
-        self.record("start", config=config.to_json(), world=world, data=list(data), **environment(device))
 
     def record(self, event: str, **values: Any) -> None:
         """Writes one JSON line; values must be JSON."""
@@ -78,37 +69,30 @@ class RunLog:
     def show(self, event: str, **values: Any) -> None:
         """The same record on disk and as one aligned line on screen."""
         self.record(event, **values)
-        if self._active:
-            text = "  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
-            (self._bar.console if self._bar else self._console).print(f"{event:<10} {text}", highlight=False, markup=False, soft_wrap=True)
+        text = "  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+        self._console.print(f"{event:<10} {text}", highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[dict[str, Any]]:
-        """Says on a terminal what is going on while the body runs, then shows the figures that it put into the dict, and its seconds."""
+        """Says on a terminal what is going on while the body runs, then shows the figures that it put into the dict, and the seconds."""
         begin, figures = time.monotonic(), dict[str, Any]()
         with stage(name):
             yield figures
         self.seconds[name] = time.monotonic() - begin
         self.show(name, **figures, seconds=self.seconds[name])
 
-    def start_bar(self, what: str) -> None:
-        if self._active:
-            columns = "{task.description}", BarColumn(), "{task.percentage:>3.0f}%", TimeElapsedColumn(), "{task.fields[note]}"
-            self._bar = Progress(*columns, console=self._console, transient=True)
+    @contextmanager
+    def bar(self, what: str) -> Iterator[None]:
+        """Shows the share of the run that is done, and the newest figures beside it, while the body runs."""
+        columns = "{task.description}", BarColumn(), "{task.percentage:>3.0f}%", TimeElapsedColumn(), "{task.fields[note]}"
+        with Progress(*columns, console=self._console, transient=True, disable=self._console.quiet) as self._bar:
             self._task = self._bar.add_task(what, total=1.0, note="")
-            self._bar.start()
+            yield
 
-    def advance(self, share: float, note: str = "") -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, completed=share, note=note)
-
-    def stop_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+    def advance(self, share: float, note: str) -> None:
+        self._bar.update(self._task, completed=share, note=note)
 
     def close(self) -> None:
-        self.stop_bar()
         if self._file is not None:
             with suppress(OSError):  # every record was flushed when it was made
                 self._file.close()

@@ -13,6 +13,15 @@ from hybrid.training import optim
 from hybrid.training.batches import TrainError
 
 
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """Turns what goes wrong with a checkpoint's contents into one line."""
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, OverflowError) as error:
+        raise TrainError(f"--resume: the checkpoint does not fit this model ({str(error).splitlines()[0]}); use another --out") from None
+
+
 class RunState:
     """Weights, gradients, optimisers and progress of a run of `config`.
 
@@ -65,24 +74,24 @@ class RunState:
             "optimisers": [o.state_dict() for o in self.optimisers],
         }
 
+    @_fitting()
     def is_over(self, tree: dict[str, Any]) -> bool:
         """Whether the run that wrote `tree` has trained to its end.  Raises TrainError as `restore` does."""
-        with _fitting():
-            self._check(tree)
-            return self._share_done(int(tree["step"]), float(tree["wall_s"])) >= 1.0
+        self._check(tree)
+        return self._share_done(int(tree["step"]), float(tree["wall_s"])) >= 1.0
 
+    @_fitting()
     def restore(self, tree: dict[str, Any]) -> None:
         """Continues from `tree`.  Raises TrainError when it does not fit this run."""
-        with _fitting():
-            self._check(tree)
-            if tree["frozen_late"]:
-                self.freeze_late()
-            with torch.no_grad():
-                mine: list[torch.Tensor] = list(self.model.parameters())
-                torch._foreach_copy_(mine, [t.to(mine[0].device) for t in tree["parameters"]])
-            for optimiser, saved in zip(self.optimisers, tree["optimisers"], strict=True):
-                optimiser.load_state_dict(saved)
-            self.step, self.wall_s = int(tree["step"]), float(tree["wall_s"])
+        self._check(tree)
+        if tree["frozen_late"]:
+            self.freeze_late()
+        with torch.no_grad():
+            mine: list[torch.Tensor] = list(self.model.parameters())
+            torch._foreach_copy_(mine, [t.to(mine[0].device) for t in tree["parameters"]])
+        for optimiser, saved in zip(self.optimisers, tree["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.step, self.wall_s = int(tree["step"]), float(tree["wall_s"])
 
     def _check(self, tree: dict[str, Any]) -> None:
         """Raises TrainError unless `tree` is a checkpoint of this run.  Settings that only packing and evaluation read may differ."""
@@ -97,11 +106,3 @@ class RunState:
         if tree["data"] != self.shard_digests:
             raise TrainError("--resume: the training shards are not those of the checkpoint; bring them back or use another --out")
 
-
-@contextmanager
-def _fitting() -> Iterator[None]:
-    """Turns what goes wrong with a checkpoint's contents into one line."""
-    try:
-        yield
-    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, OverflowError) as error:
-        raise TrainError(f"--resume: the checkpoint does not fit this model ({str(error).splitlines()[0]}); use another --out") from None

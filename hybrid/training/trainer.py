@@ -7,9 +7,9 @@ the wall clock it reads is the device's to within that many steps, and nothing w
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy.ma  # noqa: F401 - else numba does on the counting thread, while torch.compile goes through NumPy's names
@@ -48,13 +48,9 @@ class TrainResult:
     interrupted: bool
 
 
-@contextmanager
-def compiler_cache() -> Iterator[None]:
-    """Inside, torch keeps on disk what it compiles even where our own backward passes are in it: a second start takes seconds.
-
-    They are part of the cache's key.  It is a setting of the whole process, put back at the end."""
-    with functorch_config.patch(autograd_cache_allow_custom_autograd_functions=True):
-        yield
+# Inside, torch keeps on disk what it compiles even where our own backward passes are in it: a second start takes seconds.  They are
+# part of the cache's key.  It is a setting of the whole process, put back at the end.
+compiler_cache = partial(functorch_config.patch, autograd_cache_allow_custom_autograd_functions=True)
 
 
 class Trainer:
@@ -71,9 +67,8 @@ class Trainer:
         compiling = config.train.compile and ranks.device.type == "cuda"
         self.loss = compiled(model.loss) if compiling else model.loss
         order = config.cache.ngram_order
-        self.cache = RowCounter(config.model.vocab_size, order, loader.bos) if order else None
         room = config.cache.cap_bytes - code_bytes() - count_stored(model) * config.quant.weight_bits // 8
-        self.ahead = TableAhead(self.cache, room) if self.cache is not None else None
+        self.ahead = TableAhead(RowCounter(config.model.vocab_size, order, loader.bos), room) if order else None
         self.idle_cores = ranks.device.type == "cuda" and ranks.world == 1  # on a CPU training has them all; several ranks add up first
         self.val_tokens = val_tokens
 
@@ -101,12 +96,12 @@ class Trainer:
 
     def count(self, step: int, rows: U16) -> None:
         """Hands the rows seen for the first time to the counting thread; when there are none left, the table is begun on idle cores."""
-        if self.cache is not None and self.ahead is not None and not self.ahead.begun:
+        if self.ahead is not None and not self.ahead.begun:
             fresh = self.batches.loader.is_first_epoch(step)
             if fresh.any():
-                self.cache.submit(rows if fresh.all() else rows[fresh])
+                self.ahead.cache.submit(rows if fresh.all() else rows[fresh])
             elif self.idle_cores:
-                self.cache.submit(self.batches.loader.remainder()[None])
+                self.ahead.cache.submit(self.batches.loader.remainder()[None])
                 self.ahead.begin()
 
     # -- before and after -------------------------------------------------------------------------------------------
@@ -154,10 +149,9 @@ class Trainer:
         settings, state = self.config.train, self.state
         warmup_s = self._warm_up_or_resume(writer)
         patience_s = self.ranks.timeout_s if self.ranks.world > 1 else math.inf
-        losses = LossReader(self.ranks.device, state.step, patience_s)
+        losses = LossReader(state.step, patience_s)
         begin, saved_at, stop, interrupted = time.monotonic() - state.wall_s, time.monotonic(), False, False
-        self.log.start_bar("training")
-        with terminated() as signals:
+        with self.log.bar("training"), terminated() as signals:
             while True:
                 state.wall_s = time.monotonic() - begin
                 progress, stop = self.ranks.agree(state.progress(), bool(signals))
@@ -181,7 +175,6 @@ class Trainer:
         synchronize(self.ranks.device)
         losses.drain()
         state.wall_s = time.monotonic() - begin
-        self.log.stop_bar()
         return self._finish(writer, losses, warmup_s, interrupted)
 
     def _enter_phase(self, progress: float) -> None:
@@ -233,34 +226,28 @@ class Trainer:
         self.batches.loader.stream.check_unchanged()
         if self.ranks.is_first:  # a finished run, too: if packing is killed, --resume packs without training again
             checkpoint.save(writer.path, *checkpoint.snapshot(self.state.to_tree()))
-        if self.cache is not None and self.ahead is not None and not self.ahead.begun:
-            self.cache.drain()
+        if self.ahead is not None and not self.ahead.begun:
+            self.ahead.cache.drain()
             whole = self.state.step * self.batches.loader.batch_rows >= self.batches.loader.rows_per_epoch
             if whole and self.ranks.is_first and not interrupted:  # the end of the corpus that fills no row
-                self.cache.update(self.batches.loader.remainder()[None])
+                self.ahead.cache.update(self.batches.loader.remainder()[None])
         if not interrupted:
             self.model.set_fake_bits(0)  # packing measures and fits with what it stores, after a --resume as after training
         step, wall_s, last = self.state.step, self.state.wall_s, losses.mean()
-        loss = last if math.isfinite(last) else None
-        result = TrainResult(step, wall_s, step * self.config.train.batch_tokens, loss, warmup_s, interrupted)
-        self._log_result(result)
-        return result
-
-    def _log_result(self, result: TrainResult) -> None:
-        memory = {}
+        loss, tokens, memory = last if math.isfinite(last) else None, step * self.config.train.batch_tokens, {}
         if self.ranks.device.type == "cuda":
             memory["peak_gpu_bytes"] = torch.cuda.max_memory_allocated(self.ranks.device)
             torch.cuda.empty_cache()  # the next run may train on this card while this one packs (scripts/queue/run_presets.py)
-        figures = {name: getattr(result, name) for name in ("steps", "loss_nats", "wall_s", "warmup_s")}
-        self.log.show("trained", **figures, tokens_per_s=round(result.tokens / max(result.wall_s, 1e-9)), **memory)
+        rate = round(tokens / max(wall_s, 1e-9))
+        self.log.show("trained", steps=step, loss_nats=loss, wall_s=wall_s, warmup_s=warmup_s, tokens_per_s=rate, **memory)
+        return TrainResult(step, wall_s, tokens, loss, warmup_s, interrupted)
 
 
 def compiled(loss: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """One graph without dynamic shapes, compiled when it is first called, under `compiler_cache`.
 
     CUDA graphs: with other work beside it, the host is too slow for some hundred launches a direction (LOG.md, 2026-11-26)."""
-    result: Callable[..., torch.Tensor] = torch.compile(loss, dynamic=False, fullgraph=True, options={"triton.cudagraphs": True})
-    return result
+    return torch.compile(loss, dynamic=False, fullgraph=True, options={"triton.cudagraphs": True})
 
 
 def synchronize(device: torch.device) -> None:

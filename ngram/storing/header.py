@@ -14,7 +14,7 @@ import numpy as np
 
 from ngram.arrays import F64, NARROW, U32
 from ngram.errors import FileFormatError
-from ngram.storing.symbols import level_values
+from ngram.storing.symbols import altered, level_values
 from ngram.table import MAX_ORDER, MAX_VOCAB
 
 VERSION, WIDE_VERSION = 1, 2
@@ -54,28 +54,27 @@ def pad(data: bytes, ngrams: int) -> bytes:
 
 def read_head(data: bytes) -> tuple[Head, U32]:
     """Header and code words.  Raises FileFormatError where a field is impossible or promises more than the data can hold."""
-    problem = "n-gram data: {}; the file was altered or cut, make it again"
     layout = _WIDE_HEAD if data[:2] == WIDE_VERSION.to_bytes(2, "little") else _HEAD
     if len(data) < layout.size:
-        raise FileFormatError(problem.format("shorter than its header"))
+        raise altered("shorter than its header")
     version, order, fineness, vocab_size, bos, pruned = layout.unpack_from(data)
     if version not in (VERSION, WIDE_VERSION):
         raise FileFormatError(f"n-gram data: format version {version}, this program reads {VERSION} and {WIDE_VERSION}; make the file again")
     body, least, most = layout.size + 32 * order, *((1, NARROW) if version == VERSION else (NARROW + 1, MAX_VOCAB))
     if not (1 <= order <= MAX_ORDER and 1 <= fineness <= MAX_FINENESS and least <= vocab_size <= most and bos < vocab_size and pruned < 2**32):
-        raise FileFormatError(problem.format("impossible header"))
+        raise altered("impossible header")
     if len(data) < body or (len(data) - body) % 4:
-        raise FileFormatError(problem.format(f"{len(data)} bytes"))
+        raise altered(f"{len(data)} bytes")
     discounts = np.frombuffer(data, "<f8", 3 * order, layout.size).reshape(order, 3).astype(np.float64)
     # D1 ≤ 1, D2 ≤ 2, D3+ ≤ 3 as in Chen & Goodman: a count never falls below 0, so rows stay distributions.
     if not ((discounts >= 0) & (discounts <= [1, 2, 3])).all():
-        raise FileFormatError(problem.format("impossible discounts"))
+        raise altered("impossible discounts")
     sizes = np.frombuffer(data, "<u4", order, layout.size + 24 * order).tolist()
     alphabets = np.frombuffer(data, "<u2", 2 * order, layout.size + 28 * order).reshape(order, 2).tolist()
     limit = len(level_values(fineness))
     if any(a > limit - (n > 0) or b > limit + 1 for n, (a, b) in enumerate(alphabets)):
-        raise FileFormatError(problem.format("impossible counts"))
+        raise altered("impossible counts")
     if sizes[0] != vocab_size or sum(sizes) > vocab_size + _SPARE_GRAMS + _GRAMS_A_BYTE * len(data):
-        raise FileFormatError(problem.format("impossible sizes"))
+        raise altered("impossible sizes")
     words = np.frombuffer(data, "<u4", -1, body).astype(np.uint32)
     return Head(fineness, vocab_size, bos, pruned, discounts, sizes, [(a, b) for a, b in alphabets]), words

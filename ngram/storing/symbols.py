@@ -25,6 +25,11 @@ _DIRECT_BITS = 16
 _LOOKED_UP = 4096  # smaller values have their level read from a table
 
 
+def altered(problem: str) -> FileFormatError:
+    """The error for data that `encode` does not write."""
+    return FileFormatError(f"n-gram data: {problem}; the file was altered or cut, make it again")
+
+
 class Coder:
     """A range coder that reads `words`, or without them notes what is to be written: parts of a stream are prepared on several threads."""
 
@@ -43,7 +48,7 @@ class Coder:
         try:
             return self._reader.decode(model, count)  # type: ignore[no-any-return]
         except AssertionError:
-            raise FileFormatError("n-gram data: impossible code words; the file was altered, make it again") from None
+            raise altered("impossible code words") from None
 
     def words(self, *others: "Coder") -> U32:
         """Everything that this coder has noted, and then the others, as code words."""
@@ -172,7 +177,7 @@ def code_positions(coder: Coder, size: int, count: int, positions: I64 | None) -
         part = coder.code(_model(probabilities, len(open_)), len(open_), part)
         out[open_] += part.astype(np.int64) << shift
         if int(out.sum()) + count > size:
-            raise FileFormatError("n-gram data: a gap reaches past the end; the file was altered, make it again")
+            raise altered("a gap reaches past the end")
         open_ = open_[part == escape]
     for low in range(0, shift, _DIRECT_BITS):
         width = min(_DIRECT_BITS, shift - low)
@@ -180,5 +185,5 @@ def code_positions(coder: Coder, size: int, count: int, positions: I64 | None) -
         out |= coder.code(constriction.stream.model.Uniform(1 << width), count, bits).astype(np.int64) << low
     out = np.cumsum(out + 1) - 1
     if out[-1] >= size:
-        raise FileFormatError("n-gram data: a gap reaches past the end; the file was altered, make it again")
+        raise altered("a gap reaches past the end")
     return out

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ngram.arrays import I32, I64, U32, Mask, Tokens, token_type
-from ngram.errors import FileFormatError, SeedgramError
+from ngram.errors import SeedgramError
 from ngram.storing import members as kernels
 from ngram.storing.header import Head, pack_head, pad, read_head
-from ngram.storing.symbols import Coder, code_classed, code_numbers, code_positions, level_values, log16, nearest_level
+from ngram.storing.symbols import Coder, altered, code_classed, code_numbers, code_positions, level_values, log16, nearest_level
 from ngram.table import MAX_ORDER, MAX_VOCAB, NgramTable, stored_counts, suffix_rows
 from ngram.threads import each
 
@@ -42,12 +42,11 @@ class _Order:
 
 @dataclass
 class _Truth:
-    """What the writer knows and the reader is about to learn of one order."""
+    """What the writer knows of one order: its symbols, and what the reader will have."""
 
     totals: I32  # (contexts,) 0: no children, else 1 + level of T(h)
-    first: I64
-    suffixes: I64
-    levels: I32  # (M,) level of the count - 1
+    levels: I32  # (M,) level of the count, less 1 above order 1
+    order: _Order
 
 
 def encode(table: NgramTable) -> bytes:
@@ -61,10 +60,12 @@ def encode_read(table: NgramTable, suffixes: list[I64] | None = None) -> tuple[b
     suffixes: `suffix_rows(table)` where the caller has them already.  Raises SeedgramError as `encode` does.
 
     The writer knows all orders beforehand, so their symbols and models are worked out side by side, then coded in order."""
-    levels = level_values(FINENESS)
-    truths = _truths(table, levels, suffixes if suffixes is not None else suffix_rows(table))
+    if not 1 <= table.order <= MAX_ORDER or not 1 <= table.vocab_size <= MAX_VOCAB or len(table.tokens[0]) != table.vocab_size:
+        raise SeedgramError(f"n-gram table: order {table.order}, vocabulary {table.vocab_size}: cannot be written; use orders 1…8")
+    levels, rows = level_values(FINENESS), suffixes if suffixes is not None else suffix_rows(table)
+    truths = each(lambda n: _truth(table, n, levels, rows[n - 1]), range(1, table.order + 1))
     alphabets = [(int(t.levels.max(initial=-1)) + 1, int(t.totals.max(initial=-1)) + 1) for t in truths]
-    orders = each(lambda n: _known_order(table, n, levels, truths[n - 1]), range(1, table.order + 1))
+    orders = [truth.order for truth in truths]
     coders = [Coder() for _ in orders]
     _unigrams(coders[0], levels, table.vocab_size, alphabets[0][0], truths[0].levels)
 
@@ -101,26 +102,20 @@ def _table(head: Head, orders: list[_Order]) -> NgramTable:
     )
 
 
-def _truths(table: NgramTable, levels: I64, suffixes: list[I64]) -> list[_Truth]:
-    if not 1 <= table.order <= MAX_ORDER or not 1 <= table.vocab_size <= MAX_VOCAB or len(table.tokens[0]) != table.vocab_size:
-        raise SeedgramError(f"n-gram table: order {table.order}, vocabulary {table.vocab_size}: cannot be written; use orders 1…8")
-    return each(lambda n: _truth(table, n, levels, suffixes[n - 1]), range(1, table.order + 1))
-
-
 def _truth(table: NgramTable, n: int, levels: I64, suffixes: I64) -> _Truth:
     exact = table.exact_counts(n)
-    count_levels = nearest_level(exact, levels)
-    first = table.first_child(n - 1)
-    children_mass = _children_mass(levels[count_levels], first)
-    if n > 1 and len(exact) and exact.min() == 0:
+    if n > 1 and exact.min(initial=1) == 0:
         raise SeedgramError(f"n-gram table: order {n} holds a count of 0; make it with ngram.storing.prune")
-    pruned = table.pruned[n - 1].astype(np.int64)
-    near = nearest_level(np.minimum(children_mass + pruned, levels[-1]), levels)
+    count_levels = nearest_level(exact, levels)
+    counts, first = levels[count_levels], table.first_child(n - 1)
+    mass, pruned, has_children = _children_mass(counts, first), table.pruned[n - 1].astype(np.int64), np.diff(first) > 0
+    near = nearest_level(np.minimum(mass + pruned, levels[-1]), levels)
     # Nothing left out stays nothing left out: a level at or below the children's own mass says so (see _pruned).
-    floor = np.searchsorted(levels, np.minimum(children_mass, levels[-1]), side="right") - 1
-    totals = np.where(pruned > 0, np.maximum(near, floor), floor).astype(np.int32)
-    totals = np.where(np.diff(first) > 0, totals + 1, 0).astype(np.int32)
-    return _Truth(totals, first, suffixes, count_levels - (n > 1))
+    floor = np.searchsorted(levels, np.minimum(mass, levels[-1]), side="right") - 1
+    total_levels = np.where(pruned > 0, np.maximum(near, floor), floor).astype(np.int32)
+    totals = np.where(has_children, np.maximum(levels[total_levels], mass), 0) if n > 1 else mass + pruned
+    order = _Order(table.tokens[n - 1], table.parents[n - 1].astype(np.int64), suffixes, counts, first, totals)
+    return _Truth(np.where(has_children, total_levels + 1, 0).astype(np.int32), count_levels - (n > 1), order)
 
 
 def _children_mass(counts: I64, first: I64) -> I64:
@@ -128,16 +123,6 @@ def _children_mass(counts: I64, first: I64) -> I64:
     running = np.concatenate([[0], np.cumsum(counts)])
     return running[first[1:]] - running[first[:-1]]
 
-
-def _known_order(table: NgramTable, n: int, levels: I64, truth: _Truth) -> _Order:
-    """What the reader will have of an order, from the truth."""
-    counts = levels[truth.levels + (n > 1)]
-    mass = _children_mass(counts, truth.first)
-    if n == 1:
-        totals = mass + int(table.pruned[0][0])
-    else:
-        totals = np.where(truth.totals > 0, np.maximum(levels[np.maximum(truth.totals - 1, 0)], mass), 0)
-    return _Order(table.tokens[n - 1], table.parents[n - 1].astype(np.int64), truth.suffixes, counts, truth.first, totals)
 
 
 def _unigrams(coder: Coder, levels: I64, vocab_size: int, alphabet: int, truth: I32 | None) -> _Order:
@@ -184,7 +169,7 @@ def _code_order(
     ]
     totals = np.where(np.diff(first) > 0, np.maximum(totals, _children_mass(counts, first)), 0)
     if totals.max(initial=0) > levels[-1]:
-        raise FileFormatError("n-gram data: a context counts more than 2^32 - 1; the file was altered, make it again")
+        raise altered("a context counts more than 2^32 - 1")
     return _Order(below.tokens[members], owners, members, counts, first, totals)
 
 
@@ -201,22 +186,22 @@ def _code_members(
     bucket, slot = np.empty(0, np.int32), np.empty(0, np.int64)
     if truth is not None:
         bucket, slot = np.empty(size, np.int32), np.empty(size, np.int64)
-        kernels.locate_members(*walk, rank, truth.first, truth.suffixes, np.zeros_like(slots), bucket, slot)
+        kernels.locate_members(*walk, rank, truth.order.first, truth.order.suffixes, np.zeros_like(slots), bucket, slot)
         slot = slot[np.argsort(bucket.astype(np.uint16), kind="stable")]  # 16 bits: sorted by radix
     truly = None if truth is None else np.bincount(bucket, minlength=len(slots))[used]
     bits = np.frexp(slots[used].astype(np.float64))[1].astype(np.int32)
     found = np.zeros_like(slots)
     found[used] = code_numbers(coder, np.minimum(bits, 48), truly)
     if (found > slots).any() or int(found.sum()) != size:
-        raise FileFormatError("n-gram data: more n-grams than contexts can hold; the file was altered, make it again")
+        raise altered("more n-grams than contexts can hold")
     inverted = found * 2 > slots
     events = _code_events(coder, slots, found, inverted, None if truth is None else slot)
     event_first = np.concatenate([[0], np.cumsum(np.where(inverted, slots - found, found))])
     if truth is not None:
-        return np.append(truth.first[parents], size), truth.suffixes
+        return np.append(truth.order.first[parents], size), truth.order.suffixes
     out_first, out = np.zeros(len(parents) + 1, np.int64), np.empty(size, np.uint32)
     if kernels.expand_members(*walk, ordered, event_first, events, inverted, np.zeros_like(slots), out_first, out) != size:
-        raise FileFormatError("n-gram data: members and contexts disagree; the file was altered, make it again")
+        raise altered("members and contexts disagree")
     return out_first, out.astype(np.int64)
 
 

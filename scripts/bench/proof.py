@@ -44,6 +44,7 @@ from ngram.errors import SeedgramError, run_cli
 from ngram.online.cache import OnlineCache
 from ngram.online.columns import update_column
 from ngram.online.stream_cache import FEATURES
+from ngram.row_at import row_at
 from ngram.score_first import ScoreFirst
 from ngram.storing.model_file import read_model
 from ngram.table import PAD, NgramTable
@@ -114,7 +115,7 @@ def coded_columns(art: artifact.Artifact, tokens: U16, flags: argparse.Namespace
             if t == 3:
                 before, begin = lockstep.seconds, time.perf_counter()
                 coder_ms = 0.0
-            step = order.row(t)["wide"]
+            step = row_at(order, t)["wide"]
             coder_ms += milliseconds(partial(coder.give, step, active, columns[t].astype(np.int64)))
             order.score_then_update(t, t + 1)
         wall_s, count = time.perf_counter() - begin, layout.length - 2

@@ -53,8 +53,7 @@ BYTES, REPORT, KERNELS, MATCH, GATE = (
     "ngram/online/match.py",
     "ngram/blending/gate.py",
 )
-COUNT = "                counted = count(tokens, begin, end)\n"
-COPY = "        return (self.match.score_then_update if learn else self.match.score)(tokens, start, stop)\n"
+COUNT = "                scores.append(step(tokens, a, b))\n"
 MIXED = "        mixed_n = mix(weights_nK[:, self.present], probs_nK[:, self.present])\n"
 WEIGHTS = "            weights_nK = self.mixture.weights(features_nF)\n"
 COUNTED = "        return self.base[targets] + (self.space[targets] & ~self.silent[previous])"
@@ -74,12 +73,12 @@ FAULTS = (
         "cache learns a block before it is scored",
         PREDICTOR,
         COUNT,
-        "                self.cache.update(tokens, begin, end)\n" + COUNT.replace("count(", "self.cache.score("),
+        COUNT.replace("step(", "(expert.update(tokens, a, b) or expert.score if expert is self.cache else step)("),
     ),
     Fault("best expert of each token instead of the mixture", MIXTURE, MIXED, "        mixed_n = probs_nK[:, self.present].max(axis=1)\n"),
     Fault("gate learns first", PREDICTOR, WEIGHTS, "            self.mixture.gate.update(features_nF, probs_nK)\n" + WEIGHTS),
     Fault("each token counts two bytes more", BYTES, COUNTED, COUNTED.replace("return ", "return 2 + ")),
-    Fault("match model learns a block before it is scored", PREDICTOR, COPY, "        self.match.update(tokens, start, stop)\n" + COPY),
+    Fault("match model learns a block before it is scored", PREDICTOR, COUNT, "                expert is self.match and expert.update(tokens, a, b)\n" + COUNT),
     Fault("better of mixture and network", MIXTURE, MIXED, MIXED + "        mixed_n = np.maximum(mixed_n, probs_nK[:, NEURAL])\n"),
     Fault(
         "weights follow the target's probabilities",

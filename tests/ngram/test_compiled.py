@@ -1,6 +1,7 @@
 """Kernels are compiled once a user and machine: the cache never changes a result, whatever state its folder is in."""
 
 import errno
+import io
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from numba.core import compiler
 
-from ngram import compiled, private_files
+from ngram import compiled, container, private_files
 from ngram.private_files import VARIABLE, Store, user_folder
 from tests.support.paths import ROOT
 
@@ -210,7 +211,7 @@ def test_a_full_or_read_only_disk_is_no_error_and_leaves_nothing(tmp_path, monke
     def fail(*_, **__):
         raise OSError(reason, os.strerror(reason))
 
-    monkeypatch.setattr(os, call, fail)
+    monkeypatch.setattr(container if call == "open" else os, call, fail, raising=False)
     assert not store.save("b", b"abc")
     assert store.load("b") is None
     assert store.load("a") == (None if call == "mkdir" else b"abc")
@@ -221,21 +222,12 @@ def test_a_disk_that_fills_up_while_a_file_is_written_leaves_no_half_file(tmp_pa
     store = Store(tmp_path / "kernels" / "key")
     store.save("a", b"abc")
 
-    class Full:
-        def __init__(self, descriptor, _):
-            self.descriptor = descriptor
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            os.close(self.descriptor)
-
+    class Full(io.FileIO):
         def write(self, content):
-            os.write(self.descriptor, content[:5])
+            super().write(content[:5])
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "fdopen", Full)
+    monkeypatch.setattr(container, "open", Full, raising=False)
     assert not store.save("a", b"abcd")
     monkeypatch.undo()
     assert store.load("a") == b"abc"

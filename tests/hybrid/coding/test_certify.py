@@ -27,6 +27,7 @@ from hybrid.storing.counted_code import counted_files
 from ngram import container
 from ngram.errors import FileFormatError, SeedgramError
 from ngram.online.cache import OnlineCache
+from ngram.row_at import row_at
 from ngram.score_first import ScoreFirst
 from tests.support import loaded, tiny
 from tests.support.paths import ROOT
@@ -58,7 +59,7 @@ def columns_of(art, tokens, *, threads, streams=80, stride=0):
     lockstep = Lockstep(art.model, OnlineCache(art.table), mixture, layout, seq_len=8, stride=stride, device=CPU, threads=threads)
     order, found = ScoreFirst(layout.columns(tokens), {"wide": lockstep}), []
     for t in range(1, layout.length + 1):
-        step = order.row(t)["wide"]
+        step = row_at(order, t)["wide"]
         found.append((step.mixed.copy(), step.mass.copy()))
         order.score_then_update(t, t + 1)
     lockstep.close()

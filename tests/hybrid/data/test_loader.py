@@ -130,9 +130,6 @@ def test_one_long_document_is_held_out_exactly(tmp_path: Path) -> None:
     [
         ({"seq_len": 500}, "no row of 500 targets"),
         ({"holdout_tokens": 499}, "leave nothing after holding out 499; lower --holdout-tokens, say to 5"),
-        ({"batch_rows": 3, "world": 2}, "does not divide over 2 ranks; make --batch-tokens a multiple of "),
-        ({"batch_rows": 0}, "a batch of 0 rows"),
-        ({"history": 0}, "at least 1"),
     ],
 )
 def test_settings_that_do_not_fit_say_so(tmp_path: Path, changes: dict[str, int], said: str) -> None:

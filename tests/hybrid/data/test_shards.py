@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hybrid.data import shards
 from hybrid.data.load_stream import load_stream
+from hybrid.data.prepared import let_go
 from hybrid.data.shards import DataError, Loader, ShardError, Stream, find_shards, read_shard
 from hybrid.data.write_shards import write_shard, write_shards
 
@@ -52,7 +53,7 @@ def test_what_a_stream_let_go_of_is_out_of_memory_and_comes_back(tmp_path: Path)
     stream = Stream([tmp_path / "x.bin"])
     before = stream.read(0, len(stream)).astype(np.int64).sum()
     assert resident() >= 2048
-    stream.let_go()
+    let_go(stream)
     assert resident() == 0
     assert stream.read(0, len(stream)).astype(np.int64).sum() == before
 

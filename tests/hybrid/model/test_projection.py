@@ -8,7 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hybrid.model.cached_model import MergedProjection, merged
 from hybrid.model.projection import Projection, adapted_linear, fake_quantise, merged_weight
-from hybrid.storing.quantise import dequantise_rows, step_rows
+from hybrid.settings.config import QuantConfig
+from hybrid.storing.quantise import decode_state, encode_state
 
 
 def stacked(seed=0, dtype=torch.float64):
@@ -146,9 +147,8 @@ def test_fake_quantisation_rounds_rows_to_integers_and_lets_gradients_through(bi
 def test_fake_quantisation_in_steps_is_the_rounding_of_the_artifact():
     weight = torch.randn(6, 40)
     weight[2, 3] = 100.0  # needs more than 8 bits at the step asked for
-    integers, stored, exponent = step_rows(weight.numpy(), 8, (0.3 * weight.square().mean(dim=1).sqrt()).double().numpy())
-    stored_weight = torch.from_numpy(dequantise_rows(integers, stored, exponent))
-    off = (fake_quantise(weight, 8, 0.3) - stored_weight).abs().amax(dim=1)
+    stored = decode_state(*encode_state({"x.weights.up": weight}, QuantConfig(weight_bits=8, weight_step=0.3)))["x.weights.up"]
+    off = (fake_quantise(weight, 8, 0.3) - stored).abs().amax(dim=1)
     assert (off < 0.01 * weight.abs().amax(dim=1)).all()
 
 

@@ -25,6 +25,7 @@ from hybrid.storing import artifact
 from ngram.blending.gate import Gate
 from ngram.errors import FileFormatError, LeakageError
 from ngram.online.stream_cache import StreamCache
+from ngram.row_at import row_at
 from ngram.score_first import ScoreFirst
 from ngram.terminal import OneLineParser
 from tests.support import tiny
@@ -71,7 +72,7 @@ def test_the_printed_bits_are_the_audited_and_the_coded_ones(art, text, options)
         part = predictor_stepwise(art, network_stepwise(art, len(text), told, ALONE), told)
         order = ScoreFirst(shown, {"blend": part}, frozen=not told.online)
         for t in range(1, len(text)):
-            rows.append(order.row(t)["blend"])
+            rows.append(row_at(order, t)["blend"])
             shown[t] = text[t]
             (order.score if order.frozen else order.score_then_update)(t, t + 1)
         part.close()
@@ -119,21 +120,44 @@ def test_eval_says_which_position_is_not_what_its_distribution_says(art, text, m
 
 
 def test_a_row_that_does_not_sum_to_one_is_an_error(art, text, monkeypatch):
-    honest = Predictor.row
-    monkeypatch.setattr(Predictor, "row", lambda *a: 1.00001 * np.asarray(honest(*a)))
+    honest = Predictor._rows
+    monkeypatch.setattr(Predictor, "_rows", lambda *a: (1.00001 * row for row in honest(*a)))
     with pytest.raises(CheckError, match=r"position \d+: the distribution sums to 1\.0000"):
         evaluate.score_tokens(art, text, EvalOptions(), ALONE)
+
+
+@pytest.mark.parametrize("way", ["default", "by chunk", "blocks that cut chunks", "no product", "ttt and stride", "offline"])
+def test_a_watched_row_is_the_readers_and_knows_neither_its_target_nor_what_follows(art, text, way, monkeypatch):
+    """To the last bit, as a reader gets it who does not have the text; whatever the target is, and whoever comes behind it."""
+    options, place, honest = EvalOptions(exact=True, **WAYS[way]), 70, Predictor._rows
+    for changed in range(2):
+        tokens, seen = text.copy(), list[np.ndarray]()
+        tokens[place:] = tokens[place:][::-1] if changed else tokens[place:]
+        with exact(), monkeypatch.context() as patch:
+            patch.setattr(Predictor, "_rows", lambda part, noted, seen=seen: (seen.append(row) or row for row in honest(part, noted)))
+            part = predictor_of(art, network_ahead(art, tokens, options, ALONE), options, watch=[place])
+            evaluate.run(ScoreFirst(tokens, {"blend": part}, frozen=not options.online), "blend", options.chunk_tokens or 64)
+            part.close()
+        with exact():
+            reader = predictor_stepwise(art, network_stepwise(art, len(text), options, ALONE), options)
+            order = ScoreFirst(tokens, {"blend": reader}, frozen=not options.online)
+            for t in range(1, place):
+                (order.score if order.frozen else order.score_then_update)(t, t + 1)
+            expected = row_at(order, place)["blend"]
+            reader.close()
+        assert len(seen) == part.checked == 1
+        assert np.array_equal(seen[0], expected)
 
 
 def test_a_row_is_asked_for_in_order_and_before_the_score(art, text):
     options = EvalOptions()
     part = predictor_of(art, network_ahead(art, text, options, ALONE), options)
     order = ScoreFirst(text, {"blend": part})
-    order.row(1)
+    row_at(order, 1)
     order.score_then_update(1, 5)
     for t in (4, 6):
         with pytest.raises(LeakageError, match=f"positions {t}…{t}"):
-            order.row(t)
+            row_at(order, t)
     part.close()
 
 

@@ -16,6 +16,7 @@ from hybrid.settings.config import ModelConfig, QuantConfig
 from hybrid.storing import byte_codecs, quantise
 from hybrid.storing.gptq import error_factor, round_columns, second_moments
 from ngram import threads
+from tests.support.quantising import quantise_rows
 
 TINY = ModelConfig(
     vocab_size=48, layers=2, d_model=16, heads=2, kv_heads=1, rope_dims=4, basis="hadamard", rank_attention=4, rank_mlp=4,
@@ -38,7 +39,7 @@ def through_json(meta):
 @settings(max_examples=60)
 @given(rows, st.integers(4, 8))
 def test_a_rows_error_is_at_most_that_of_unclipped_rounding(weight, bits):
-    integers, stored, exponent = quantise.quantise_rows(weight, bits)
+    integers, stored, exponent = quantise_rows(weight, bits)
     top = 2 ** (bits - 1) - 1
     assert np.abs(integers).max(initial=0) <= top
     back = quantise.dequantise_rows(integers, stored, exponent).astype(np.float64)
@@ -53,17 +54,17 @@ def test_a_rows_error_is_at_most_that_of_unclipped_rounding(weight, bits):
 def test_zero_rows_and_empty_matrices_survive():
     weight = np.zeros((3, 4), dtype=np.float32)
     weight[1] = [1, -2, 3, -4]
-    back = quantise.dequantise_rows(*quantise.quantise_rows(weight, 8))
+    back = quantise.dequantise_rows(*quantise_rows(weight, 8))
     assert not back[0].any()
     assert not back[2].any()
     assert np.abs(back - weight).max() < 4 / 127
-    assert quantise.quantise_rows(np.zeros((0, 4), dtype=np.float32), 8)[0].shape == (0, 4)
+    assert quantise_rows(np.zeros((0, 4), dtype=np.float32), 8)[0].shape == (0, 4)
 
 
 def test_clipping_helps_rows_with_an_outlier_at_few_bits():
     weight = np.random.default_rng(0).normal(size=(1, 2000)).astype(np.float32)
     weight[0, 0] = 8
-    integers, stored, exponent = quantise.quantise_rows(weight, 4)
+    integers, stored, exponent = quantise_rows(weight, 4)
     back = quantise.dequantise_rows(integers, stored, exponent)
     plain = np.rint(weight / (8 / 7)) * (8 / 7)
     assert np.square(weight - back).sum() < 0.8 * np.square(weight - plain).sum()
@@ -150,7 +151,7 @@ def correlated(seed, fan_in=40, count=400):
 def test_gptq_halves_the_output_error_of_rounding_on_correlated_inputs(fan_in):
     x = correlated(1, fan_in, 800)
     weight = np.random.default_rng(2).normal(size=(16, fan_in)).astype(np.float32)
-    nearest, stored, exponent = quantise.quantise_rows(weight, 4)
+    nearest, stored, exponent = quantise_rows(weight, 4)
     scales = quantise.load_scales(stored, exponent)
     better = round_columns(weight, scales, 7, error_factor(x.T @ x))
     errors = [np.square(x @ (weight - q * scales[:, None]).T).sum() for q in (nearest, better)]
@@ -160,7 +161,7 @@ def test_gptq_halves_the_output_error_of_rounding_on_correlated_inputs(fan_in):
 
 def test_gptq_with_independent_inputs_is_rounding_to_nearest():
     weight = np.random.default_rng(3).normal(size=(5, 200)).astype(np.float32)
-    nearest, stored, exponent = quantise.quantise_rows(weight, 6)
+    nearest, stored, exponent = quantise_rows(weight, 6)
     assert (round_columns(weight, quantise.load_scales(stored, exponent), 31, error_factor(np.eye(200))) == nearest).all()
 
 
@@ -168,7 +169,7 @@ def test_gptq_ignores_inputs_that_never_fire():
     x = correlated(4)
     x[:, 7] = 0
     weight = np.random.default_rng(5).normal(size=(3, 40)).astype(np.float32)
-    nearest, stored, exponent = quantise.quantise_rows(weight, 4)
+    nearest, stored, exponent = quantise_rows(weight, 4)
     found = round_columns(weight, quantise.load_scales(stored, exponent), 7, error_factor(x.T @ x))
     assert (found[:, 7] == nearest[:, 7]).all()
 
@@ -188,7 +189,7 @@ def test_gptq_is_the_papers_rule_column_by_column(fan_in):
     x = correlated(6, fan_in, 400)
     weight = np.random.default_rng(7).normal(size=(37, fan_in)).astype(np.float32)
     weight[5] = 0
-    _, stored, exponent = quantise.quantise_rows(weight, 5)
+    _, stored, exponent = quantise_rows(weight, 5)
     scales, factor = quantise.load_scales(stored, exponent), error_factor(x.T @ x)
     np.testing.assert_allclose(factor.T @ factor @ (x.T @ x + np.eye(fan_in) * 0.01 * np.mean(np.square(x).sum(0))), np.eye(fan_in), atol=1e-6)
     assert (np.tril(factor, -1) == 0).all()

@@ -13,6 +13,7 @@ from hybrid.data.write_shards import write_shards
 from hybrid.parallel.ranks import Ranks
 from hybrid.storing import artifact
 from hybrid.training import checkpoint, pack
+from hybrid.training.batches import TrainError
 from hybrid.training.inputs import Inputs, read_inputs
 from hybrid.training.run_log import RunLog
 from hybrid.training.trainer import Trainer
@@ -55,6 +56,14 @@ def test_shards_altered_since_they_were_prepared_stop_the_run(tmp_path: Path) ->
     path.write_bytes(data)
     with pytest.raises(DataError, match="it was altered"):
         read(tmp_path / "data")
+
+
+@pytest.mark.parametrize("batch_tokens, world", [(48, 2), (8, 1)], ids=["3 rows for 2 ranks", "half a row"])
+def test_a_batch_that_gives_a_rank_no_whole_rows_stops_the_run(tmp_path: Path, batch_tokens: int, world: int) -> None:
+    tiny.write_data(tmp_path)
+    asked = settings(batch_tokens=batch_tokens, seq_len=16, microbatch_tokens=16)
+    with pytest.raises(TrainError, match=f"--batch-tokens {batch_tokens} does not split into {world} ranks"):
+        read_inputs(str(tmp_path), str(tmp_path / "tokenizer.model"), asked, Ranks(world - 1, world, torch.device("cpu")))
 
 
 def test_documents_on_both_sides_stop_the_run_unless_they_are_allowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
