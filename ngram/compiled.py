@@ -83,24 +83,13 @@ def compile_seconds() -> float:
     return float(_CLOCK.duration) if _CLOCK.done else 0.0
 
 
-class Notice:
-    """The line that tells the user of a command, once a process, why its first start takes long."""
-
-    wanted = False  # for commands to set, on their first rank; a library says nothing
-
-    def consider(self) -> None:
-        if self.wanted and compile_seconds() > ANNOUNCE_AFTER_S:
-            self.wanted = False
-            print(f"compiling kernels for this machine, once: later starts load them from {store().folder}", file=sys.stderr, flush=True)
-
-
-NOTICE = Notice()
-
 
 class KernelCache(caching.NullCache):
     """One kernel's place in the store, in the form that numba's dispatcher asks for.
 
     numba's classes beneath its public ones differ between versions, and whatever goes wrong here is mended by compiling: hence `except Exception`."""
+
+    announces = False  # for commands to set, on their first rank: one line says why the first start takes long; a library says nothing
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
@@ -125,10 +114,11 @@ class KernelCache(caching.NullCache):
     def save_overload(self, signature: Any, result: Any) -> None:
         """Keeps a compiled kernel, unless it holds addresses of this process."""
         try:
-            if store().folder is None or result.library.has_dynamic_globals or any(not part.can_cache for part in result.lifted):
+            if result.library.has_dynamic_globals or any(not part.can_cache for part in result.lifted):
                 return
             saved = store().save(self._name(signature, result.codegen), serialize.dumps(result._reduce()))
         except Exception:
             return
-        if saved:
-            NOTICE.consider()
+        if saved and KernelCache.announces and compile_seconds() > ANNOUNCE_AFTER_S:
+            KernelCache.announces = False
+            print(f"compiling kernels for this machine, once: later starts load them from {store().folder}", file=sys.stderr, flush=True)

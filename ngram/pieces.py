@@ -1,7 +1,7 @@
-"""The pieces of a tokenizer: what each token decodes to.  tokenizer.py encodes.
+"""The pieces of a tokenizer: what each token decodes to, which is all that training and scoring need.  tokenizer.py encodes.
 
-A model is SentencePiece's, or a Hugging Face tokenizer in the form that huggingface.py writes: a list of what its pieces decode to, which
-is all that training and scoring need, and beside it what that module needs to encode.
+A model is SentencePiece's, or a Hugging Face tokenizer in the form that huggingface.py writes: a list of what its pieces decode to, and what
+that module needs to encode.
 """
 
 import functools
@@ -31,10 +31,9 @@ def processor(model: bytes, name: str = "tokenizer") -> spm.SentencePieceProcess
     """SentencePiece's own object from a model's bytes; name: for error messages.  Raises TokenizerError."""
     try:
         if not model:
-            raise RuntimeError("empty")
+            raise ValueError
         sp = spm.SentencePieceProcessor(model_proto=model)
-        for token in range(sp.get_piece_size()):
-            sp.id_to_piece(token)  # a piece that is no UTF-8 shows only here
+        sp.id_to_piece(list(range(sp.get_piece_size())))  # a piece that is no UTF-8 shows only here
     except (RuntimeError, TypeError, ValueError):
         raise TokenizerError(f"{name}: not a SentencePiece model; give the .model file that was trained with the data") from None
     if sp.get_piece_size() > MAX_VOCAB:
@@ -42,6 +41,13 @@ def processor(model: bytes, name: str = "tokenizer") -> spm.SentencePieceProcess
     if not any(0 <= token < sp.get_piece_size() for token in (sp.bos_id(), sp.eos_id())):
         raise TokenizerError(f"{name}: has neither a BOS nor an EOS piece to begin a document with; train it with one")
     return sp
+
+
+def _bytes_of(sp: spm.SentencePieceProcessor, token: int) -> bytes:
+    if sp.is_control(token) or sp.is_unknown(token) or sp.is_unused(token):
+        return b""
+    piece: str = sp.id_to_piece(token)
+    return bytes([int(piece[3:5], 16)]) if sp.is_byte(token) else piece.replace(SPACE, " ").encode()
 
 
 class Pieces:
@@ -59,20 +65,12 @@ class Pieces:
         if self.sp is None:
             self._read_converted()
         else:
-            self._read(self.sp)
+            tokens = range(self.sp.get_piece_size())
+            self.bos: int = self.sp.bos_id() if self.sp.bos_id() >= 0 else self.sp.eos_id()
+            self.byte_tokens = frozenset(filter(self.sp.is_byte, tokens))
+            self.piece_bytes = [_bytes_of(self.sp, token) for token in tokens]
         self.vocab_size = len(self.piece_bytes)
         self.has_space = any(value == b" " and token not in self.byte_tokens for token, value in enumerate(self.piece_bytes))
-
-    def _read(self, sp: spm.SentencePieceProcessor) -> None:
-        self.bos: int = sp.bos_id() if sp.bos_id() >= 0 else sp.eos_id()
-        self.byte_tokens = frozenset(token for token in range(sp.get_piece_size()) if sp.is_byte(token))
-        self.piece_bytes = [self._bytes_of(sp, token) for token in range(sp.get_piece_size())]
-
-    def _bytes_of(self, sp: spm.SentencePieceProcessor, token: int) -> bytes:
-        if sp.is_control(token) or sp.is_unknown(token) or sp.is_unused(token):
-            return b""
-        piece: str = sp.id_to_piece(token)
-        return bytes([int(piece[3:5], 16)]) if sp.is_byte(token) else piece.replace(SPACE, " ").encode()
 
     def _read_converted(self) -> None:
         try:

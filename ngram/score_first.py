@@ -1,7 +1,6 @@
 """ScoreFirst: the one place where scoring a stream and learning from it are put in order.
 
-A chunk is a range [start, stop) of target positions of the whole stream, however scores are computed, batched or spread over
-ranks.  Position 0 is given; positions 1 … N-1 are each scored exactly once:
+A chunk is a range [start, stop) of target positions of the whole stream.  Position 0 is given; positions 1 … N-1 are each scored exactly once:
 
     order = ScoreFirst(tokens, {"cache": cache})
     for start, stop in order.chunks(1024):
@@ -35,9 +34,8 @@ class Part(Protocol):
 class ScoreFirst:
     """Owns the stream, its stateful parts and the high-water mark.
 
-    tokens: (N,), token 0 given.  parts: name → Part, scored and updated in this order.
-    frozen: parts never learn, `update` raises.  paranoid: digests are compared around every score.
-    Raises LeakageError for every call that is out of order.  Condition C3 and C4 of the challenge's issue #1017."""
+    tokens: (N,).  parts: name → Part, scored and updated in this order.  frozen: parts never learn, `update` raises.
+    paranoid: digests are compared around every score.  Condition C3 and C4 of the challenge's issue #1017."""
 
     def __init__(self, tokens: Tokens, parts: Mapping[str, Part], *, frozen: bool = False, paranoid: bool = False) -> None:
         self.tokens = tokens
@@ -84,8 +82,7 @@ class ScoreFirst:
         """The same as one-token chunks over start … stop-1, in one call of every part.
 
         A part must have `score_then_update(tokens, start, stop)` whose result and final state equal those of
-        `for t in range(start, stop): score(t, t + 1); update(t, t + 1)`; a part that learns by blocks documents its own block.  Tests hold
-        each part to that loop, as this object cannot look inside the call."""
+        `for t in range(start, stop): score(t, t + 1); update(t, t + 1)`; a part that learns by blocks documents its own block."""
         self._check_learning(start, stop)
         self.check_next(start, stop)
         results = {name: part.score_then_update(self.tokens, start, stop) for name, part in self.parts.items()}  # type: ignore[attr-defined]

@@ -1,7 +1,6 @@
 """splitmix64: 64 random bits as a function of two integers, the same on every machine.  Steele, Lea & Flood (2014).
 
-Nothing is stored or advanced: word `index` of the stream of `seed` is computed from these two numbers alone, so shuffles and random
-matrices need no library's generator.
+Word `index` of the stream of `seed` is computed from these two numbers alone: shuffles and random matrices need no library's generator.
 """
 
 from typing import Any
@@ -18,7 +17,7 @@ _SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
 def mix64(z: Any) -> Any:
     """The finaliser of splitmix64: a bijection of 64-bit integers whose every output bit depends on every input bit.
 
-    z: uint64, an array or a scalar; kernels compile this same function.  Multiplication wraps modulo 2^64."""
+    z: uint64, an array or a scalar, also in kernels.  Multiplication wraps modulo 2^64."""
     z = (z ^ (z >> _SHIFTS[0])) * _FACTORS[0]
     z = (z ^ (z >> _SHIFTS[1])) * _FACTORS[1]
     return z ^ (z >> _SHIFTS[2])
@@ -26,8 +25,4 @@ def mix64(z: Any) -> Any:
 
 def splitmix64(seed: int, index: U64) -> U64:
     """64 random bits for each index: uint64, same shape, bit-identical everywhere."""
-    z = index + np.uint64(1)
-    z *= GAMMA
-    z += np.uint64(seed % 2**64)
-    bits: U64 = mix64(z)
-    return bits
+    return mix64((index + np.uint64(1)) * GAMMA + np.uint64(seed % 2**64))

@@ -1,8 +1,7 @@
-"""NgramTable: the counts of one model as a trie sorted by (context, token).  counting/build_table.py makes it, online/cache.py scores with it.
+"""NgramTable: the counts of one model as a trie.  counting/build_table.py makes it, online/cache.py scores with it.
 
-Order n (1 ≤ n ≤ order) is a pair of columns, sorted by (parent, token): `parents[n-1]` is the index of the n-gram's first n-1 tokens
-among the n-grams of order n-1, `tokens[n-1]` its last token.  So the children of one context lie side by side, and nothing is
-hashed.  Order 1 is dense: every token of the vocabulary, in order.
+The n-grams of an order are sorted by (parent, token), so the children of one context lie side by side, and nothing is hashed.  Order 1 is
+dense: every token of the vocabulary, in order.
 """
 
 from collections.abc import Sequence
@@ -34,16 +33,15 @@ def check_order(order: int) -> int:
 class NgramTable:
     """Kneser–Ney counts of orders 1…order, closed under prefix and suffix.
 
-    tokens[n-1]   (M_n,) uint16   last token of each n-gram; uint32 above 65,535 tokens (arrays.token_type)
-    parents[n-1]  (M_n,) uint32   index of its context in order n-1 (order 1: all 0)
+    tokens[n-1]   (M_n,) uint16   last token of each n-gram of order n; uint32 above 65,535 tokens (arrays.token_type)
+    parents[n-1]  (M_n,) uint32   index of its context, the first n-1 tokens, in order n-1 (order 1: all 0)
     counts[n-1]   (M_n,) uint16   adjusted counts: distinct left neighbours below the top order, raw at the top and for
                                   n-grams that begin with BOS, which nothing can precede; min(count, 65535)
     excess        {n: (index uint32, count uint32)} exact counts of the few entries whose count exceeds 65,535
     pruned[n]     (M_n,) uint32   for contexts of order n = 0…order-1 (order 0: one entry): adjusted-count mass of
                                   children that were left out, so T(h) = Σ counts + pruned
     discounts     (order, 3) float64   D1, D2, D3+ of each order, estimated before anything was left out
-    raw[n-1]      (M_n,) uint32   raw occurrence counts, or None once they were dropped (a decoded table has none)
-    """
+    raw[n-1]      (M_n,) uint32   raw occurrence counts, or None once they were dropped (a decoded table has none)"""
 
     vocab_size: int
     bos: int
@@ -95,8 +93,7 @@ def suffix_rows(table: NgramTable) -> list[I64]:
         pieces = each(partial(np.searchsorted, below), np.array_split(wanted, 1 + len(wanted) // PIECE))
         found = np.minimum(np.concatenate(pieces), len(below) - 1)
         if len(wanted) and not np.array_equal(below[found], wanted):
-            raise SeedgramError(
-                f"n-gram table: order {n} holds n-grams whose suffix is not in order {n - 1}; make it with ngram.build_table or ngram.storing.prune"
-            )
+            what = f"order {n} holds n-grams whose suffix is not in order {n - 1}"
+            raise SeedgramError(f"n-gram table: {what}; make it with ngram.build_table or ngram.storing.prune")
         rows.append(found)
     return rows

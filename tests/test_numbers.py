@@ -12,7 +12,7 @@ import torch
 
 from hybrid.data import tokenizer
 from hybrid.parallel.ranks import Ranks
-from hybrid.scoring import evaluate, windows
+from hybrid.scoring import evaluate
 from hybrid.scoring.options import EvalOptions
 from hybrid.storing import artifact
 from ngram.arpa import read as arpa_reader
@@ -28,6 +28,7 @@ from tests.support.kn_oracle import PAD, OnlineOracle, distribution, history_of
 from tests.support.paths import ROOT
 from tests.support.tables import decoded
 from tests.support.training import environment
+from tests.support.whole import neural_scores
 
 TOP = 2**32 - 1
 
@@ -186,7 +187,7 @@ def test_scores_do_not_depend_on_threads_or_ranks(made):
 
 def test_scores_of_the_network_do_not_depend_on_the_batch(made):
     art, tokens = artifact.load(made / "artifact.bin"), tiny.stream(seed=7, count=6)
-    found = [windows.neural_scores(art.model, tokens, 32, 0, torch.device("cpu"), batch_windows=size).nll_nats for size in (1, 3, 16, 1000)]
+    found = [neural_scores(art.model, tokens, 32, 0, torch.device("cpu"), batch_windows=size).nll_nats for size in (1, 3, 16, 1000)]
     for other in found[1:]:
         np.testing.assert_allclose(other, found[0], rtol=1e-4, atol=1e-5)
 

@@ -26,10 +26,10 @@ def run(flags: argparse.Namespace) -> int:
     from hybrid.parallel import failures, ranks
     from hybrid.scoring import evaluate
     from hybrid.storing import artifact
-    from ngram.compiled import NOTICE
+    from ngram.compiled import KernelCache
 
     options, here = options_of(flags), ranks.start(flags.device)
-    NOTICE.wanted = here.is_first
+    KernelCache.announces = here.is_first
     with failures.together(here):
         art = artifact.load(flags.artifact)
         result, scores = evaluate.evaluate(art, find_shards(flags.data, "val"), here, options)

@@ -117,9 +117,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main() -> int:
     try:
         flags = parse(sys.argv[1:])
-        from ngram.compiled import NOTICE  # numba loads here, and not for --help
+        from ngram.compiled import KernelCache  # numba loads here, and not for --help
 
-        NOTICE.wanted = True
+        KernelCache.announces = True
         return carry_out(flags._run, flags)
     except ModuleNotFoundError as error:
         raise explained(error) from None

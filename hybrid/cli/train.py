@@ -49,7 +49,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", help="folder of shards")
     parser.add_argument("--tokenizer", help="SentencePiece model of the shards")
     parser.add_argument("--out", help="run folder, written to")
-    resume = "continue from RUN/checkpoint.bin (a finished run is only packed again); auto: or start from the beginning where there is none"
+    resume = "continue from RUN/checkpoint.bin (a finished run that kept it is only packed again); auto: or start from the beginning where there is none"
     parser.add_argument("--resume", nargs="?", const="yes", choices=("yes", "auto"), help=resume)
     parser.add_argument("--allow-overlap", action="store_true", help="train although validation documents are training documents too")
     add_device_flag(parser, purpose="where to train")
@@ -69,14 +69,14 @@ def run(flags: argparse.Namespace) -> int:
     from hybrid.scoring import report
     from hybrid.training.checkpoint import INTERRUPTED
     from hybrid.training.run import Places, train
-    from ngram.compiled import NOTICE
+    from ngram.compiled import KernelCache
 
     if flags.describe:
         print(json.dumps(describe(settings), indent=1))
         return 0
     places = Places(**{name: getattr(flags, name) for name in Places.__dataclass_fields__})
     with closing(ranks.start(flags.device, flags.rank_timeout or ranks.TIMEOUT_S)) as here, failures.together(here), failures.memory_errors():
-        NOTICE.wanted = here.is_first
+        KernelCache.announces = here.is_first
         summary = train(settings, places, here)
         if here.is_first:
             report.write_json(flags.json, summary)

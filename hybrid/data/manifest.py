@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hybrid.data.shards import DataError, Stream, read_shard
+from hybrid.data.shards import DataError, Stream
 from ngram.pieces import SPACE, Pieces
 
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer.model"
@@ -36,8 +36,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads((folder / MANIFEST).read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
-    well_formed = isinstance(manifest, dict) and isinstance(manifest.get("shards"), dict) and isinstance(manifest.get("encoding", ""), str)
-    return manifest if well_formed else {}
+    match manifest:
+        case {"shards": dict()} if isinstance(manifest.get("encoding", ""), str):
+            return manifest
+    return {}
 
 
 def manifest_of(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:
@@ -71,8 +73,8 @@ def check_shards(shards: Stream | Sequence[str | os.PathLike[str]], model: bytes
         return {}
     if manifest.get("tokenizer_sha256") != hashlib.sha256(model).hexdigest():
         raise DataError(f"{stream.paths[0]}: was made with another tokenizer than the one given; give the {TOKENIZER} beside it, {OR_PREPARE}")
-    for path, found in zip(stream.paths, stream.digests, strict=True):
-        if manifest["shards"][path.name] != [len(read_shard(path)), found]:
+    for path, shard, found in zip(stream.paths, stream.shards, stream.digests, strict=True):
+        if manifest["shards"][path.name] != [len(shard), found]:
             raise DataError(f"{path}: is not what {MANIFEST} says of it, it was altered; prepare the folder again")
     return manifest
 

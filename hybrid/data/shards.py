@@ -171,17 +171,17 @@ class Loader:
         Raises ShardError for bad files, DataError for settings that leave no rows."""
         self.stream = Stream(paths, vocab_size)
         self.digests = self.stream.digests  # taken now: what the run sees at its end must be the same
-        self.vocab_size = MAX_VOCAB if vocab_size is None else vocab_size
+        self.vocab_size = vocab_size or MAX_VOCAB
         self.batch_rows, self.seq_len, self.history, self.seed, self.bos = batch_rows, seq_len, history, seed, bos
         self.rows_per_rank = batch_rows // world
         self._offset = rank * self.rows_per_rank
-        name = self.stream.paths[0] if self.stream.paths else "training data"
+        name = self.stream.paths[0]
         if holdout_tokens >= len(self.stream) - 1:
             less = f"lower --holdout-tokens, say to {len(self.stream) // 10}"
             raise DataError(f"{name}: {len(self.stream):,} tokens leave nothing after holding out {holdout_tokens:,}; {less}")
         self.train_tokens = holdout_start(self.stream, holdout_tokens, bos)
-        self.rows_per_epoch = max(self.train_tokens - 1, 0) // seq_len
-        if self.rows_per_epoch == 0:
+        self.rows_per_epoch = (self.train_tokens - 1) // seq_len
+        if self.rows_per_epoch < 1:
             raise DataError(f"{name}: {self.train_tokens:,} training tokens make no row of {seq_len} targets; lower --seq-len or use more text")
         self._order = lru_cache(2)(partial(permutation, self.rows_per_epoch, seed))  # of an epoch; a batch of a tiny corpus straddles some
 

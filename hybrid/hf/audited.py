@@ -58,7 +58,7 @@ class BlendScorer:
     def reset(self) -> None:
         cache, matcher, mixture = self.parts.experts()
         mixture.chunk_tokens = self.chunk_tokens
-        product = SteppedProduct(cache, self.chunk_tokens, None) if self.parts.product else None
+        product = SteppedProduct(None) if self.parts.product else None
         network = ChunkNetwork(self.parts, self.chunk_tokens)
         self._predictor = Predictor(network, cache, matcher, mixture, read_tokens=self.chunk_tokens, by_chunk=True, product=product)
 

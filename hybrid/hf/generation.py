@@ -62,7 +62,7 @@ class NgramLogitsProcessor:
         self.vocab_size, self.bos, self._match = table.vocab_size, table.bos, match
         self._pad = pad if pad is not None or model is None else model.generation_config.pad_token_id
         self._network = _Said()
-        self._predictor = Predictor(self._network, cache, None, mixture, product=SteppedProduct(cache, 1, None) if product else None)
+        self._predictor = Predictor(self._network, cache, None, mixture, product=SteppedProduct(None) if product else None)
         self._told = list[tuple[Tokens, MatchModel]]()  # of each row of the last call: its tokens, and what has learned them
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:

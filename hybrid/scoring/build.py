@@ -5,7 +5,7 @@
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from hybrid.parallel.ranks import Ranks
@@ -21,15 +21,16 @@ from ngram.counting.run import Run
 from ngram.online.match import MatchModel
 from ngram.online.stream_cache import StreamCache
 from ngram.score_first import Tokens
+from ngram.threads import each
 
 
-def seeded(art: Artifact) -> Future[tuple[StreamCache, float]]:
-    """The online cache of an artifact, which knows nothing where there is no table, and the seconds it took, made beside other work."""
+def seeded(art: Artifact, count: int = 1) -> Future[tuple[list[StreamCache], float]]:
+    """So many online caches of an artifact, which know nothing where there is no table, and the seconds they took, made beside other work."""
 
-    def make() -> tuple[StreamCache, float]:
+    def make() -> tuple[list[StreamCache], float]:
         began = time.monotonic()
         table = art.table if art.table is not None else build_table(Run.empty(1), art.config.model.vocab_size, bos=0)
-        return StreamCache(table), time.monotonic() - began
+        return each(StreamCache, [table] * count), time.monotonic() - began
 
     pool = ThreadPoolExecutor(1)
     cache = pool.submit(make)
@@ -51,15 +52,15 @@ def predictor_of(
     options: EvalOptions,
     *,
     ranks: Ranks | None = None,
-    seeding: Future[tuple[StreamCache, float]] | None = None,
+    seeding: Future[tuple[list[StreamCache], float]] | None = None,
     watch: Sequence[int] = (),
-    product_of: Callable[[StreamCache], ProductScorer] | None = None,
+    product: ProductScorer | None = None,
 ) -> Predictor:
     """seeding: the cache, where it is already being made.  watch: positions that check themselves.
-    product_of: makes the product where it is not the usual one (stepwise.py).  Raises FileFormatError for a foreign gate."""
+    product: where it is not the usual one (stepwise.py).  Raises FileFormatError for a foreign gate."""
     ngrams = art.table is not None  # without a table the network predicts alone
     gate = load_gate(art.gate, learning=ngrams and options.online and options.gate_learns)
-    cache, _ = (seeding or seeded(art)).result()
+    cache, *twin = (seeding or seeded(art)).result()[0]
     match = MatchModel(cache.vocab_size, cache.bos) if ngrams and options.match and options.online else None
     there = {"product": ngrams and options.product, "ngrams": ngrams, "match": match is not None}
     return Predictor(
@@ -69,7 +70,8 @@ def predictor_of(
         Mixture(gate, options.chunk_tokens or art.config.cache.chunk_tokens, **there),
         read_tokens=options.read_tokens,
         by_chunk=options.cache_by_chunk or options.paranoid,
-        product=product_of(cache) if product_of is not None and there["product"] else None,
+        product=product,
+        twin=twin[0] if twin else None,
         ranks=ranks,
         watch=watch,
     )

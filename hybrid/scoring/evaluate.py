@@ -31,6 +31,7 @@ from ngram.compiled import compile_seconds
 from ngram.pieces import Pieces
 from ngram.score_first import ScoreFirst, Tokens
 
+CALL = 1 << 20  # targets that a predictor is given at once, which works side by side inside of a call
 CHECK_EVERY = 1024  # targets of which one is held against its whole distribution
 
 
@@ -75,7 +76,7 @@ def run(order: ScoreFirst, part: str, chunk_tokens: int) -> BlendScores:
     """Scores the whole stream of `order`: entry i is target i + 1.  Paranoid: scoring and learning are two steps, with digests around them."""
     size = len(order.tokens) - 1
     out = BlendScores(np.empty((size, len(EXPERTS))), np.empty(size), np.empty((size, len(EXPERTS))))
-    for start, stop in order.chunks(chunk_tokens):
+    for start, stop in order.chunks(chunk_tokens if order.paranoid else CALL):
         if order.frozen or order.paranoid:
             result = order.score(start, stop)[part]
             if not order.frozen and stop < len(order.tokens):
@@ -90,7 +91,7 @@ def run(order: ScoreFirst, part: str, chunk_tokens: int) -> BlendScores:
 def score_tokens(art: Artifact, tokens: Tokens, options: EvalOptions, ranks: Ranks) -> Scores:
     """Every target of `tokens`; the same on every rank.  Raises CheckError where a watched target is not what its distribution says."""
     with exact() if options.exact else nullcontext():
-        seeding = seeded(art)
+        seeding = seeded(art, 1 + (ranks.device.type == "cuda"))
         network = network_ahead(art, tokens, options, ranks)
         network.begin()  # beside the seeding
         watch = watched(tokens)
@@ -105,9 +106,9 @@ def evaluate(art: Artifact, paths: Sequence[Path], ranks: Ranks, options: EvalOp
     """The figures of an artifact on validation shards as a JSON-able dict, and every target's scores; the same on every rank.
 
     neural_bpb, ngram_bpb, blended_bpb (None without a cache), tokens (targets), bytes, sizes, timings, versions.
-    seconds: of work of "network", "seed" (the cache from its table, beside the network), "cache", "match" (beside it), "gate", "product" (with
-    the cache's whole rows), "compile" (all kernels of this process) and "check": all that would not happen without watched targets, which is
-    what is noted of them, their whole distributions and comparing these, but for the second call that a cut at one costs cache and match."""
+    seconds: of work, most of it side by side: "network", "seed" (the cache from its table), "cache", "match", "gate", "product" (with the cache's
+    rows), "check" (all that would not happen without watched targets, but for the calls of cache and match that are cut at them), and
+    "compile": of all kernels of this process."""
     begin = time.monotonic()
     config, seq_len = art.config, art.config.train.seq_len
     tokens = load_tokens(paths, config.model.vocab_size, seq_len, options.protocol, options.max_tokens)

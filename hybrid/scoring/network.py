@@ -52,13 +52,6 @@ class NeuralScores:
         return np.stack([self.entropy, self.max_logp], axis=1)
 
 
-def joined(blocks: Iterable[NeuralScores]) -> NeuralScores:
-    """Consecutive blocks as one, without rows."""
-    all_of = list(blocks)
-    nats, entropy, max_logp = (np.concatenate([getattr(block, name) for block in all_of]) for name in ("nll_nats", "entropy", "max_logp"))
-    return NeuralScores(nats, entropy, max_logp, all_of[0].first)
-
-
 def rows_of(pieces: Sequence[NeuralScores]) -> list[Rows]:
     """Those rows of the pieces that this rank has."""
     return [(piece.rows_first, piece.rows) for piece in pieces if piece.rows is not None and len(piece.rows)]

@@ -6,9 +6,7 @@ nats are convex in them, and Newton's method finds the one minimum.
 Shapes: N tokens of a stream, S scored targets, V vocabulary, F features, G = F + 1 coefficients an exponent (the last one constant).
 """
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,15 +16,15 @@ from torch import Tensor
 from hybrid.scoring.network import Rows
 from ngram.arrays import F64
 from ngram.blending.gate import FALLBACK_EXPONENTS, LEAST
-from ngram.online.stream_cache import StreamCache
+from ngram.online.kernels import LISTS, fill_from_parts
+from ngram.online.stream_cache import Block
 from ngram.score_first import Tokens
+from ngram.threads import each
 
-MOST_READERS = min(8, os.cpu_count() or 1)  # threads that read rows
-LEAST_READ = 32  # rows that are worth a thread
+A_THREAD = 128  # rows that are worth one
 FIT_ENTRIES = 1 << 26  # of each expert's rows that the fit keeps: 256 MB of float32; 32,768 positions instead of 80,000 lost 0.0003 BPB on dev
 RIDGE = 1.0  # nats that a coefficient √2 away from its start costs, beside the sum over all positions
 ITERATIONS = 20
-
 
 
 @dataclass(frozen=True)
@@ -39,68 +37,47 @@ class Kept:
 
 
 class ProductScorer:
-    """The product's probabilities, from the network's rows and the cache's.
+    """The product's probabilities, from the network's rows and the cache's, which are those of the beginning of a block: `open`, before its cache
+    counts any of it, then `score` and `row` for targets that it has counted since.
 
-    The cache's rows are read block by block: `open` at the beginning of a block, before the cache learns any of its targets, then
-    `score` and `second` for targets of this block.  room: most targets of a block.  kept: what was scored, where `keep` is set."""
+    by_parts: the block's parts must be filled as its targets are counted.  kept: what was scored, where `keep` is set."""
 
-    def __init__(self, cache: StreamCache, room: int, *, keep: bool = False) -> None:
-        self.cache, self.room, self.keep, self.kept = cache, room, keep, list[Kept]()
-        self._readers = ThreadPoolExecutor(MOST_READERS)
-        self._host = torch.empty(0, 0, dtype=torch.float64)
-        self._block, self._where = 0, np.zeros(0, np.int64)  # targets of the block; those whose rows were read, ascending
-        self._second = torch.empty(0, 0)
-        self._is_log = False
+    by_parts = True
 
-    def open(self, tokens: Tokens, start: int, stop: int, mine: Sequence[Rows]) -> None:
-        """Reads the cache's rows, as it is now, of those targets of the block start … stop-1 whose network rows are in `mine`.
+    def __init__(self, *, keep: bool = False) -> None:
+        self.keep, self.kept = keep, list[Kept]()
+        self._read = 0, torch.empty(0, 0)  # first target, and the cache's log-probabilities (S, V), of what was scored last
 
-        Their way to the device goes on beside other work."""
-        self._block, self._is_log = stop - start, False
-        self._where = np.concatenate([np.zeros(0, np.int64), *(np.arange(t, t + len(rows)) for t, rows in mine)])
-        if not len(self._where):
-            return
-        device = mine[0][1].device
-        if not len(self._host):
-            self._host = torch.empty(self.room, self.cache.vocab_size, dtype=torch.float64, pin_memory=device.type == "cuda")
-        read, rows_SV, reading = 0, self._host.numpy(), []
-        size = max(LEAST_READ, -(-len(self._where) // MOST_READERS))
-        for first, rows in mine:
-            for t in range(first, first + len(rows), size):
-                end = min(t + size, first + len(rows))
-                reading.append(self._readers.submit(self.cache.fill_range, tokens, t, end, rows_SV[read : read + end - t]))
-                read += end - t
-        for done in reading:
-            done.result()
-        self._second = self._host[:read].to(device, non_blocking=True)
+    def open(self, tokens: Tokens, start: int) -> None:
+        """A block begins there."""
 
-    def score(self, tokens: Tokens, mine: Sequence[Rows], exponents_S2: F64) -> F64:
-        """(S,) float64 probabilities of the targets whose network rows are in `mine`, all of them in the open block."""
-        logp_SV = torch.cat([rows for _, rows in mine])
-        first, last = mine[0][0], mine[-1][0] + len(mine[-1][1])
-        targets_S = np.concatenate([tokens[t : t + len(rows)] for t, rows in mine]).astype(np.int64)
-        targets = torch.from_numpy(targets_S).to(logp_SV.device)
-        second_SV = self._log_rows(tokens, first, last, logp_SV)
+    def score(self, tokens: Tokens, block: Block, mine: Sequence[Rows], exponents_S2: F64) -> Tensor:
+        """(S,) float64 probabilities, on the device, of the targets whose network rows are in `mine`, all of them in the block."""
+        where, logp_SV = np.concatenate([np.arange(t, t + len(rows)) for t, rows in mine]), torch.cat([rows for _, rows in mine])
+        targets, at = (torch.from_numpy(array).to(logp_SV.device) for array in (tokens[where].astype(np.int64), where - where[0]))
+        self._read = int(where[0]), self._log_rows(tokens, block, int(where[0]), int(where[-1]) + 1, logp_SV)
+        second_SV = self._read[1] if len(at) == len(self._read[1]) else self._read[1][at]
         if self.keep:
             self.kept.append(Kept(logp_SV, second_SV, targets))
-        mixed_SV, whole_S = self._mix(logp_SV, second_SV, exponents_S2, self._block)
-        return torch.exp(-(whole_S - mixed_SV.gather(1, targets[:, None])[:, 0]).double()).cpu().numpy()
+        mixed_SV, whole_S = self._mix(logp_SV, second_SV, exponents_S2, block.size)
+        return torch.exp(-(whole_S - mixed_SV.gather(1, targets[:, None])[:, 0]).double())
 
-    def second(self, tokens: Tokens, t: int, like: Tensor) -> Tensor:
-        """(1, V) the cache's log-probabilities of target t of the open block, a copy."""
-        return self._log_rows(tokens, t, t + 1, like).clone()
+    def row(self, tokens: Tokens, block: Block, t: int, logp_1V: Tensor, exponents_12: F64) -> Tensor:
+        """(V,) float64, on the device: the whole distribution of target t, which was scored last or comes next; its entries are the bits that
+        `score` gives."""
+        at = t - self._read[0]
+        if self.by_parts and 0 <= at < len(self._read[1]):
+            second_1V = self._read[1][at : at + 1]
+        else:
+            if self.by_parts:
+                block.cache.score(tokens, t, t + 1, block=block)
+            second_1V = self._log_rows(tokens, block, t, t + 1, logp_1V)
+        mixed_1V, whole_1 = self._mix(logp_1V, second_1V, exponents_12, block.size)
+        return torch.exp(-(whole_1[:, None] - mixed_1V).double())[0]
 
-    def rows(self, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64, block: int) -> Tensor:
-        """(S, V) float64: whole distributions of targets of blocks of so many; their entries are the bits that `score` gives."""
-        mixed_SV, whole_S = self._mix(logp_SV, second_SV, exponents_S2, block)
-        return torch.exp(-(whole_S[:, None] - mixed_SV).double())
-
-    def _log_rows(self, tokens: Tokens, first: int, last: int, like: Tensor) -> Tensor:
-        """(S, V) log-probabilities by the cache of those of the targets first … last-1 that were read."""
-        if not self._is_log:
-            self._second, self._is_log = self._second.clamp_min(LEAST).log().to(like.dtype), True
-        begin, end = np.searchsorted(self._where, [first, last])
-        return self._second[begin:end]
+    def _log_rows(self, tokens: Tokens, block: Block, first: int, last: int, like: Tensor) -> Tensor:
+        """(S, V) log-probabilities by the cache of targets first … last-1."""
+        return rows_on(block, first, last, like.device).clamp_min_(LEAST).log_().to(like.dtype)
 
     @torch.inference_mode()
     def _mix(self, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64, block: int) -> tuple[Tensor, Tensor]:
@@ -116,9 +93,30 @@ class ProductScorer:
         kept = len(mixed_SV) - spare
         return mixed_SV[:kept], torch.logsumexp(mixed_SV, 1)[:kept]
 
-    def close(self) -> None:
-        """Ends the helper threads."""
-        self._readers.shutdown()
+
+def rows_on(block: Block, first: int, last: int, device: torch.device) -> Tensor:
+    """(S, V) float64 distributions by the cache of targets first … last-1 of the block, to the same bits on every device."""
+    if device.type != "cpu":
+        return spread(block, first, last, device)
+    rows_SV = np.empty((last - first, block.cache.vocab_size))
+    each(lambda at: fill_from_parts(block.parts, first - block.start + at, rows_SV[at : at + A_THREAD]), range(0, len(rows_SV), A_THREAD))
+    return torch.from_numpy(rows_SV)
+
+
+def spread(block: Block, first: int, last: int, device: torch.device) -> Tensor:
+    """The same, by few operations on whole arrays."""
+    parts = block.parts
+    lists = int(parts.meta[LISTS]) + 1
+    entries, used = int(parts.starts[lists]), parts.lists[:, first - block.start : last - block.start]
+    arrays = parts.cells[:entries], parts.values[:entries], used, parts.shares[:lists], parts.unigram
+    cells_E, values_E, lists_KS, shares_L, unigram_V = (torch.from_numpy(array).to(device, non_blocking=True) for array in arrays)
+    children_LV = torch.zeros(lists, len(unigram_V), dtype=torch.float64, device=device)
+    children_LV.view(-1)[cells_E] = values_E
+    rows_SV = unigram_V.repeat(last - first, 1)
+    for lists_S, shares_S in zip(lists_KS, shares_L[lists_KS], strict=True):
+        rows_SV *= shares_S[:, None]
+        rows_SV += children_LV[lists_S]
+    return rows_SV
 
 
 def fit(x_NF: F64, kept: Sequence[Kept]) -> F64:

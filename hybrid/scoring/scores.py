@@ -3,10 +3,7 @@
 Shapes: n targets, K experts (mixture.EXPERTS), V vocabulary.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from ngram.arrays import F64
 from ngram.errors import SeedgramError
@@ -26,13 +23,6 @@ class BlendScores:
     probs: F64
     mixed: F64
     weights: F64
-
-
-def joined(pieces: Sequence[BlendScores]) -> BlendScores:
-    """Consecutive pieces as one."""
-    if len(pieces) == 1:
-        return pieces[0]
-    return BlendScores(*(np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("probs", "mixed", "weights")))
 
 
 def check_row(row_V: F64, token: int, reported: float, t: int) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from hybrid.model.hybrid_lm import HybridLM
 from hybrid.parallel.ranks import Ranks
 from hybrid.scoring.build import predictor_of
-from hybrid.scoring.network import Network, NeuralScores, Rows
+from hybrid.scoring.network import Network, NeuralScores
 from hybrid.scoring.options import EvalOptions
 from hybrid.scoring.predictor import Predictor
 from hybrid.scoring.product import ProductScorer
@@ -26,7 +26,7 @@ from hybrid.storing.artifact import Artifact
 from ngram.arrays import F64
 from ngram.blending.gate import LEAST
 from ngram.errors import SeedgramError
-from ngram.online.stream_cache import StreamCache
+from ngram.online.stream_cache import Block, StreamCache
 from ngram.score_first import Tokens
 
 
@@ -114,21 +114,23 @@ class AdaptedForward(AdaptedNetwork):
 class SteppedProduct(ProductScorer):
     """The same for a reader to whom the text is unknown: rows are read one by one, from a cache that lags behind.
 
-    twin: a second cache, which learns a block of targets when the next begins; None: `cache` itself stands still for a block."""
+    twin: a second cache, which learns a block of targets when the next begins; None: the cache itself stands still for a block."""
 
-    def __init__(self, cache: StreamCache, room: int, twin: StreamCache | None) -> None:
-        super().__init__(cache if twin is None else twin, room)
-        self._lags, self._learned = twin is not None, 1
+    by_parts = False
 
-    def open(self, tokens: Tokens, start: int, stop: int, mine: Sequence[Rows]) -> None:
-        self._block = stop - start
-        if self._lags:
-            self.cache.update(tokens, self._learned, start)
+    def __init__(self, twin: StreamCache | None) -> None:
+        super().__init__()
+        self._twin, self._learned = twin, 1
+
+    def open(self, tokens: Tokens, start: int) -> None:
+        if self._twin is not None:
+            self._twin.update(tokens, self._learned, start)
             self._learned = start
 
-    def _log_rows(self, tokens: Tokens, first: int, last: int, like: Tensor) -> Tensor:
-        rows_SV = np.empty((last - first, self.cache.vocab_size))
-        self.cache.fill_range(tokens, first, last, rows_SV)
+    def _log_rows(self, tokens: Tokens, block: Block, first: int, last: int, like: Tensor) -> Tensor:
+        cache = self._twin or block.cache
+        rows_SV = np.empty((last - first, cache.vocab_size))
+        cache.fill_range(tokens, first, last, rows_SV)
         return torch.from_numpy(rows_SV).to(like.device).clamp_min(LEAST).log().to(like.dtype)
 
 
@@ -145,9 +147,5 @@ def network_stepwise(art: Artifact, size: int, options: EvalOptions, ranks: Rank
 def predictor_stepwise(art: Artifact, network: Network, options: EvalOptions, *, ranks: Ranks | None = None) -> Predictor:
     """The predictor of build.predictor_of for a network that is not asked ahead."""
     lags = options.online and not (options.cache_by_chunk or options.paranoid)
-
-    def product(cache: StreamCache) -> SteppedProduct:
-        assert art.table is not None
-        return SteppedProduct(cache, options.read_tokens, StreamCache(art.table) if lags else None)
-
-    return predictor_of(art, network, options, ranks=ranks, product_of=product)
+    product = SteppedProduct(StreamCache(art.table) if lags and options.product and art.table is not None else None)
+    return predictor_of(art, network, options, ranks=ranks, product=product)

@@ -9,7 +9,7 @@ Shapes: N tokens of a stream, n targets of a chunk, B windows, L window length.
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import groupby
 
@@ -40,12 +40,37 @@ class Learner:
         self.parameters: list[torch.Tensor] = list(self.model.parameters())
         self.gradients = flat_gradients(self.parameters)
         on_cuda = ranks.device.type == "cuda"
-        self.optimiser = torch.optim.Adam(self.parameters, lr=adapt.rate, betas=(0.0, 0.999), foreach=not on_cuda, fused=on_cuda)
+        self.optimiser = torch.optim.Adam(self.parameters, lr=adapt.rate, betas=(0.0, 0.999), foreach=not on_cuda, fused=on_cuda, capturable=on_cuda)
 
     def backward(self, inputs_BL: torch.Tensor, targets_BL: torch.Tensor, share_BL: torch.Tensor | float) -> None:
         """Adds the gradient of Σ share · nats."""
         with torch.enable_grad():
             (self.model.token_nll(inputs_BL, targets_BL) * share_BL).sum().backward()  # type: ignore[no-untyped-call]
+
+    def recorded(self, length: int) -> Callable[[torch.Tensor], None]:
+        """A step on a window (1, length + 1) as one CUDA graph instead of hundreds of launches.  The steps that recording it takes are undone."""
+        window_1L, graph = torch.zeros(1, length + 1, dtype=torch.int64, device=self.ranks.device), torch.cuda.CUDAGraph()
+        before = [p.detach().clone() for p in self.parameters]
+
+        def once() -> None:
+            self.backward(window_1L[:, :-1], window_1L[:, 1:], 1 / length)
+            self.step()
+
+        def replay(window: torch.Tensor) -> None:
+            window_1L.copy_(window)
+            graph.replay()
+
+        torch.cuda.synchronize()
+        with torch.cuda.stream(torch.cuda.Stream()):  # CUDA wants some steps before, apart from other work
+            for _ in range(3):
+                once()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            once()
+        with torch.no_grad():
+            torch._foreach_copy_(self.parameters, before)
+            torch._foreach_zero_([value for state in self.optimiser.state.values() for value in state.values()])
+        return replay
 
     def step(self) -> None:
         """One step along what all ranks have added."""
@@ -71,6 +96,8 @@ class AdaptedNetwork:
             kind = f"strides of {stride}" if stride else f"windows of {seq_len}"
             raise ConfigError(f"--ttt-chunk {self.chunk_tokens} must be a whole number of {kind} tokens")
         self.learner = Learner(model, adapt, ranks)
+        whole = ranks.device.type == "cuda" and ranks.world == 1 and not exact and self.chunk_tokens == seq_len
+        self._replay = self.learner.recorded(seq_len) if whole else None
 
     def score(self, tokens: Tokens, start: int, stop: int) -> NeuralScores:
         """The network's scores of targets start … stop-1, with rows."""
@@ -79,6 +106,9 @@ class AdaptedNetwork:
 
     def update(self, tokens: Tokens, start: int, stop: int) -> None:
         """One step on targets start … stop-1, each seen in a window that begins inside the chunk."""
+        if self._replay is not None and stop - start == self.seq_len:
+            self._replay(torch.from_numpy(tokens[None, start - 1 : stop].astype(np.int64)))
+            return
         with exact_gradients() if self.exact else nullcontext():
             self._add_gradients(tokens, start, stop)
             self.learner.step()

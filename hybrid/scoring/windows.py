@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hybrid.model.hybrid_lm import HybridLM
 from hybrid.parallel.ranks import Ranks, peers
-from hybrid.scoring.network import NeuralScores, joined
+from hybrid.scoring.network import NeuralScores
 from hybrid.settings.config import ConfigError
 from ngram.arrays import F64
 from ngram.score_first import Tokens
@@ -41,11 +41,9 @@ def windows_of(start: int, stop: int, tokens: int, seq_len: int, stride: int) ->
     return [(begin, min(end, stop - 1), max(first, start)) for begin, end, first in some if end >= start]
 
 
-def neural_scores(
-    model: HybridLM, tokens: Tokens, seq_len: int, stride: int, device: torch.device, batch_windows: int = 0, ranks: Ranks | None = None
-) -> NeuralScores:
-    """The network's scores of every target of `tokens` (N,) uint16, without rows."""
-    return joined(neural_blocks(model, tokens, seq_len, stride, ranks or Ranks(0, 1, device), batch_windows=batch_windows, rows=False))
+def neural_nats(model: HybridLM, tokens: Tokens, seq_len: int, ranks: Ranks) -> F64:
+    """(N-1,) float64 nats of every target of `tokens` (N,) uint16, in windows side by side."""
+    return np.concatenate([block.nll_nats for block in neural_blocks(model, tokens, seq_len, 0, ranks, rows=False)])
 
 
 def neural_blocks(

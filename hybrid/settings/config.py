@@ -27,8 +27,7 @@ def setting(default: Any, help: str, *, choices: Sequence[str] = (), low: float 
 BASES = ("orthogonal", "hadamard", "gaussian", "uniform")
 FREEZE_POLICIES = ("all", "mlp", "mlp_up", "none")
 ACTIVATIONS = ("leaky_relu2", "relu2", "swiglu")
-# Sections of --help beside the four groups: what people touch first, and what only the systems that reproduce a published one set
-# (tests/hybrid/settings/test_presets.py)
+# Sections of --help beside the four groups
 FIRST = "settings to begin with"
 PUBLISHED = "settings of published systems, only to reproduce them"
 
@@ -182,7 +181,7 @@ class Config:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Config":
         """Raises ConfigError on unknown or missing fields, wrong types and values out of range."""
-        return _read(cls(), data, "config")  # type: ignore[no-any-return]
+        return _read(cls(), data, "config")
 
 
 def _read(default: Any, found: Any, where: str) -> Any:
@@ -204,7 +203,7 @@ def _read(default: Any, found: Any, where: str) -> Any:
 
 
 GROUPS = ("model", "train", "cache", "quant")
-PACKING_GROUPS = ("cache", "quant")  # read by packing and evaluation, two fields apart (training_differences)
+
 FIELDS = {f"{group}.{field.name}": field for group in GROUPS for field in dataclasses.fields(getattr(Config, group))}
 GROUP_OF = {field.name: key.partition(".")[0] for key, field in FIELDS.items()}  # no two groups share a field's name
 
@@ -236,8 +235,7 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
     """A copy of `config` with {"group.field": value} replaced, checked again."""
     for group in GROUPS:
         changes = {k.split(".", 1)[1]: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k.startswith(group + ".")}
-        if changes:
-            config = dataclasses.replace(config, **{group: dataclasses.replace(getattr(config, group), **changes)})
+        config = dataclasses.replace(config, **{group: dataclasses.replace(getattr(config, group), **changes)})
     return config
 
 
@@ -245,8 +243,7 @@ def training_differences(one: Config, other: Config) -> list[str]:
     """Dotted names of the settings that differ and that training reads: all but those of packing and evaluation alone.
 
     Counting reads cache.ngram_order, late quantisation-aware training quant.weight_bits and weight_step."""
-    rounded = max(one.train.qat_from, other.train.qat_from) >= 0
-    unread = {key for key in FIELDS if key.startswith(PACKING_GROUPS)} - {"cache.ngram_order"}
-    unread -= {"quant.weight_bits", "quant.weight_step"} if rounded else set()
-    names = [key for key in ("preset", *FIELDS) if attrgetter(key)(one) != attrgetter(key)(other)]
-    return [name for name in names if name not in unread]
+    read = {key for key in ("preset", *FIELDS) if not key.startswith(("cache", "quant"))} | {"cache.ngram_order"}
+    if max(one.train.qat_from, other.train.qat_from) >= 0:
+        read |= {"quant.weight_bits", "quant.weight_step"}
+    return [key for key in ("preset", *FIELDS) if key in read and attrgetter(key)(one) != attrgetter(key)(other)]

@@ -1,10 +1,10 @@
 """The systems of the family: each sets what differs from the defaults (config.py), and nothing else.
 
-Shapes are those of the pull requests named (public repository openai/parameter-golf).  A comment gives the reason
-wherever a source leaves a setting open or this project departs from it.  Common decisions, once:
+Shapes are those of the pull requests named (public repository openai/parameter-golf).  Comments say where a source leaves a setting
+open or this project departs from it.  Common decisions:
 
-- Query gain, residual mix, gains per feature, softcap 30 and tied embeddings are the challenge's baseline, from which
-  every system descends; U-net skips too, where the published parameter counts contain them.
+- Query gain, residual mix, gains per feature, softcap 30 and tied embeddings are the challenge's baseline; U-net skips too, where the
+  published parameter counts contain them.
 - `orthogonal` maps keep singular values 1: the published division by √columns leaves at most 0.044, and 1 trained better.
 - Runs are short (110 s on one GPU): 131,072 tokens a step or fewer instead of 524,288 and more, Muon momentum 0.95 instead of
   0.99, learning rate falling over the last half, a matrix learning rate of 0.02 or 0.03 instead of 0.04.
@@ -21,7 +21,7 @@ def _system(*shared: dict[str, Any], **own: Any) -> dict[str, Any]:
     return {name: value for part in (*shared, own) for name, value in part.items()}
 
 
-# The extras that #1095 and #1113 share with the challenge's record line, beside its 16 of 64 RoPE dimensions
+# The extras that #1095 and #1113 share with the challenge's record line
 _RECORD_LINE = _system(depth_norm_scale=True, smear_gate=True, value_embed_dim=128, value_embed_layers=2)
 # What gains most in 110 s on one GPU (LOG.md, 2026-11-26): half the usual batch, rows of Muon's updates evened out, cautious weight decay,
 # momentum that rises, a floor under the learning rate; sharp queries and a low cap
@@ -55,9 +55,9 @@ _PRESETS = {
     "random1295": _system(
         layers=12, d_model=768, heads=12, basis="uniform", map_seed=1295, rank_attention=16, rank_mlp=16, skips=True
     ),
-    # #1684: learned attention, MLPs 16 times as wide as the model from Gaussian maps, rank 16 and a gate per hidden unit.  The gate starts
-    # at 0 and multiplies by 1 + gate: multiplying by the gate itself would stop every gradient at the start.  XSA in all layers and the
-    # value embedding come from its parent #1218, and make up its 14.5 M parameters.  Small microbatches: the hidden layer is 8,192 wide.
+    # #1684: learned attention, MLPs 16 times as wide as the model from Gaussian maps, rank 16 and a gate per hidden unit, which starts at 0
+    # and multiplies by 1 + gate: by itself it would stop every gradient at the start.  XSA in all layers and the value embedding come from
+    # its parent #1218, and make up its 14.5 M parameters.  Small microbatches: the hidden layer is 8,192 wide.
     "basis1684": _system(
         vocab_size=4096, layers=11, mlp_mult=16.0, basis="gaussian", map_seed=1684, freeze="mlp", rank_mlp=16, hidden_gate=True,
         xsa_layers=11, depth_norm_scale=True, value_embed_dim=128, value_embed_layers=2, skips=True, matrix_lr=0.02, microbatch_tokens=32768,
@@ -67,8 +67,8 @@ _PRESETS = {
     # #1301, progressive: the same parts are trained for a third of the run, then frozen as learned, and so stored: 21 M entries.
     "progressive1301": _system(_1301, progressive=True, freeze_at=1 / 3, weight_bits=6),
     # #1228: 12 layers, the MLP up-projection of the first five a frozen orthogonal map with a learned gain per feature.  Published scale
-    # √d_in; here 1, because a learned up-projection starts with hidden units of that size, and squaring would make the published ones 500
-    # times larger than their learned neighbours.  Its INT6 fills all 16 MB without a cache; late QAT as in the source.
+    # √d_in; here 1, as of learned up-projections: squaring would make the published hidden units 500 times larger than their learned
+    # neighbours.  Its INT6 fills all 16 MB without a cache; late QAT as in the source.
     "upfrozen1228": _system(
         _RECORD_LINE, layers=12, map_seed=1228, freeze="mlp_up", freeze_layers=5, feature_gain=True, rank_attention=0, rank_mlp=0,
         bigram_buckets=2048, xsa_layers=4, value_embed_layers=3, skips=True, matrix_lr=0.02, qat_from=0.85, weight_bits=5,

@@ -1,7 +1,7 @@
-"""The artifact: one file with everything that scoring needs, and nothing of the machine that made it.
+"""The artifact: one file with everything that scoring needs, and nothing of the machine that made it: same run, same bytes.
 
 Sections: tokenizer, weights (quantise.py), ngram (ngram/storing/table_codec.py), gate (ngram/blending/gate.py); the header holds the settings, the
-checksum of every frozen map, and codec and raw size of each section.  Same run, same bytes: no times, no paths.
+checksum of every frozen map, and codec and raw size of each section.
 """
 
 import os
@@ -98,7 +98,7 @@ def load(path: str | os.PathLike[str], decode: Callable[[bytes], NgramTable] = t
     """Reads and checks an artifact: digest, settings, sizes, and the checksum of every regenerated map.  decode: as table_codec's.
 
     Raises FileFormatError naming the file, for anything cut, altered, foreign or of another version; MapMismatch if this machine
-    makes other maps than the training's did.  Any other exception, MemoryError first, is not the file's fault."""
+    makes other maps than the training's did."""
     data = container.read_bytes(path)
     header, packed = container.unpack(data, MAGIC, VERSION, str(path))
     try:
@@ -116,28 +116,28 @@ def load(path: str | os.PathLike[str], decode: Callable[[bytes], NgramTable] = t
 
 
 def _parse(header: Mapping[str, Any], packed: Mapping[str, bytes]) -> tuple[Config, dict[str, torch.Tensor], dict[str, bytes]]:
-    """Settings, weights and sections, each well-formed by itself.  Raises FileFormatError.
-
-    Only parsers run here, which answer malformed data with the exceptions caught."""
+    """Settings, weights and sections, each well-formed by itself.  Raises FileFormatError for what parsers raise, and only they run here."""
     try:
         config = Config.from_json(header["config"])
         if not isinstance(header["maps"], dict):
             raise TypeError("checksums of maps are no object")
-        raw = {name: byte_codecs.decompress(section, *_codec_of(header, name, len(section))) for name, section in packed.items()}
+        raw = {name: _unpacked(section, *header["codecs"][name]) for name, section in packed.items()}
         weights = {name.removeprefix("weights."): section for name, section in raw.items() if name.startswith("weights.")}
         if "tokenizer" not in raw:
             raise KeyError("tokenizer")
         return config, quantise.decode_state(header["weights"], weights), raw
     except (KeyError, ValueError, TypeError, OverflowError, ConfigError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise FileFormatError(f"malformed artifact ({reason}); pack it again") from None
+        raise _malformed(str(error).partition("\n")[0] or type(error).__name__) from None
 
 
-def _codec_of(header: Mapping[str, Any], name: str, packed_bytes: int) -> tuple[str, int]:
-    chosen, raw_bytes = header["codecs"][name]
-    if type(raw_bytes) is not int or not 0 <= raw_bytes <= SPARE_BYTES + MAX_EXPANSION * packed_bytes:
-        raise ValueError(f"section {name} of {packed_bytes} bytes claims to hold {raw_bytes}")
-    return str(chosen), raw_bytes
+def _malformed(reason: str) -> FileFormatError:
+    return FileFormatError(f"malformed artifact ({reason}); pack it again")
+
+
+def _unpacked(section: bytes, chosen: Any, raw_bytes: Any) -> bytes:
+    if type(raw_bytes) is not int or not 0 <= raw_bytes <= SPARE_BYTES + MAX_EXPANSION * len(section):
+        raise ValueError(f"a section of {len(section)} bytes claims to hold {raw_bytes}")
+    return byte_codecs.decompress(section, str(chosen), raw_bytes)
 
 
 def _check_shapes(config: Config, state: Mapping[str, torch.Tensor]) -> None:
@@ -146,6 +146,6 @@ def _check_shapes(config: Config, state: Mapping[str, torch.Tensor]) -> None:
         plan = HybridLM(config.model, fill_maps=False)
     wanted = {name: tensor.shape for name, tensor in plan.state_dict().items()}
     if wanted != {name: tensor.shape for name, tensor in state.items()}:
-        raise FileFormatError("malformed artifact (weights and settings are of different models); pack it again")
+        raise _malformed("weights and settings are of different models")
     if count_frozen(plan) > MAX_MAP_ENTRIES:
-        raise FileFormatError(f"malformed artifact ({count_frozen(plan):,} entries of random maps, at most {MAX_MAP_ENTRIES:,}); pack it again")
+        raise _malformed(f"{count_frozen(plan):,} entries of random maps, at most {MAX_MAP_ENTRIES:,}")

@@ -19,8 +19,7 @@ def compress(data: bytes) -> tuple[str, bytes]:
 
 
 def _squeeze(data: bytes) -> bytes:
-    packed: bytes = brotli.compress(data, quality=11, lgwin=24)
-    return packed
+    return brotli.compress(data, quality=11, lgwin=24)
 
 
 def decompress(data: bytes, codec: str, raw_bytes: int) -> bytes:
@@ -29,9 +28,12 @@ def decompress(data: bytes, codec: str, raw_bytes: int) -> bytes:
     No more than raw_bytes + 1 bytes are ever allocated for the result, whatever the data claim."""
     if codec not in CODECS:
         raise ValueError(f"codec {codec!r} is none of {', '.join(CODECS)}")
-    raw = data if codec == "none" else _decode(data, raw_bytes) if codec == "brotli" else _decode_parts(data, raw_bytes)
+    return _promised(data, raw_bytes) if codec == "none" else _decode(data, raw_bytes) if codec == "brotli" else _decode_parts(data, raw_bytes)
+
+
+def _promised(raw: bytes, raw_bytes: int) -> bytes:
     if len(raw) != raw_bytes:
-        raise ValueError(f"{codec} data give {len(raw)} bytes or more, {raw_bytes} were promised")
+        raise ValueError(f"data give {len(raw)} bytes or more, {raw_bytes} were promised")
     return raw
 
 
@@ -39,13 +41,10 @@ def _decode_parts(data: bytes, raw_bytes: int) -> bytes:
     count = -(-raw_bytes // PART_BYTES)
     if len(data) < 4 * count:
         raise ValueError(f"{count} parts in {len(data)} bytes")
-    sizes, at, out = struct.unpack_from(f"<{count}I", data), 4 * count, list[bytes]()
-    for i, size in enumerate(sizes):
-        wanted = min(PART_BYTES, raw_bytes - i * PART_BYTES)
-        out.append(_decode(data[at : at + size], wanted))
+    at, out = 4 * count, list[bytes]()
+    for i, size in enumerate(struct.unpack_from(f"<{count}I", data)):
+        out.append(_decode(data[at : at + size], min(PART_BYTES, raw_bytes - i * PART_BYTES)))
         at += size
-        if len(out[-1]) != wanted:
-            raise ValueError(f"part {i} gives {len(out[-1])} bytes or more, {wanted} were promised")
     if at != len(data):
         raise ValueError(f"parts end at byte {at} of {len(data)}, where {raw_bytes} raw bytes were promised")
     return b"".join(out)
@@ -61,4 +60,4 @@ def _decode(data: bytes, raw_bytes: int) -> bytes:
                 break
     except brotli.error as error:
         raise ValueError(f"malformed brotli data: {error}") from None
-    return out
+    return _promised(out, raw_bytes)

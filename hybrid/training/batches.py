@@ -1,4 +1,4 @@
-"""Batches puts the rows of a step on the device and keeps a copy on the host for counting; LossReader fetches losses without waiting."""
+"""The rows of a step on their way to the device, and its losses on their way back."""
 
 import math
 import time
@@ -47,8 +47,8 @@ class Batches:
 class LossReader:
     """Reads the losses of the steps after `step` without waiting for the device: each is copied asynchronously and read QUEUE_STEPS later.
 
-    timeout_s: how long the device may take for one step before it is given up.  Raises TrainError, naming the step, for a NaN
-    or infinite loss, and RankError when the device hangs (in NCCL, on a rank that is gone)."""
+    timeout_s: that the device may take for one step.  Raises TrainError, naming the step, for a NaN or infinite loss, and RankError when
+    the device hangs (in NCCL, on a rank that is gone)."""
 
     def __init__(self, step: int = 0, timeout_s: float = math.inf) -> None:
         self._step, self._timeout_s = step, timeout_s

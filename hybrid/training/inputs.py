@@ -31,21 +31,21 @@ def read_inputs(data: str, tokenizer_path: str, settings: Config, ranks: Ranks, 
 
     data: folder of shards.  tokenizer_path: the SentencePiece model that made them.  allow_overlap: of validation and training documents.
     Raises SeedgramError, naming the file or setting."""
-    pieces = Pieces(tokenizer_path)
+    pieces, train = Pieces(tokenizer_path), settings.train
     if pieces.vocab_size != settings.model.vocab_size:
         raise ConfigError(f"{tokenizer_path}: {pieces.vocab_size} pieces, the model has {settings.model.vocab_size}; set --vocab-size")
-    val = predictable(find_shards(data, "val"), settings.model.vocab_size)
+    val = predictable(find_shards(data, "val"), pieces.vocab_size)
     compared = check_shards(val, pieces.model)
     loader = Loader(
         find_shards(data, "train"),
-        batch_rows=settings.train.batch_tokens // settings.train.seq_len,
-        seq_len=settings.train.seq_len,
+        batch_rows=train.batch_tokens // train.seq_len,
+        seq_len=train.seq_len,
         history=max(settings.cache.ngram_order - 1, 1),
         rank=ranks.rank,
         world=ranks.world,
-        seed=settings.train.seed,
-        holdout_tokens=settings.train.holdout_tokens,
-        vocab_size=settings.model.vocab_size,
+        seed=train.seed,
+        holdout_tokens=train.holdout_tokens,
+        vocab_size=pieces.vocab_size,
         bos=pieces.bos,
     )
     Batches(settings, loader, ranks)  # raises TrainError while nothing is written
@@ -54,5 +54,5 @@ def read_inputs(data: str, tokenizer_path: str, settings: Config, ranks: Ranks, 
         check_manifest(val.paths, allowed=allow_overlap)
     elif ranks.is_first:
         check_overlap(loader.stream, val, pieces.bos, allowed=allow_overlap)
-    torch.manual_seed(settings.train.seed)
+    torch.manual_seed(train.seed)
     return Inputs(loader, HybridLM(settings.model).to(ranks.device), pieces.model, val.read(0, len(val)))

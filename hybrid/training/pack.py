@@ -111,7 +111,6 @@ def _gap(config: Config, model: HybridLM, reloaded: HybridLM, holdout: U16, toke
     size = TokenBytes.from_model(tokenizer).total(holdout)
     if not size:
         return {}
-    before, after = (
-        bits_per_byte(float(windows.neural_scores(m, holdout, config.train.seq_len, 0, ranks.device).nll_nats.sum()), size) for m in (model, reloaded)
-    )
-    return {"neural_bpb": before, "quantised_bpb": after, "gap_bpb": after - before}
+    rank = Ranks(0, 1, ranks.device)
+    bpb = [bits_per_byte(float(windows.neural_nats(m, holdout, config.train.seq_len, rank).sum()), size) for m in (model, reloaded)]
+    return {"neural_bpb": bpb[0], "quantised_bpb": bpb[1], "gap_bpb": bpb[1] - bpb[0]}

@@ -21,6 +21,7 @@ from hybrid.training.inputs import read_inputs
 from hybrid.training.run_log import RunLog, environment
 from hybrid.training.trainer import Trainer
 from ngram.container import atomic_write
+from ngram.terminal import warn
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,17 @@ def train(settings: Config, places: Places, ranks: Ranks) -> dict[str, Any]:
     inputs = read_inputs(places.data, places.tokenizer, settings, ranks, allow_overlap=places.allow_overlap)
     read_s = time.monotonic() - begin
     with closing(checkpoint.RunFolder(out)) if ranks.is_first else nullcontext():
-        ranks.barrier()  # the first rank has made the folder
         if ranks.is_first and not places.resume:
             writer.path.unlink(missing_ok=True)
-        ranks.barrier()  # a checkpoint that is still there is one to continue from
+        ranks.barrier()  # the folder is there, and a checkpoint that is still in it is one to continue from
         with closing(RunLog(out / "train.jsonl", active=ranks.is_first)) as log:
             log.record("start", config=settings.to_json(), world=ranks.world, data=inputs.loader.digests, **environment(ranks.device))
             trainer = Trainer(settings, inputs.loader, inputs.model, ranks, log, inputs.val_tokens)
             result = trainer.run(writer)
             summary: dict[str, Any] = {"preset": settings.preset, "seed": settings.train.seed, "world": ranks.world, **vars(result)}
             if result.interrupted:
-                checkpoint.say_interrupted(writer.path, result.steps, ranks)
+                if ranks.is_first:
+                    warn(f"stopped by a signal after step {result.steps:,}; {writer.path} holds all of it, go on with --resume")
                 return summary
             pack.merge_counts(trainer.ahead, ranks, log)
             if ranks.is_first:

@@ -25,8 +25,7 @@ def _fitting() -> Iterator[None]:
 class RunState:
     """Weights, gradients, optimisers and progress of a run of `config`.
 
-    model: on its device.  world: number of ranks.  shard_digests: of the training shards.
-    A checkpoint is refused unless settings, ranks and shards are those of this run."""
+    model: on its device.  world: number of ranks.  shard_digests: of the training shards."""
 
     def __init__(self, config: Config, model: HybridLM, world: int, shard_digests: list[str]) -> None:
         self.config, self.model, self.world, self.shard_digests = config, model, world, shard_digests
@@ -95,8 +94,7 @@ class RunState:
 
     def _check(self, tree: dict[str, Any]) -> None:
         """Raises TrainError unless `tree` is a checkpoint of this run.  Settings that only packing and evaluation read may differ."""
-        other = training_differences(Config.from_json(tree["config"]), self.config)
-        if other:
+        if other := training_differences(Config.from_json(tree["config"]), self.config):
             raise TrainError(
                 f"--resume: the checkpoint was made with other settings: {', '.join(other)}; repeat those or use another --out"
                 " (only what packing and evaluation alone read may change)"

@@ -7,7 +7,6 @@ the wall clock it reads is the device's to within that many steps, and nothing w
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -38,7 +37,7 @@ VAL_TOKENS = 1 << 18  # what --val-every looks at: enough for three digits, a se
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished or interrupted run leaves in memory, besides the model's own weights."""
+    """What a run leaves in memory, besides the model's own weights."""
 
     steps: int
     wall_s: float  # inside the clock, over all resumes
@@ -65,14 +64,16 @@ class Trainer:
         self.batches = Batches(config, loader, ranks)
         self.state = RunState(config, model, ranks.world, loader.digests)
         compiling = config.train.compile and ranks.device.type == "cuda"
-        self.loss = compiled(model.loss) if compiling else model.loss
+        # CUDA graphs: with other work beside it, the host is too slow for some hundred launches a direction (LOG.md, 2026-11-26)
+        graphs: Any = torch.compile(model.loss, dynamic=False, fullgraph=True, options={"triton.cudagraphs": True}) if compiling else None
+        self.loss = graphs or model.loss
         order = config.cache.ngram_order
         room = config.cache.cap_bytes - code_bytes() - count_stored(model) * config.quant.weight_bits // 8
         self.ahead = TableAhead(RowCounter(config.model.vocab_size, order, loader.bos), room) if order else None
         self.idle_cores = ranks.device.type == "cuda" and ranks.world == 1  # on a CPU training has them all; several ranks add up first
         self.val_tokens = val_tokens
 
-    # -- one step ---------------------------------------------------------------------------------------------------
+    # -- one step
 
     def forward_backward(self, rows: U16) -> torch.Tensor:
         """Accumulates gradients of the mean loss over all ranks.  Returns this rank's mean loss, a scalar on the device in nats.
@@ -82,10 +83,17 @@ class Trainer:
         total = torch.zeros((), device=self.ranks.device)
         for inputs, targets in pairs:
             loss = self.loss(inputs, targets)
-            (loss / (len(pairs) * self.ranks.world)).backward()
+            self._add_gradients(loss / (len(pairs) * self.ranks.world))
             total += loss.detach() / len(pairs)
         self.ranks.sum_(self.state.gradients)
-        return total + 0 * self.state.gradients.sum()  # a NaN gradient shows in the loss, on every rank at the same step
+        return total + 0 * self.state.gradients.sum()  # so on every rank at the same step
+
+    def _add_gradients(self, loss: torch.Tensor) -> None:
+        """What `loss.backward()` does, but all sums in one kernel instead of one a parameter."""
+        parameters = [p for p in self.state.parameters if p.requires_grad]
+        grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+        pairs = [(p.grad, grad) for p, grad in zip(parameters, grads, strict=True) if grad is not None]
+        torch._foreach_add_(*map(list, zip(*pairs, strict=True)))
 
     def update(self, progress: float) -> None:
         """One optimiser step at `progress` in [0, 1] of the schedule; gradients are zero afterwards."""
@@ -104,7 +112,7 @@ class Trainer:
                 self.ahead.cache.submit(self.batches.loader.remainder()[None])
                 self.ahead.begin()
 
-    # -- before and after -------------------------------------------------------------------------------------------
+    # -- before and after
 
     def warm_up(self) -> float:
         """Compiles and warms everything that the run will use, then restores weights and optimisers.  Counts nothing.  Returns seconds."""
@@ -130,10 +138,14 @@ class Trainer:
         self.ranks.barrier()
         return time.monotonic() - begin
 
+    def _round(self) -> None:
+        """From now on, weights are rounded in the forward pass."""
+        self.model.set_fake_bits(self.config.quant.weight_bits, self.config.quant.weight_step)
+
     def _warm_later_phases(self, rows: U16) -> None:
         """The graphs of late rounding and of progressive freezing, so that nothing is compiled in the middle of a run."""
         if self.config.train.qat_from >= 0:
-            self.model.set_fake_bits(self.config.quant.weight_bits, self.config.quant.weight_step)
+            self._round()
             self.forward_backward(rows)
             self.model.set_fake_bits(0)
         if self.config.train.freeze_at >= 0:
@@ -141,7 +153,7 @@ class Trainer:
             self.forward_backward(rows)
             self.state.unfreeze()
 
-    # -- the loop ---------------------------------------------------------------------------------------------------
+    # -- the loop
 
     @compiler_cache()
     def run(self, writer: checkpoint.Writer) -> TrainResult:
@@ -182,7 +194,7 @@ class Trainer:
         if 0 <= self.config.train.freeze_at <= progress and not self.state.frozen_late:
             self.state.freeze_late()
         if 0 <= self.config.train.qat_from <= progress:
-            self.model.set_fake_bits(self.config.quant.weight_bits, self.config.quant.weight_step)
+            self._round()
 
     def _watch(self) -> float:
         """Logs the validation loss over the first VAL_TOKENS; returns the seconds it took, which the clock does not count."""
@@ -190,8 +202,8 @@ class Trainer:
         synchronize(self.ranks.device)
         if self.val_tokens is not None:
             tokens, seq_len = self.val_tokens[:VAL_TOKENS], self.config.train.seq_len
-            scores = windows.neural_scores(self.model, tokens, seq_len, 0, self.ranks.device, ranks=self.ranks)
-            self.log.show("val", step=self.state.step, loss_nats=float(scores.nll_nats.mean()))
+            nats = windows.neural_nats(self.model, tokens, seq_len, self.ranks)
+            self.log.show("val", step=self.state.step, loss_nats=float(nats.mean()))
             self.model.train()
         return time.monotonic() - begin
 
@@ -241,13 +253,6 @@ class Trainer:
         rate = round(tokens / max(wall_s, 1e-9))
         self.log.show("trained", steps=step, loss_nats=loss, wall_s=wall_s, warmup_s=warmup_s, tokens_per_s=rate, **memory)
         return TrainResult(step, wall_s, tokens, loss, warmup_s, interrupted)
-
-
-def compiled(loss: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """One graph without dynamic shapes, compiled when it is first called, under `compiler_cache`.
-
-    CUDA graphs: with other work beside it, the host is too slow for some hundred launches a direction (LOG.md, 2026-11-26)."""
-    return torch.compile(loss, dynamic=False, fullgraph=True, options={"triton.cudagraphs": True})
 
 
 def synchronize(device: torch.device) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 from ngram.blending.gate import Gate
 from ngram.blending.product import fill_product_rows
 from ngram.online.cache import OnlineCache
+from ngram.online.kernels import fill_from_parts
 from ngram.online.match import MatchModel
-from ngram.online.stream_cache import FEATURES
+from ngram.online.stream_cache import FEATURES, Block
 from ngram.table import NgramTable
 from ngram.threads import Worker
 
@@ -28,7 +29,10 @@ def tiny_cache() -> OnlineCache:
 
 
 def _score() -> None:
-    tiny_cache().score_then_update(np.zeros(4, np.uint16), 1, 4)
+    cache = tiny_cache()
+    block = Block(cache, 1, 3)
+    cache.score_then_update(np.zeros(4, np.uint16), 1, 4, block=block)
+    fill_from_parts(block.parts, 0, np.empty((3, 2)))
 
 
 def _rows() -> None:

@@ -11,7 +11,7 @@ from ngram.cli import options
 from ngram.cli.reading import Losses, encoded
 from ngram.cli.score import score
 from ngram.cli.warm_up import warm_up
-from ngram.compiled import NOTICE
+from ngram.compiled import KernelCache
 from ngram.container import atomic_write
 from ngram.counting.build_table import build_table
 from ngram.counting.documents import count_documents
@@ -31,7 +31,7 @@ from ngram.words import WordVocabulary
 def carry_out(asked: options.Options) -> None:
     """Does what a command line asks for."""
     silence_sentencepiece()
-    NOTICE.wanted = True
+    KernelCache.announces = True
     match asked:
         case options.TrainOptions():
             train(asked)

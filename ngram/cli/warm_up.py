@@ -8,6 +8,7 @@ from ngram.blending.warm_up import SCORING
 from ngram.blending.warm_up_columns import CODING
 from ngram.compiled import compile_seconds, store
 from ngram.counting.counter import NgramCache
+from ngram.counting.whole_stream import run_of_stream
 from ngram.json_line import emit_json
 from ngram.mixture.mixture import Mixture
 from ngram.online.cache import OnlineCache
@@ -25,6 +26,7 @@ def warm_up() -> None:
         counter = NgramCache(VOCAB_SIZE, buffer_positions=64)
         counter.warm_up()
         counter.count_stream(tokens)
+        run_of_stream(tokens, VOCAB_SIZE, counter.order, counter.bos, counter.order)
         table = table_codec.decode(table_codec.encode(counter.table()))
         for made in (OnlineCache, lambda table: Mixture(table, np.zeros(VOCAB_SIZE, np.uint8))):
             part = made(table)

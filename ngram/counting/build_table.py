@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from ngram.counting.kernels import FULL, U32_MAX
 from ngram.counting.keys import slot_shifts
 from ngram.counting.run import Run
 from ngram.errors import SeedgramError
-from ngram.table import NgramTable, check_order
+from ngram.table import TOKEN_BITS, NgramTable, check_order
 from ngram.threads import COUNT, each
 
 GONE = U32_MAX  # row of an n-gram that a threshold drops
@@ -53,129 +52,101 @@ def build_table(
     return builder.table()
 
 
-class _Forward(NamedTuple):
-    """All n-grams of one order in forward order, also those that a threshold drops: the next order is placed by them.
-
-    Columns as in kernels; starts, ends (G, V): where the n-grams of each first token and group of second tokens lie."""
-
-    tokens: Tokens
-    parents: U32
-    ahead: I64
-    suffixes: U32
-    starts: I64
-    ends: I64
-
-
-class _Columns(NamedTuple):
-    """One order of the table; adjusted: counts."""
-
-    tokens: Tokens
-    parents: U32
-    adjusted: U32
-    raw: U32
+_Order = tuple[Tokens, U32, U16, U32, U32]  # columns of a table, and (K, 2) rows and counts over 65,535
 
 
 class _Builder:
-    """The orders so far.  last: all n-grams of the last one; moved: their rows in the table, None while none was dropped."""
+    """The orders so far.  entries, starts, filled: of the next one, as in kernels.place; below: of the last one, as there; moved: rows in the table of
+    what was placed last, None while all is in it."""
 
     def __init__(self, run: Run, vocab_size: int, bos: int, top: int):
-        self.vocab_size, self.bos, self.top = vocab_size, bos, top
-        self.columns: list[tuple[Tokens, U32, U16, U32]] = []
+        self.vocab_size, self.bos, self.top, self.total = vocab_size, bos, top, run.total()
+        self.orders: list[_Order] = []
         self.pruned: list[U32] = []
-        self.excess: dict[int, tuple[U32, U32]] = {}
         self.token_bits = int(vocab_size).bit_length()
-        self._walk(run)
+        found = self._walk(run)
         # Room for one order after the other: fresh memory would cost as much time as what is written to it.
-        size = max(self.sizes[1:-1], default=0)
-        self.walks = [(np.empty(size, np.int64), np.empty(size, np.uint32)) for _ in range(2)]
-        self.last: _Forward
+        self.rooms = [np.empty((max(self.sizes[n::2], default=0), 2), np.int64) for n in (0, 1)]
+        self.suffix_rooms = [np.empty(max(self.sizes[n:-1:2], default=0), np.uint32) for n in (0, 1)]
+        self.entries, self.starts = np.zeros((vocab_size, 2), np.int64), np.tile(np.arange(vocab_size), (len(self.cuts) - 1, 1))
+        self.entries[:, 0] = np.arange(vocab_size) | (0 if top == 1 else len(self.records) - 6) << TOKEN_BITS  # an empty list
+        self.entries[np.where(found < 0, ~found, found) & ((1 << TOKEN_BITS) - 1), 0] = found
+        self.filled = self.starts + self.tally[0]
+        self.below = np.zeros(1, np.uint32), np.zeros_like(self.starts), np.ones_like(self.starts)
         self.moved: U32 | None = None
 
-    def _walk(self, run: Run) -> None:
-        """The records of all orders.  Tokens are grouped: what ends with those of a group is walked, and what begins with them is placed, side by side."""
+    def _walk(self, run: Run) -> I64:
+        """Makes the records of all orders; returns those of order 1.  Groups of tokens are for threads: what ends with those of one is walked, and what
+        begins with them placed, side by side."""
         size, parts = self.vocab_size, min(COUNT, max(1, PARTED // self.vocab_size))
         begin = np.searchsorted(run.hi, np.arange(size, dtype=np.uint64) << np.uint64(64 - run.bits))
         cuts = np.unique(np.searchsorted(begin, np.arange(parts) * len(run) // parts))
         cuts = cuts[cuts < size] if len(run) else cuts[:1]
         self.cuts, edges = np.append(cuts, size), np.append(begin[cuts], len(run))
         groups = np.repeat(np.arange(len(cuts)), np.diff(self.cuts))
-        setting = np.array([self.top, self.bos, run.bits, max(1, self.top - kernels.TAIL_BITS // self.token_bits), self.token_bits])
-        self.records = np.empty((self.top * len(run) + 1, 2), np.int64)  # most of it is never touched and takes no memory
+        least = max(1, self.top - kernels.TAIL_BITS // self.token_bits)
+        setting = np.array([self.top, self.bos, run.bits, least, self.token_bits])
+        stride = 2 * len(run)  # of an order: a record and the first word of a list for each entry, at most
+        self.records = np.empty(self.top * stride + 6, np.int64)  # most of it is never touched and takes no memory
+        self.records[-6:] = 0
         found = np.zeros((len(cuts), self.top, 5), np.int64)
         tally = np.zeros((len(cuts), self.top, len(cuts), size), np.int32)
 
         def walk(part: int) -> I64:
-            at = len(run) * np.arange(-1, self.top + 1) + edges[part]
+            at = stride * np.arange(-1, self.top + 1) + 2 * edges[part]
             entries = run.slice(edges[part], edges[part + 1]).columns()
             kernels.walk(entries, slot_shifts(run.bits, run.order), setting, self.records, at, groups, tally[part], found[part])
-            return self.records[edges[part] : at[1]]
+            return self.records[2 * edges[part] : at[1]]
 
-        self.unigrams = np.concatenate(each(walk, range(len(cuts))))
+        unigrams = np.concatenate(each(walk, range(len(cuts))))
         self.tally, self.count_of_counts = tally.sum(axis=0, dtype=np.int64), found.sum(axis=0)
+        self.tally[0] = np.arange(len(cuts))[:, None] == 0  # the table holds every token
         self.sizes = self.tally.sum(axis=(1, 2)).tolist()
+        return unigrams
 
     def add_order(self, n: int, min_raw: int) -> None:
-        """Adds the next order.  n-grams that occur less than min_raw times are dropped."""
-        columns, self.last = self._unigrams() if n == 1 else self._place(n)
-        pruned = np.zeros(len(self.columns[-1][0]) if n > 1 else 1, np.uint32)
-        if min_raw > 1 or self.moved is not None:
-            columns, pruned = self._drop(columns, min_raw)
-        large = np.flatnonzero(columns.adjusted > FULL).astype(np.uint32)
-        if len(large):
-            self.excess[n] = large, columns.adjusted[large]
-        self.columns.append((columns.tokens, columns.parents, np.minimum(columns.adjusted, FULL).astype(np.uint16), columns.raw))
+        """Adds the next order, and makes the entries of the one behind it.  n-grams that occur less than min_raw times are dropped."""
+        size, highest, tally = self.sizes[n - 1], n == self.top, self.tally[n % self.top]
+        tokens, counts = np.empty(size, token_type(self.vocab_size)), np.empty(size, np.uint16)
+        parents, raw = np.empty(size, np.uint32), np.empty(size, np.uint32)
+        suffixes, grown = self.suffix_rooms[(n - 1) % 2][: 0 if highest else size], self.rooms[n % 2][: self.sizes[n % self.top]]
+        stops = np.cumsum(tally.T.reshape(-1)).reshape(tally.T.shape).T
+        starts, room = stops - tally, self.starts + self.tally[n - 1]
+        places, ends = starts.copy(), room.copy()
+        setting = np.array([self.vocab_size, self.token_bits, n, self.top, self.bos])
+
+        def part(group: int) -> U32:
+            over, span = np.empty((self.total // FULL + 1, 2), np.uint32), self.cuts[group : group + 2]
+            buckets, out = (self.starts, self.filled, ends), (tokens, parents, counts, raw)
+            found = kernels.place(self.records, self.entries, grown, span, setting, buckets, self.below, places[group], suffixes, out, over)
+            return over[:found]
+
+        over = np.concatenate(each(part, range(len(starts))))
+        self.below = suffixes, self.starts, np.maximum(ends, ends[0]) if n == 1 else ends  # single tokens have no second one
+        self.entries, self.starts, self.filled = grown, starts, places
+        order, pruned = (tokens, parents, counts, raw, over), np.zeros(len(self.orders[-1][0]) if n > 1 else 1, np.uint32)
+        if min_raw > 1 or self.moved is not None or not np.array_equal(ends, room):
+            order, pruned = self._drop(order, min_raw)
+        self.orders.append(order)
         self.pruned.append(pruned)
 
-    def _unigrams(self) -> tuple[_Columns, _Forward]:
-        """Order 1 holds every token of the vocabulary."""
-        size, seen = self.vocab_size, self.unigrams[:, 1] & U32_MAX
-        ahead = np.zeros(size, np.int64)
-        adjusted, raw = np.zeros((2, size), np.uint32)
-        ahead[seen], raw[seen] = self.unigrams[:, 0], self.unigrams[:, 1] >> 32 & U32_MAX
-        adjusted[seen] = raw[seen] if self.top == 1 else [kernels.left_of(value) for value in ahead[seen].tolist()]
-        tokens, zeros = np.arange(size).astype(token_type(size)), np.zeros(size, np.uint32)
-        starts = np.tile(np.arange(size), (len(self.cuts) - 1, 1))
-        return _Columns(tokens, zeros, adjusted, raw), _Forward(tokens, zeros, ahead, zeros, starts, starts + 1)
-
-    def _place(self, n: int) -> tuple[_Columns, _Forward]:
-        """All n-grams of order n as columns of a table, and what the next order needs."""
-        size, last = self.sizes[n - 1], self.last
-        tokens = np.empty(size, token_type(self.vocab_size))
-        parents, adjusted, raw = (np.empty(size, np.uint32) for _ in range(3))
-        ahead, suffixes = (column[: size if n < self.top else 0] for column in self.walks[n % 2])
-        tally = self.tally[n - 1]
-        ends = np.cumsum(tally.T.reshape(-1)).reshape(tally.T.shape).T.copy()
-        starts = ends - tally
-        place = starts.copy()
-        setting = np.array([self.vocab_size, self.token_bits, -1 if n == self.top else self.bos])
-
-        def part(group: int) -> None:
-            span = int(last.starts[0, self.cuts[group]]), int(last.ends[-1, self.cuts[group + 1] - 1])
-            bounds, out = (last.starts[group].copy(), last.ends[group], place[group]), (tokens, parents, adjusted, raw)
-            kernels.place_order(self.records, last[:4], span, setting, *bounds, out, ahead, suffixes)
-
-        each(part, range(len(starts)))
-        if not np.array_equal(place, ends):  # n-grams without a context left gaps at the ends of their buckets
-            stays = np.ones(size, bool)
-            for a, b in zip(place[place < ends], ends[place < ends], strict=True):
-                stays[a:b] = False
-            rows = np.flatnonzero(stays)
-            tokens, parents, adjusted, raw = (column[rows] for column in (tokens, parents, adjusted, raw))
-            ahead, suffixes = (column[rows] if n < self.top else column for column in (ahead, suffixes))
-            starts, ends = np.searchsorted(rows, starts), np.searchsorted(rows, place)
-        return _Columns(tokens, parents, adjusted, raw), _Forward(tokens, parents, ahead, suffixes, starts, ends)
-
-    def _drop(self, columns: _Columns, min_raw: int) -> tuple[_Columns, U32]:
+    def _drop(self, order: _Order, min_raw: int) -> tuple[_Order, U32]:
         """The n-grams that stay, and for each of their contexts the adjusted counts of those that go."""
-        contexts = columns.parents if self.moved is None else self.moved[columns.parents]
-        stays = (columns.raw >= min_raw) & (contexts != GONE)
+        tokens, parents, counts, raw, over = order
+        adjusted = counts.astype(np.uint32)
+        adjusted[over[:, 0]] = over[:, 1]
+        contexts = parents if self.moved is None else self.moved[parents]
+        stays = (raw >= max(1, min_raw)) & (contexts != GONE)
         goes = np.flatnonzero(~stays & (contexts != GONE))
         self.moved = np.cumsum(stays, dtype=np.uint32) - np.uint32(1)
         self.moved[~stays] = GONE
-        pruned = np.bincount(contexts[goes], columns.adjusted[goes], len(self.columns[-1][0]))
-        return _Columns(columns.tokens[stays], contexts[stays], columns.adjusted[stays], columns.raw[stays]), np.minimum(pruned, U32_MAX).astype(np.uint32)
+        pruned = np.bincount(contexts[goes], adjusted[goes], len(self.orders[-1][0]))
+        over = over[stays[over[:, 0]]]
+        over[:, 0] = self.moved[over[:, 0]]
+        return (tokens[stays], contexts[stays], counts[stays], raw[stays], over), np.minimum(pruned, U32_MAX).astype(np.uint32)
 
     def table(self) -> NgramTable:
-        tokens, parents, counts, raw = map(list, zip(*self.columns, strict=True))
+        tokens, parents, counts, raw, over = map(list, zip(*self.orders, strict=True))
+        excess = {n: (part[:, 0].copy(), part[:, 1].copy()) for n, part in enumerate(over, 1) if len(part)}
         discounts = estimate_discounts(self.count_of_counts[:, 1:])
-        return NgramTable(self.vocab_size, self.bos, tokens, parents, counts, self.pruned, discounts, self.excess, raw)
+        return NgramTable(self.vocab_size, self.bos, tokens, parents, counts, self.pruned, discounts, excess, raw)

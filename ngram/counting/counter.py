@@ -9,10 +9,12 @@ from ngram.arrays import Tokens, as_tokens, pad_of
 from ngram.counting.build_table import build_table
 from ngram.counting.row_counter import RowCounter
 from ngram.counting.run import Run, _give_back, merge
+from ngram.counting.whole_stream import fits, run_of_stream
 from ngram.table import NgramTable
 from ngram.threads import COUNT, each
 
 SHARE_TOKENS = 1 << 22  # counted on a thread of its own, whose buffers take 12 MB
+WHOLE_TOKENS = 1 << 20  # a stream of so many is sorted as a whole, where its keys fit
 SAMPLES_A_SHARE = 256  # keys looked at to cut ranges of about equal size
 RANGES_A_THREAD = 8  # added up side by side, so that little is held twice
 
@@ -28,6 +30,12 @@ class NgramCache(RowCounter):
         """Counts every token of a stream (N,) but the first, which is given; a long one in shares side by side."""
         stream = as_tokens(tokens, self.vocab_size).reshape(-1)
         self.drain()
+        if len(stream) >= WHOLE_TOKENS and fits(self.vocab_size, self.order) and int(stream.max()) < pad_of(stream.dtype):
+            first = 1 if stream[0] == self.bos else self.history
+            _count_part(self, stream, 0, first)
+            self._levels.append([run_of_stream(stream, self.vocab_size, self.order, self.bos, first)])
+            self.positions += len(stream) - first
+            return
         shares = min(COUNT, len(stream) // SHARE_TOKENS)
         if shares < 2:
             _count_part(self, stream, 0, len(stream))

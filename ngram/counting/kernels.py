@@ -15,7 +15,6 @@ FULL = 65535  # a stored count with this value has its exact count in the overfl
 
 _ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
 NO_KEY = _ONES  # of a position that is not counted: PAD is never a target
-AHEAD = 64  # keys that are fetched together
 
 
 @njit
@@ -88,31 +87,25 @@ def sort_positions(tokens: Array, n: int, order: int, vocab: int, positions: Arr
 
 
 @njit
-def group_keys(keys: Array, positions: Array, hi: Array, lo: Array, counts: Array, over_index: Array, over_count: Array) -> tuple[int, int]:
-    """Distinct keys with their counts; returns (number of keys, number of overflow entries).
-
-    keys (cap, 2) uint64; positions (n,) uint32 in the order of their keys, with those that have none anywhere between."""
+def group_keys(keys: Array, hi: Array, lo: Array, counts: Array, over_index: Array, over_count: Array) -> tuple[int, int]:
+    """Distinct keys with their counts; returns (number of keys, number of overflow entries).  keys (n, 2) uint64 in rising
+    order, with NO_KEY anywhere between."""
     m, k, size = -1, 0, 0
     last_hi, last_lo = NO_KEY, NO_KEY
-    some_hi, some_lo = np.empty(AHEAD, np.uint64), np.empty(AHEAD, np.uint64)
-    for block in range(0, len(positions), AHEAD):
-        ahead = min(AHEAD, len(positions) - block)
-        for i in range(ahead):  # no branch waits for memory here, so these reads overlap
-            some_hi[i], some_lo[i] = keys[positions[block + i], 0], keys[positions[block + i], 1]
-        for i in range(ahead):
-            key_hi, key_lo = some_hi[i], some_lo[i]
-            if key_hi == NO_KEY:
-                continue
-            if key_hi == last_hi and key_lo == last_lo:
-                size += 1
-            else:
-                m += 1
-                hi[m], lo[m] = key_hi, key_lo
-                last_hi, last_lo, size = key_hi, key_lo, 1
-            counts[m] = min(size, FULL)
-            if size >= FULL:
-                k += size == FULL
-                over_index[k - 1], over_count[k - 1] = m, size
+    for i in range(len(keys)):
+        key_hi, key_lo = keys[i, 0], keys[i, 1]
+        if key_hi == NO_KEY:
+            continue
+        if key_hi == last_hi and key_lo == last_lo:
+            size += 1
+        else:
+            m += 1
+            hi[m], lo[m] = key_hi, key_lo
+            last_hi, last_lo, size = key_hi, key_lo, 1
+        counts[m] = min(size, FULL)
+        if size >= FULL:
+            k += size == FULL
+            over_index[k - 1], over_count[k - 1] = m, size
     return m + 1, k
 
 
@@ -156,20 +149,12 @@ def merge_runs(a: Array, b: Array, out: Array) -> tuple[int, int]:
         m += 1
         i += take_a
         j += take_b
-    m, k = _copy_tail(a, i, out, m, k)
-    return _copy_tail(b, j, out, m, k)
-
-
-@njit
-def _copy_tail(source: Array, i: int, out: Array, m: int, k: int) -> tuple[int, int]:
-    """Appends entries i… of a run to `out`, which holds m keys and k overflow entries."""
-    s_hi, s_lo, s_counts, s_index, s_exact = source
-    hi, lo, counts, over_index, over_count = out
-    while i < len(s_hi):
-        hi[m], lo[m], counts[m] = s_hi[i], s_lo[i], s_counts[i]
-        if s_counts[i] == FULL:
-            over_index[k], over_count[k] = m, exact_count(s_counts, i, s_index, s_exact)
-            k += 1
-        m += 1
-        i += 1
+    for rest in range(2):  # what is left of one of them
+        t_hi, t_lo, t_counts, t_index, t_exact = b if rest else a
+        for t in range(j if rest else i, len(t_hi)):
+            hi[m], lo[m], counts[m] = t_hi[t], t_lo[t], t_counts[t]
+            if t_counts[t] == FULL:
+                over_index[k], over_count[k] = m, exact_count(t_counts, t, t_index, t_exact)
+                k += 1
+            m += 1
     return m, k

@@ -117,7 +117,7 @@ def run_of_keys(tokens: Tokens, keys: U64, positions: tuple[U32, U32], fill: int
     if kernels.sort_positions(tokens, fill, order, vocab_size, ordered, other):
         ordered = other
     columns = Room(fill, fill).columns
-    return _filled(order, slot_bits(vocab_size, order), columns, *kernels.group_keys(keys, ordered[:fill], *columns))
+    return _filled(order, slot_bits(vocab_size, order), columns, *kernels.group_keys(keys.take(ordered[:fill], axis=0), *columns))
 
 
 def merge(*runs: Run, spent: Collection[Run] = ()) -> Run:

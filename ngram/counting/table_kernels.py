@@ -4,23 +4,25 @@ A run is sorted by n-grams read backwards: one walk over it meets those of all o
 forwards, without sorting again: taken suffix by suffix, in the forward order of the suffixes, and appended to one bucket for each first token,
 n-grams come out in forward order.  The context of n-gram (a, suffix) is the n-gram (a, context of the suffix), in the bucket of `a` of the order
 below; as both buckets are sorted alike, a cursor that moves on finds it.  Most n-grams of high orders occurred once: the tokens to their left
-travel along, in `ahead`, so that memory is only searched for the n-grams that end with the others.
+travel along, so that memory is only searched for the n-grams that end with the others.
 
-ahead int64: left neighbours (PAD among them as 1 << 62) << 43 | first record of these n-grams; of an n-gram that occurred once, the tokens to its
-left with their bits inverted, so negative.  A record is two int64: ahead, and raw count << 32 | first token.
-Shapes: V tokens, G groups of tokens, M n-grams of an order.
+A record of an n-gram is an int64: place of its list << 18 | first token; in the highest order raw count << 18 | first token; of one that occurred once,
+~(tokens to its left, the nearest lowest << 18 | first token), which is negative.  A list: raw count << 20 | left neighbours << 1 | whether PAD is one
+more, then their records.  An entry, an n-gram in its bucket, is two int64: its record, with the last token for the first; row of its suffix << 32
+| row of the suffix's context.  Shapes: V tokens, G groups of tokens.
 """
 
 import numpy as np
 
 from ngram.arrays import Array
 from ngram.compiled import njit
-from ngram.counting.kernels import U32_MAX, exact_count
+from ngram.counting.kernels import FULL, U32_MAX, exact_count
+from ngram.table import TOKEN_BITS
 
-BLOCK = 64  # suffixes whose records are fetched together
-TAIL_BITS = 62  # of the tokens to the left of an n-gram that occurred once
-_AT, _LOW32 = 43, (1 << 32) - 1  # bits of a record's place
-_LOW_AT, _LOW_LEFT = (1 << _AT) - 1, (1 << (TAIL_BITS - _AT)) - 1
+BLOCK = 1024  # entries whose lists are fetched together
+TAIL_BITS = 62 - TOKEN_BITS  # of the tokens to the left of an n-gram that occurred once
+LEFT_BITS = 20
+_LOW32, _LOW_TOKEN = (1 << 32) - 1, (1 << TOKEN_BITS) - 1
 
 
 @njit(forceinline=True)
@@ -40,12 +42,11 @@ def slot(hi: int, lo: int, n: int, bits: int) -> int:
 def walk(
     run: Array, shifts: tuple[Array, Array], setting: Array, records: Array, at: Array, groups: Array, tally: Array, coc: Array
 ) -> None:  # fmt: skip
-    """The n-grams of all orders in backward order, but those that prolong one that occurred once: they follow from its `ahead`.
+    """The records of all orders in backward order, but of those n-grams that prolong one that occurred once: they follow from its record.
 
-    run: columns as in merge_runs; shifts: keys.slot_shifts.  setting (5,) int64: highest order, BOS, bits of a slot, lowest order whose n-grams
-    that occurred once keep all tokens to their left, bits of one of these.  records (·, 2), at (top + 2,): the next free record of each
-    order.  groups (V,): of each token.  tally (top, G, V) int32: n-grams by group of their second token and by first token.
-    coc (top, 5) int64: n-grams whose adjusted count is 1…4, by count."""
+    run: columns as in merge_runs; shifts: keys.slot_shifts.  setting (5,): highest order, BOS, bits of a slot, lowest order whose n-grams that
+    occurred once keep all tokens to their left, bits of one of these.  at (top + 2,): where each order's records go on.  groups (V,): of each
+    token.  tally (top, G, V): n-grams by group of their second token and by first token.  coc (top, 5): by adjusted count, 1…4."""
     hi, lo, counts, over_index, over_count = run
     top, bos, bits, least, width = setting
     pad, vocab, seen = (1 << bits) - 1, len(groups), 0
@@ -61,7 +62,7 @@ def walk(
                 for shift in shifts[1]:
                     after += differ >> shift == 0
         count = exact_count(counts, i, over_index, over_count)
-        deepest = min(top, max(before, after, least - 1) + 1) if count == 1 else top
+        alone = max(before, after, least - 1) + 1 if count == 1 else top + 1  # from this order on its n-grams occur nowhere else
         depth, group, tail, by = min(before, top), 0, 0, 0
         if 0 < before < top:
             group = groups[slot(hi[i], lo[i], before, bits)]
@@ -73,77 +74,96 @@ def walk(
                 break
             tally[n - 1, group, first] += 1
             group = groups[first]
-            if n > deepest:
-                tail |= first << by
-                by += width
-                coc[n - 1, 1] += 1
-            else:
+            if n < alone:
                 opened[n], begin[n], padded[n], depth = seen, at[n + 1], 0, n
+                at[n + 1] += 1
+            else:
+                tail |= first << by
+                by = TOKEN_BITS if n == alone else by + width
+                coc[n - 1, 1] += 1
         seen += count
-        if count == 1 and depth == deepest and depth < top:
-            records[at[depth], 0], records[at[depth], 1] = ~tail, (1 << 32) | slot(hi[i], lo[i], depth, bits)
-            at[depth] += 1
-            coc[depth - 1, 1] += 1
-            depth -= 1
+        if by:
+            records[at[alone]] = ~tail
+            at[alone] += 1
         for n in range(depth, after, -1):
-            first, raw, left = slot(hi[i], lo[i], n, bits), min(seen - opened[n], U32_MAX), at[n + 1] - begin[n]
+            first, raw, left = slot(hi[i], lo[i], n, bits), min(seen - opened[n], U32_MAX), at[n + 1] - begin[n] - 1
             adjusted = raw if n == top or (n > 1 and first == bos) else left + padded[n]
             if adjusted < 5:
                 coc[n - 1, adjusted] += 1
-            records[at[n], 0] = (padded[n] << TAIL_BITS) | (left << _AT) | begin[n]
-            records[at[n], 1] = (raw << 32) | first
+            if n < top:
+                records[begin[n]] = raw << LEFT_BITS | left << 1 | padded[n]
+            records[at[n]] = (raw if n == top else begin[n]) << TOKEN_BITS | first
             at[n] += 1
 
 
-@njit(forceinline=True)
-def left_of(ahead: int) -> int:
-    """How many left neighbours an n-gram has, PAD among them."""
-    return 1 if ahead < 0 else ((ahead >> _AT) & _LOW_LEFT) + (ahead >> TAIL_BITS)
-
-
 @njit
-def place_order(
-    records: Array, below: Array, span: tuple[int, int], setting: Array, cursor: Array, bound: Array, place: Array, out: Array, ahead: Array,
-    suffixes: Array,
-) -> None:  # fmt: skip
-    """The n-grams of one order that end with some suffixes, in forward order.
+def place(
+    records: Array, entries: Array, grown: Array, group: Array, setting: Array, buckets: Array, below: Array, places: Array, suffixes: Array,
+    out: Array, over: Array,
+) -> int:  # fmt: skip
+    """The rows of one order whose first token is in a group (first, behind the last), and the entries of the next order that prolong them.
 
-    below: (tokens, parents, ahead, suffixes) of the order below, in forward order: last token, row of the context, see above, row of the suffix.
-    span: rows of the suffixes to take.  cursor, bound (V,) int64: where the contexts of their n-grams begin and end in each bucket of the
-    order below; place (V,): where the n-grams begin in those of this order, and on return where they end.  setting (3,) int64: V, bits of a
-    token in `ahead`, the first token after which counts are raw (-1: all).  out: (tokens, parents, adjusted counts, raw) to fill; ahead,
-    suffixes: as below, or empty at the top order.  An n-gram whose context is not there is left out."""
-    below_tokens, below_parents, below_ahead, below_suffixes = below
+    records: as from `walk`.  entries (·, 2): of this order; grown (·, 2), places (V,): the next one's to fill, and where each bucket goes on.
+    setting (5,): V, bits of a token left of an n-gram that occurred once, order, highest order, BOS.  buckets: (starts, filled, ends) (G, V), by
+    group of the second token and first token: where entries and rows begin, entries end, and the room for rows ends, on return the rows.
+    below: (suffixes, starts, ends) of the order below; suffixes: of these rows, to fill.  out: (tokens, parents, counts, raw) to fill.
+    over (·, 2): receives rows and counts over 65,535; returns how many.  An n-gram without its context is left out; a free row has raw = 0."""
+    vocab, width, n, top, bos = setting
+    starts, filled, ends = buckets
+    theirs, their_starts, their_ends = below
     tokens, parents, counts, raws = out
-    vocab, width, raw_is_count = setting
-    mask, keep = (1 << width) - 1, len(ahead) > 0
-    heads, firsts, seconds = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
-    for block in range(span[0], span[1], BLOCK):
-        size = min(BLOCK, span[1] - block)
-        for i in range(size):  # no branch waits for memory here, so these reads overlap
-            heads[i] = below_ahead[block + i]
-            e = 0 if heads[i] < 0 else heads[i] & _LOW_AT
-            firsts[i], seconds[i] = records[e, 0], records[e, 1]
-        for i in range(size):
-            f, head, following, second, more = block + i, heads[i], firsts[i], seconds[i], (heads[i] >> _AT) & _LOW_LEFT
-            if head < 0:
-                following, second, more = ~(~head >> width), (1 << 32) | (~head & mask), np.int64(~head & mask != vocab)
-            context, token = below_parents[f], below_tokens[f]
-            for e in range(more):
-                if e:
-                    following, second = records[(head & _LOW_AT) + e, 0], records[(head & _LOW_AT) + e, 1]
-                first, raw = second & _LOW32, (second >> 32) & _LOW32
-                j, end = cursor[first], bound[first]
-                if j < end:
-                    j += below_suffixes[j] < context
-                while j < end and below_suffixes[j] < context:
-                    j += 1
-                cursor[first] = j
-                if j == end or below_suffixes[j] != context:
-                    continue
-                at = place[first]
-                place[first] = at + 1
-                tokens[at], parents[at], raws[at] = token, j, raw
-                counts[at] = raw if raw_is_count < 0 or raw_is_count == first else left_of(following)
-                if keep:
-                    ahead[at], suffixes[at] = following, f
+    mask, k = (1 << width) - 1, 0
+    lists, facts, neighbours, unused = np.empty((4, BLOCK), np.int64)
+    for a in range(group[0], group[1]):
+        for g in range(len(starts)):
+            at, j, end = starts[g, a], their_starts[g, a], their_ends[g, a]
+            for block in range(at, filled[g, a], BLOCK):
+                size, m = min(BLOCK, filled[g, a] - block), 0
+                for i in range(size if n < top else 0):
+                    lists[m] = entries[block + i, 0] >> TOKEN_BITS
+                    m += lists[m] >= 0
+                for i in range(m):  # no branch waits for memory here, so these reads overlap; most lists end within two lines of the cache
+                    facts[i], neighbours[i], unused[i] = records[lists[i]], records[lists[i] + 1], records[lists[i] + 5]
+                m = 0
+                for i in range(size):
+                    word, pair = entries[block + i, 0], entries[block + i, 1]
+                    context = pair & _LOW32
+                    if j < end:
+                        j += theirs[j] < context
+                    while j < end and theirs[j] < context:
+                        j += 1
+                    if j == end or theirs[j] != context:
+                        m += word >= 0
+                        continue
+                    raw, token, grown_pair = word >> TOKEN_BITS, word & _LOW_TOKEN, (at << 32) | j
+                    count = raw
+                    if word < 0:
+                        raw, count, token, tail = 1, 1, token ^ _LOW_TOKEN, ~raw
+                        first = tail & mask
+                        if n < top and first != vocab:
+                            to = places[first]
+                            places[first] = to + 1
+                            grown[to, 0], grown[to, 1] = ~(tail >> width << TOKEN_BITS | token), grown_pair
+                    elif n < top:
+                        begin, fact, neighbour = raw + 1, facts[m], neighbours[m]
+                        raw, left = fact >> LEFT_BITS, (fact & ((1 << LEFT_BITS) - 1)) >> 1
+                        count = raw if n > 1 and a == bos else left + (fact & 1)
+                        m += 1
+                        for e in range(begin, begin + left):
+                            if e > begin:
+                                neighbour = records[e]
+                            flip = neighbour >> 63  # all ones of one that occurred once
+                            first = (neighbour ^ flip) & _LOW_TOKEN
+                            to = places[first]
+                            places[first] = to + 1
+                            grown[to, 0], grown[to, 1] = (((neighbour ^ flip) & ~_LOW_TOKEN) | token) ^ flip, grown_pair
+                    tokens[at], parents[at], counts[at], raws[at] = token, j, min(count, FULL), raw
+                    if count > FULL:
+                        over[k, 0], over[k, 1] = at, count
+                        k += 1
+                    if n < top:
+                        suffixes[at] = (pair >> 32) & _LOW32
+                    at += 1
+            free, ends[g, a] = slice(at, ends[g, a]), at
+            parents[free], counts[free], raws[free] = 0, 0, 0
+    return k

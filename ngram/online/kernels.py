@@ -1,18 +1,25 @@
 """Numba kernels of the online cache: probabilities and features from the trie, and counting by update exclusion."""
 
+from typing import NamedTuple
+
 import numpy as np
 
-from ngram.arrays import Array
+from ngram.arrays import F64, I64, Array
 from ngram.compiled import njit
 from ngram.online.trie import (
     CHILDREN,
     COUNT,
     COUNTED,
     DEPTH,
+    EMPTY,
+    FIRST,
+    LOG,
     MORE,
     ONES,
     PRUNED,
     SIZE,
+    SPARE,
+    TOKEN,
     TOTAL,
     TWOS,
     U32_MAX,
@@ -24,8 +31,24 @@ from ngram.online.trie import (
     touch,
 )
 
-LANES = 16  # walks side by side; 4 and 8 were slower when measured
-LOOK_AHEAD = 1024  # tokens whose nodes stay in a 1 MB cache
+BEGIN, NODES, LISTS, SERIAL = range(4)  # meta of RowParts
+
+
+class RowParts(NamedTuple):
+    """What n targets' distributions are made of before any of these is counted: K = order - 1, L lists, E entries.
+
+    A distribution begins as unigram (V,).  Each context, the shortest first, multiplies it by its share (L,), which it leaves to shorter ones,
+    and adds its children: cells (E,), list · V + token, and values (E,).  lists (K, n): row k of contexts of k + 1 tokens; list 0, with share
+    1, is empty.  starts (L + 1,): where lists begin.  meta (4,): first target, nodes that were there, lists, and the cache's lists before these,
+    -1: no two contexts share one.  float64 and int64."""
+
+    lists: I64
+    shares: F64
+    starts: I64
+    cells: I64
+    values: F64
+    unigram: F64
+    meta: I64
 
 
 @njit(forceinline=True)
@@ -53,7 +76,7 @@ def kept_mass(state: State, n: int, count: int) -> float:
 def target_probability(state: State, cursor: Array, place: Array, g: int, token: int) -> float:
     """p(token | context of lane g), whose places are resolved.
 
-    The arithmetic is that of `fill_row`, operation by operation, so both agree to the last bit."""
+    The arithmetic is that of `fill_from_parts`, operation by operation, so both agree to the last bit."""
     p = 1.0 / state.settings[1]
     total = state.root[0, TOTAL]
     if total > 0:
@@ -97,43 +120,6 @@ def fill_features(state: State, cursor: Array, g: int, out: Array, i: int) -> No
 
 
 @njit(forceinline=True)
-def resolve_lanes(state: State, tokens: Array, cursor: Array, place: Array, start: int, part: int, i: int, stop: int) -> None:
-    """Touches, then resolves the i-th token of every lane that has one: lane g walks the part that begins at start + g · part."""
-    for g in range(len(cursor)):
-        t = start + g * part + i
-        if 0 <= t < stop:
-            touch(state, cursor, place, g, np.int64(tokens[t]))
-    for g in range(len(cursor)):
-        t = start + g * part + i
-        if 0 <= t < stop:
-            resolve(state, cursor, place, g, np.int64(tokens[t]))
-
-
-@njit
-def score_range(state: State, tokens: Array, start: int, stop: int, prob: Array, features: Array) -> None:
-    """Probabilities of tokens[start:stop] with nothing changed.  features has as many rows as prob or none; prob may have none, too.
-
-    Lanes walk equal parts side by side: each token of a walk waits for memory, the walks do not wait for each other.
-    A lane starts order-1 tokens early, with no context, and has the right one when its part begins."""
-    order = state.settings[0]
-    lanes = LANES if stop - start >= LANES * 16 else 1
-    part = (stop - start + lanes - 1) // lanes
-    cursor = np.zeros((lanes, DEPTH + 1), np.int64)
-    place = np.empty((lanes, 2 * DEPTH), np.int64)
-    for i in range(1 - order, part):
-        resolve_lanes(state, tokens, cursor, place, start, part, i, stop)
-        for g in range(lanes):
-            t = start + g * part + i
-            if 0 <= t < stop:
-                token = np.int64(tokens[t])
-                if i >= 0 and len(prob):
-                    prob[t - start] = target_probability(state, cursor, place, g, token)
-                    if len(features):
-                        fill_features(state, cursor, g, features, t - start)
-                advance(state, cursor, place, g, token)
-
-
-@njit(forceinline=True)
 def _raise_total(nodes: Array, context: int, count: int) -> None:
     """Totals of a context one of whose children went from `count` to count + 1."""
     nodes[context, TOTAL] += 1
@@ -168,24 +154,89 @@ def count_token(state: State, cursor: Array, place: Array, token: int) -> None:
 
 
 @njit
-def count_range(state: State, tokens: Array, start: int, stop: int, cursor: Array, place: Array, prob: Array, features: Array) -> int:
-    """Scores (when prob has entries) and then counts each token in turn; returns where it stopped for want of room.
+def list_contexts(state: State, cursor: Array, i: int, parts: RowParts) -> bool:
+    """Fills lists[:, i] with what was there before any of the targets was counted; False where there is no room.
 
-    The order of the calls in the loop is the guarantee that no score has seen its own token; looking a block ahead
-    before only warms the processor's caches."""
+    A context is listed where they first meet it: nothing was counted in it before.  One that they have made was not there, nor a longer one.
+    Column SPARE of a node: the last list that was made of it, counted over all of the cache's."""
+    nodes, pool, d, meta = state.nodes, state.pool, state.discounts, parts.meta
+    for k in range(1, cursor[0, DEPTH] + 1):
+        context = cursor[0, k]
+        if context >= meta[NODES]:
+            break
+        if parts.lists[k - 1, i] > 0:
+            continue  # before room was made
+        at = np.int64(nodes[context, SPARE]) - meta[SERIAL]
+        if at <= 0 or meta[SERIAL] < 0:
+            at, first = meta[LISTS] + 1, np.int64(nodes[context, FIRST])
+            to, end = parts.starts[at], first + (1 << np.int64(nodes[context, SIZE] >> LOG))
+            if to + end - first > len(parts.cells):
+                return False
+            total = np.int64(nodes[context, TOTAL])
+            if total > 0:
+                scale = 1.0 / total
+                parts.shares[at] = backoff(state, k + 1, context) * scale
+                for i_child in range(first, end):  # an unused entry is written over by the next: a branch that nobody can predict costs more
+                    count, token = np.int64(pool[i_child, COUNT]), np.int64(pool[i_child, TOKEN])
+                    parts.cells[to] = at * state.settings[1] + token
+                    parts.values[to] = max(count - d[k, min(count, 3)], 0.0) * scale
+                    to += token != EMPTY
+            parts.starts[at + 1], meta[LISTS] = to, at
+            if meta[SERIAL] >= 0:
+                nodes[context, SPARE] = meta[SERIAL] + at
+        parts.lists[k - 1, i] = at
+    return True
+
+
+@njit
+def count_range(
+    state: State, tokens: Array, start: int, known: int, stop: int, learn: bool, cursor: Array, place: Array, prob: Array, features: Array, parts: RowParts
+) -> int:
+    """Scores (when prob has entries) and then, with `learn`, counts each token in turn; returns where it stopped for want of room.
+
+    The order of the calls in the loop is the guarantee that no score has seen its own token.  Looks at no token from `known` on."""
     for t in range(start, stop):
-        if not has_room(state, state.settings[0]):
+        if learn and not has_room(state, state.settings[0]):
             return t
-        if (t - start) % LOOK_AHEAD == 0 and stop - t >= LANES * 16:
-            score_range(state, tokens, t, min(stop, t + LOOK_AHEAD), prob[:0], features[:0])
+        if len(parts.lists) and not list_contexts(state, cursor, t - parts.meta[BEGIN], parts):
+            return t
+        if len(features):
+            fill_features(state, cursor, 0, features, t - start)
+        if t >= known:
+            break
         token = np.int64(tokens[t])
         touch(state, cursor, place, 0, token)
         resolve(state, cursor, place, 0, token)
         if len(prob):
-            i = t - start
-            prob[i] = target_probability(state, cursor, place, 0, token)
-            if len(features):
-                fill_features(state, cursor, 0, features, i)
-        count_token(state, cursor, place, token)
+            prob[t - start] = target_probability(state, cursor, place, 0, token)
+        if learn:
+            count_token(state, cursor, place, token)
         advance(state, cursor, place, 0, token)
     return stop
+
+
+@njit
+def fill_unigram_row(state: State, row: Array) -> None:
+    """Order 1 → row (V,) float64."""
+    total = state.root[0, TOTAL]
+    scale = 1.0 / total if total > 0 else 0.0
+    for w in range(len(row)):
+        row[w] = 1.0 / len(row)
+        if total > 0:
+            row[w] = root_backoff(state) * scale * row[w] + kept_mass(state, 1, np.int64(state.unigrams[w])) * scale
+
+
+@njit
+def fill_from_parts(parts: RowParts, first: int, rows: Array) -> None:
+    """The distributions of targets first, first + 1, … of the block → rows (n, V); see there what they are made of."""
+    size = len(parts.unigram)
+    for i in range(len(rows)):
+        for w in range(size):
+            rows[i, w] = parts.unigram[w]
+        for k in range(len(parts.lists)):
+            at = parts.lists[k, first + i]
+            if at > 0:
+                for w in range(size):
+                    rows[i, w] *= parts.shares[at]
+                for e in range(parts.starts[at], parts.starts[at + 1]):
+                    rows[i, parts.cells[e] - at * size] += parts.values[e]

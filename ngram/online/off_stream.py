@@ -4,9 +4,10 @@ import numpy as np
 
 from ngram.arrays import Array
 from ngram.compiled import njit
-from ngram.online.kernels import LANES, fill_features
-from ngram.online.rows import fill_row, fill_unigram_row
-from ngram.online.trie import DEPTH, State, advance, insert, resolve, touch
+from ngram.online.kernels import backoff, fill_features, fill_unigram_row
+from ngram.online.trie import COUNT, DEPTH, FIRST, LOG, SIZE, TOKEN, TOTAL, State, advance, insert, resolve, touch
+
+LANES = 16  # walks side by side: each waits for memory, but not for the others; 4 and 8 were slower when measured
 
 
 @njit
@@ -24,11 +25,37 @@ def seek_making(state: State, tokens: Array, start: int, cursor: Array, place: A
         advance(state, cursor, place, 0, token)
 
 
+@njit(forceinline=True)
+def fill_row(state: State, cursor: Array, g: int, unigram_row: Array, row: Array) -> None:
+    """The whole distribution after lane g's context → row (V + 1,) float64; see target_probability.
+
+    Unused entries of a block add their 0 to the last place: a branch that nobody can predict costs more."""
+    nodes, pool, d = state.nodes, state.pool, state.discounts
+    size = len(unigram_row)
+    for w in range(size):
+        row[w] = unigram_row[w]
+    for k in range(1, cursor[g, DEPTH] + 1):
+        context = cursor[g, k]
+        total = np.int64(nodes[context, TOTAL])
+        if total == 0:
+            continue
+        scale = 1.0 / total
+        share = backoff(state, k + 1, context) * scale
+        for w in range(size):
+            row[w] *= share
+        one, two, more = d[k, 1], d[k, 2], d[k, 3]
+        first = np.int64(nodes[context, FIRST])
+        for at in range(first, first + (1 << np.int64(nodes[context, SIZE] >> LOG))):
+            count = np.int64(pool[at, COUNT])
+            discount = more if count > 2 else two if count == 2 else one  # of a count of 0: nothing is kept either way
+            row[min(np.int64(pool[at, TOKEN]), size)] += max(count - discount, 0.0) * scale
+
+
 @njit
 def fill_rows(state: State, histories: Array, rows: Array, features: Array) -> None:
     """Distributions after histories (P, H), PAD on the left → rows (P, V) or (0, V), features (P, F) or (0, F).
 
-    A row depends on its own history alone; lanes only wait for memory side by side, as in `score_range`."""
+    A row depends on its own history alone."""
     cursor = np.zeros((LANES, DEPTH + 1), np.int64)
     place = np.empty((LANES, 2 * DEPTH), np.int64)
     unigram_row = np.empty(state.settings[1], np.float64)

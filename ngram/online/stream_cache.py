@@ -6,15 +6,18 @@ token before it, as Kneser-Ney wants, without keeping sets of neighbours.  (Knes
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from ngram.arrays import F32, F64, I64, U32, Tokens, digest, read_only
 from ngram.errors import SeedgramError
-from ngram.online import kernels, rows, seed, trie
+from ngram.online import kernels, seed, trie
+from ngram.online.kernels import RowParts
 from ngram.online.trie import DEPTH, State
 from ngram.table import NgramTable
+from ngram.threads import each
 
 # Columns of ChunkScores.features, which a gate may look at because they depend on the context alone.
 FEATURES: tuple[str, ...] = (
@@ -28,7 +31,36 @@ FEATURES: tuple[str, ...] = (
     "sure_contexts",  # how many matched contexts had a single successor
     "log_escape",  # -log of the product of λ over contexts of 2 tokens and more: how little is left to bigrams
 )
+ENTRIES = 256  # of lists for each target that RowParts have room for at first
 SLACK = 1 << 20  # room for growth from the start: pages that are never written take no memory
+
+
+class Block:
+    """Targets start … start + size - 1, which `cache` counts; parts: what it said of them before it counted any, filled as it does."""
+
+    def __init__(self, cache: "StreamCache", start: int, size: int) -> None:
+        self.cache, self.start, self.size, self.parts = cache, start, size, NO_PARTS
+
+    def begin(self, *, shared: bool = True) -> None:
+        """To be called when all before the block is counted, and no more; then again at will.  shared: contexts have lists in common."""
+        if self.parts is not NO_PARTS:
+            return
+        cache, lengths, unigram = self.cache, self.cache.order - 1, np.empty(self.cache.vocab_size)
+        kernels.fill_unigram_row(cache.state, unigram)
+        most, room = lengths * self.size, ENTRIES * self.size + 4 * cache.vocab_size
+        if shared and cache.serial + most > trie.U32_MAX:
+            cache.state.nodes[:, trie.SPARE], cache.serial = 0, 0
+        meta = np.array([self.start, cache.state.meta[trie.N_NODES], 0, cache.serial if shared else -1])
+        lists, starts = np.zeros((lengths, self.size), np.int64), np.zeros(most + 2, np.int64)
+        self.parts = RowParts(lists, np.ones(most + 1), starts, np.empty(room, np.int64), np.empty(room), unigram, meta)
+
+    def grow(self) -> None:
+        """Makes room for twice as many entries."""
+        old = self.parts
+        self.parts = old._replace(cells=np.concatenate([old.cells, old.cells]), values=np.concatenate([old.values, old.values]))
+
+
+NO_PARTS = RowParts._make([np.zeros((0, 0), np.int64), *(np.zeros(0, kind) for kind in "dqqddq")])
 
 
 @dataclass(frozen=True)
@@ -49,12 +81,13 @@ class StreamCache:
         self.order, self.vocab_size, self.bos = table.order, table.vocab_size, table.bos
         sizes = table.sizes()
         nodes = sum(sizes[: max(1, self.order - 1)])
-        entries = 1 + sum(int(seed.pool_size(parents)) for parents in table.parents[1:])
+        pools = np.cumsum([1, *each(seed.pool_size, table.parents[1:])])  # where the children of each order begin
+        entries = int(pools[-1])
         discounts = np.zeros((self.order, 4))
         discounts[:, 1:] = table.discounts
         unigrams = table.exact_counts(1)
         meta = np.zeros(trie.META_SIZE, np.int64)
-        meta[trie.N_NODES], meta[trie.POOL_USED] = nodes, 1
+        meta[trie.N_NODES], meta[trie.POOL_USED] = nodes, entries
         self.state = State(
             nodes=_aligned(nodes + nodes // 2 + SLACK, 8),
             pool=_aligned(entries + entries // 2 + SLACK, 3),
@@ -64,54 +97,73 @@ class StreamCache:
             discounts=discounts,
             settings=np.array([self.order, self.vocab_size, self.bos], np.int64),
         )
-        self.state.nodes[:nodes] = 0
-        self.state.pool[0] = (trie.EMPTY, 0, 0)
-        self._seed(table)
+        self.serial = 0  # of the list that was made last
+        self.state.nodes[: sizes[0]], self.state.pool[0] = 0, (trie.EMPTY, 0, 0)
+        self._seed(table, pools)
 
-    def score(self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True) -> ChunkScores:
-        """Scores of tokens[start:stop]; the state does not change."""
-        stream = self._stream(tokens, start, stop)
-        scores = self._blank(stop - start, features)
-        kernels.score_range(self.state, stream, start, stop, *scores)
+    def score(
+        self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True, block: Block | None = None, *, learn: bool = False, unknown: int = 0
+    ) -> ChunkScores:
+        """Scores of tokens[start:stop]; without `learn` the state does not change.  block: filled with what they are made of.
+
+        unknown: so many targets at the end are not looked at, and have features alone."""
+        stream = self._stream(tokens, start, stop, unknown)
+        scores = np.empty(stop - start), np.empty((stop - start if features else 0, len(FEATURES)), np.float32)
+        if block is not None:
+            block.begin()
+        (cursor, place), at = walk(), start
+        (self._seek if learn else partial(trie.seek, self.state))(stream, start, cursor, place)
+        while at < stop:
+            self.make_room(self.order)
+            views = [column[at - start :] if len(column) else column for column in scores]
+            parts = block.parts if block is not None else NO_PARTS
+            at = kernels.count_range(self.state, stream, at, stop - unknown, stop, learn, cursor, place, *views, parts)
+            if block is not None:
+                if parts.meta[kernels.SERIAL] >= 0:
+                    self.serial = int(parts.meta[kernels.SERIAL] + parts.meta[kernels.LISTS])
+                if at < stop and trie.has_room(self.state, self.order):
+                    block.grow()
         return ChunkScores(*scores)
 
     def update(self, tokens: npt.ArrayLike, start: int, stop: int) -> None:
         """Counts tokens[start:stop]."""
-        stream = self._stream(tokens, start, stop)
-        self._count(stream, start, stop, self._blank(0, False))
+        self.score(tokens, start, stop, False, learn=True)
 
-    def score_then_update(self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True) -> ChunkScores:
-        """Each token is scored and then counted: the same as chunks of one token, in one kernel."""
-        stream = self._stream(tokens, start, stop)
-        scores = self._blank(stop - start, features)
-        self._count(stream, start, stop, scores)
-        return ChunkScores(*scores)
+    def score_then_update(self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True, block: Block | None = None) -> ChunkScores:
+        """Each token is scored and then counted: the same as chunks of one token, in one kernel.  block: see `score`."""
+        return self.score(tokens, start, stop, features, block, learn=True)
 
-    def fill_range(self, tokens: npt.ArrayLike, start: int, stop: int, rows_NV: F64, features_NF: F32 | None = None) -> None:
-        """Writes the distributions of targets start … stop-1 of a stream into a given (n, V) array, each summing to 1; their features, too.
+    def fill_range(self, tokens: npt.ArrayLike, start: int, stop: int, rows_NV: F64) -> F32:
+        """Writes the distributions of targets start … stop-1 of a stream into a given (n, V) array, each summing to 1; returns their features.
 
         Reads no token behind stop - 2: the last target may be unknown."""
-        features = features_NF if features_NF is not None else self._blank(0, False)[1]
-        rows.row_range(self.state, self._stream(tokens, start, stop, unknown=1), start, stop, rows_NV, features)
+        block = Block(self, start, stop - start)
+        block.begin(shared=False)
+        told = self.score(tokens, start, stop, True, block, unknown=1)
+        kernels.fill_from_parts(block.parts, 0, rows_NV)
+        return told.features
 
     def digest(self) -> str:
         """xxh3_128 of all state, as hex: equal before and after anything that only reads."""
         state = self.state
-        nodes, pool = state.nodes[: state.meta[trie.N_NODES]], state.pool[: state.meta[trie.POOL_USED]]
+        nodes, pool = state.nodes[: state.meta[trie.N_NODES], : trie.SPARE], state.pool[: state.meta[trie.POOL_USED]]
         return digest(nodes, pool, state.unigrams, state.root, state.meta, state.discounts, state.settings)
 
-    def _seed(self, table: NgramTable) -> None:
+    def _seed(self, table: NgramTable, pools: I64) -> None:
         base = np.cumsum([0, *table.sizes()])
-        for n in range(2, self.order + 1):
+
+        def add(n: int) -> None:
             columns = (table.tokens[n - 1], table.parents[n - 1], table.exact_counts(n))
-            own = base[n - 1] if n < self.order else -1
-            fits = seed.seed_order(self.state, *columns, base[n - 2], own)
-            context = self.state.nodes[base[n - 2] : base[n - 1]]
+            context, meta = self.state.nodes[base[n - 2] : base[n - 1]], self.state.meta.copy()
+            context[:], meta[trie.POOL_USED] = 0, pools[n - 2]
+            fits = seed.seed_order(self.state._replace(meta=meta), *columns, base[n - 2], base[n - 1] if n < self.order else -1)
             total = context[:, trie.TOTAL].astype(np.int64) + table.pruned[n - 1]
             if not fits or (len(total) and total.max() > trie.U32_MAX):
                 raise SeedgramError(f"a context of order {n} has more than 2^32 - 1 counts; train on less text")
             context[:, trie.TOTAL] = total
             context[:, trie.PRUNED] = table.pruned[n - 1]
+
+        each(add, range(2, self.order + 1))  # orders write to places of their own
 
     def _stream(self, tokens: npt.ArrayLike, start: int, stop: int, unknown: int = 0) -> Tokens:
         stream = read_only(tokens, self.vocab_size)
@@ -121,18 +173,6 @@ class StreamCache:
         if len(seen) and int(seen.max()) >= self.vocab_size:
             raise SeedgramError(f"token {int(seen.max())} is outside the vocabulary of {self.vocab_size}; use the model's tokenizer")
         return stream
-
-    def _blank(self, size: int, features: bool) -> tuple[F64, F32]:
-        return np.empty(size), np.empty((size if features else 0, len(FEATURES)), np.float32)
-
-    def _count(self, stream: Tokens, start: int, stop: int, scores: tuple[F64, F32]) -> None:
-        cursor, place = walk()
-        self._seek(stream, start, cursor, place)
-        at = start
-        while at < stop:
-            self.make_room(self.order)
-            views = [column[at - start :] if len(column) else column for column in scores]
-            at = kernels.count_range(self.state, stream, at, stop, cursor, place, *views)
 
     def _seek(self, stream: Tokens, start: int, cursor: I64, place: I64) -> None:
         """Puts the cursor on the context of position `start`."""

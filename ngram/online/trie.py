@@ -29,7 +29,7 @@ class State(NamedTuple):
     """Everything the kernels touch.
 
     nodes (cap, 8) uint32: total, children with count 1, 2, 3+, pruned mass, first pool index, number of children +
-    2^LOG · log2 of the block.  Nodes 0…V-1 are the unigrams, the contexts of one token.
+    2^LOG · log2 of the block, last list in RowParts.  Nodes 0…V-1 are the unigrams, the contexts of one token.
     pool (cap, 3) uint32: token, count, node of each child (no node at the top order); entry 0 stays empty: the block
     of the childless.
     unigrams (V,) uint32: counts of order 1;  root (1, 5) int64: total, ones, twos, more, pruned of order 1.
@@ -108,14 +108,6 @@ def advance(state: State, cursor: Array, place: Array, g: int, token: int) -> No
             cursor[g, k] = state.pool[place[g, k - 1], NODE]
         cursor[g, 1] = token
     cursor[g, DEPTH] = depth
-
-
-@njit
-def step(state: State, cursor: Array, place: Array, token: int) -> None:
-    """Moves lane 0 over `token`."""
-    touch(state, cursor, place, 0, token)
-    resolve(state, cursor, place, 0, token)
-    advance(state, cursor, place, 0, token)
 
 
 @njit(forceinline=True)
@@ -211,5 +203,7 @@ def seek(state: State, tokens: Array, start: int, cursor: Array, place: Array) -
         low -= 1
     cursor[0, DEPTH] = 0
     for t in range(low, start):
-        step(state, cursor, place, np.int64(tokens[t]))
+        touch(state, cursor, place, 0, np.int64(tokens[t]))
+        resolve(state, cursor, place, 0, np.int64(tokens[t]))
+        advance(state, cursor, place, 0, np.int64(tokens[t]))
     return start - low - cursor[0, DEPTH]

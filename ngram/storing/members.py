@@ -28,8 +28,7 @@ def group_children(first, classes):
 
     first (C + 1,) offsets of the contexts' children; classes (M,) uint8 < CLASSES of the children.
     Returns members (M,) uint32 children in that order, rank (M,) uint32 the inverse, group_first (C + 1,) int64 offsets
-    into group_stop (G,) int64 (end of each group in members) and group_class (G,) uint8.
-    """
+    into group_stop (G,) int64 (end of each group in members) and group_class (G,) uint8."""
     contexts = len(first) - 1
     members = np.empty(len(classes), np.uint32)
     rank = np.empty(len(classes), np.uint32)
@@ -67,8 +66,7 @@ def group_children(first, classes):
 def count_slots(parents, suffixes, rows, first, group_first, group_stop, group_class, slots):
     """Number of candidates of each bucket row·CLASSES + class, added to slots (buckets,) int64.
 
-    parents, rows (P,): the contexts that have children and their rows; suffixes (contexts,) their suffix contexts.
-    """
+    parents, rows (P,): the contexts that have children and their rows; suffixes (contexts,) their suffix contexts."""
     for index in range(len(parents)):
         suffix = suffixes[parents[index]]
         start = first[suffix]
@@ -84,8 +82,7 @@ def locate_members(
     """Bucket and slot in it of each child, context by context in the order of the walk.
 
     child_first (contexts + 1,), child_suffix (M,): the children and their suffixes among the candidates.
-    used (buckets,) int64 zeros: slots passed so far.  Writes bucket (M,) int32, slot (M,) int64.
-    """
+    used (buckets,) int64 zeros: slots passed so far.  Writes bucket (M,) int32, slot (M,) int64."""
     out = 0
     places = np.empty(np.max(child_first[1:] - child_first[:-1]) if len(child_first) > 1 else 0, np.int64)
     for index in range(len(parents)):
@@ -117,8 +114,7 @@ def expand_members(
 
     event_first (buckets + 1,) offsets into events (E,) int64, ascending slots that hold a child or, where inverted (buckets,)
     bool, hold none.  used (buckets,) int64 zeros.  Writes out_first (P + 1,) and out (M,) uint32, the candidates that are
-    children, ascending in each context.  Returns the number written, or -1 when it would not be M.
-    """
+    children, ascending in each context.  Returns the number written, or -1 when it would not be M."""
     written = 0
     cursor = event_first[:-1].copy()
     for index in range(len(parents)):

@@ -58,8 +58,7 @@ def encode_read(table: NgramTable, suffixes: list[I64] | None = None) -> tuple[b
     """The table's bytes, and a function that gives what `decode` would read from them, without reading them.
 
     suffixes: `suffix_rows(table)` where the caller has them already.  Raises SeedgramError as `encode` does.
-
-    The writer knows all orders beforehand, so their symbols and models are worked out side by side, then coded in order."""
+    The orders' symbols and models are worked out side by side, then coded in order."""
     if not 1 <= table.order <= MAX_ORDER or not 1 <= table.vocab_size <= MAX_VOCAB or len(table.tokens[0]) != table.vocab_size:
         raise SeedgramError(f"n-gram table: order {table.order}, vocabulary {table.vocab_size}: cannot be written; use orders 1…8")
     levels, rows = level_values(FINENESS), suffixes if suffixes is not None else suffix_rows(table)
@@ -126,17 +125,13 @@ def _children_mass(counts: I64, first: I64) -> I64:
 
 
 def _unigrams(coder: Coder, levels: I64, vocab_size: int, alphabet: int, truth: I32 | None) -> _Order:
-    zeros = np.zeros(vocab_size, np.int32)
+    zeros = np.zeros(vocab_size, np.int64)
     counts = levels[code_classed(coder, zeros, zeros, alphabet, truth)]
-    first = np.array([0, vocab_size], np.int64)
-    return _Order(
-        np.arange(vocab_size, dtype=token_type(vocab_size)), zeros.astype(np.int64), zeros.astype(np.int64), counts, first, counts.sum(keepdims=True)
-    )
+    tokens, first = np.arange(vocab_size, dtype=token_type(vocab_size)), np.array([0, vocab_size])
+    return _Order(tokens, zeros, zeros, counts, first, counts.sum(keepdims=True))
 
 
-def _code_order(
-    coder: Coder, levels: I64, orders: list[_Order], alphabet: tuple[int, int], size: int, truth: _Truth | None
-) -> _Order:
+def _code_order(coder: Coder, levels: I64, orders: list[_Order], alphabet: tuple[int, int], size: int, truth: _Truth | None) -> _Order:
     """Codes the next order on top of `orders`: totals, then members, then counts."""
     below = orders[-1]
     log_counts, log_totals = log16(below.counts), log16(below.totals)
@@ -164,9 +159,7 @@ def _code_order(
     expected = log_counts[members] + log_total - log_totals[below.suffixes[owners]]
     siblings = np.minimum(_octave(np.diff(first)), 5)[owners]
     columns = np.clip((expected + 160) >> 3, 0, 63).astype(np.int32)
-    counts = levels[
-        code_classed(coder, siblings * 80 + (log_total >> 3), columns, alphabet[0], None if truth is None else truth.levels) + 1
-    ]
+    counts = levels[code_classed(coder, siblings * 80 + (log_total >> 3), columns, alphabet[0], None if truth is None else truth.levels) + 1]
     totals = np.where(np.diff(first) > 0, np.maximum(totals, _children_mass(counts, first)), 0)
     if totals.max(initial=0) > levels[-1]:
         raise altered("a context counts more than 2^32 - 1")
@@ -183,19 +176,20 @@ def _code_members(
     slots = np.zeros(_ROWS * kernels.CLASSES, np.int64)
     kernels.count_slots(*walk, slots)
     used = np.flatnonzero(slots)
-    bucket, slot = np.empty(0, np.int32), np.empty(0, np.int64)
+    slot: I64 | None = None
+    truly: I64 | None = None
     if truth is not None:
         bucket, slot = np.empty(size, np.int32), np.empty(size, np.int64)
         kernels.locate_members(*walk, rank, truth.order.first, truth.order.suffixes, np.zeros_like(slots), bucket, slot)
         slot = slot[np.argsort(bucket.astype(np.uint16), kind="stable")]  # 16 bits: sorted by radix
-    truly = None if truth is None else np.bincount(bucket, minlength=len(slots))[used]
-    bits = np.frexp(slots[used].astype(np.float64))[1].astype(np.int32)
+        truly = np.bincount(bucket, minlength=len(slots))[used]
+    bits = np.frexp(slots[used].astype(np.float64))[1]
     found = np.zeros_like(slots)
     found[used] = code_numbers(coder, np.minimum(bits, 48), truly)
     if (found > slots).any() or int(found.sum()) != size:
         raise altered("more n-grams than contexts can hold")
     inverted = found * 2 > slots
-    events = _code_events(coder, slots, found, inverted, None if truth is None else slot)
+    events = _code_events(coder, slots, found, inverted, slot)
     event_first = np.concatenate([[0], np.cumsum(np.where(inverted, slots - found, found))])
     if truth is not None:
         return np.append(truth.order.first[parents], size), truth.order.suffixes
@@ -221,7 +215,7 @@ def _code_events(coder: Coder, slots: I64, found: I64, inverted: Mask, members: 
 
 def _octave(values: I64) -> I32:
     """floor(log2(value)), -1 of 0."""
-    return np.frexp(values.astype(np.float64))[1].astype(np.int32) - 1
+    return np.frexp(values.astype(np.float64))[1] - 1
 
 
 def _pruned(order: _Order) -> U32:

@@ -55,13 +55,13 @@ BYTES, REPORT, KERNELS, MATCH, GATE = (
 )
 COUNT = "                scores.append(step(tokens, a, b))\n"
 MIXED = "        mixed_n = mix(weights_nK[:, self.present], probs_nK[:, self.present])\n"
-WEIGHTS = "            weights_nK = self.mixture.weights(features_nF)\n"
+WEIGHTS = "            out.weights[:] = self.mixture.weights(features_nF)\n"
 COUNTED = "        return self.base[targets] + (self.space[targets] & ~self.silent[previous])"
 PRINTED = '        table.add_row(name, f"{result[key]:.4f}" if'
 SUMMED = "    ngram, mixed = (bits_per_byte(float(-np.log(p).sum()), total_bytes)"
-FEATURES = "            told = [counted.features]\n"
+FEATURES = "        rows = Later()\n"
 INPUTS = "        inputs_BL[row, : end - begin] = tokens[begin:end]"
-LOG = "        return torch.exp(-(whole_S - mixed_SV.gather(1, targets[:, None])[:, 0]).double()).cpu().numpy()"
+LOG = "        return torch.exp(-(whole_S - mixed_SV.gather(1, targets[:, None])[:, 0]).double())"
 NATS = "    nll_S = -logp_SV.gather(1, targets_S[:, None])[:, 0]\n"
 LOADED = "    return stream.read(0, usable)"
 SIZES = "        size = np.array([len(piece) for piece in pieces.piece_bytes])\n"
@@ -73,10 +73,10 @@ FAULTS = (
         "cache learns a block before it is scored",
         PREDICTOR,
         COUNT,
-        COUNT.replace("step(", "(expert.update(tokens, a, b) or expert.score if expert is self.cache else step)("),
+        COUNT.replace("step(", "(expert.update(tokens, a, b) or partial(expert.score, block=block) if expert is block.cache else step)("),
     ),
     Fault("best expert of each token instead of the mixture", MIXTURE, MIXED, "        mixed_n = probs_nK[:, self.present].max(axis=1)\n"),
-    Fault("gate learns first", PREDICTOR, WEIGHTS, "            self.mixture.gate.update(features_nF, probs_nK)\n" + WEIGHTS),
+    Fault("gate learns first", PREDICTOR, WEIGHTS, "            self.mixture.gate.update(features_nF, out.probs)\n" + WEIGHTS),
     Fault("each token counts two bytes more", BYTES, COUNTED, COUNTED.replace("return ", "return 2 + ")),
     Fault("match model learns a block before it is scored", PREDICTOR, COUNT, "                expert is self.match and expert.update(tokens, a, b)\n" + COUNT),
     Fault("better of mixture and network", MIXTURE, MIXED, MIXED + "        mixed_n = np.maximum(mixed_n, probs_nK[:, NEURAL])\n"),
@@ -84,10 +84,10 @@ FAULTS = (
         "weights follow the target's probabilities",
         PREDICTOR,
         WEIGHTS,
-        WEIGHTS + "            weights_nK = weights_nK * probs_nK / (weights_nK * probs_nK).sum(axis=1, keepdims=True)\n",
+        WEIGHTS + "            out.weights[:] = out.weights * out.probs / (out.weights * out.probs).sum(axis=1, keepdims=True)\n",
     ),
     Fault(
-        "features know the target", PREDICTOR, FEATURES, "            told = [counted.features + probs_nK[here, NGRAM, None].astype(np.float32)]\n"
+        "features know the target", PREDICTOR, FEATURES, FEATURES + "        features_nF = features_nF + probs_nK[:, NGRAM, None].astype(np.float32)\n"
     ),
     Fault(
         "weights sum to 1.01",
@@ -120,8 +120,8 @@ FAULTS = (
     Fault(
         "product's row is read with the target in its history",
         PRODUCT,
-        "self.cache.fill_range, tokens, t, end,",
-        "self.cache.fill_range, np.append(tokens, 0), t + 1, end + 1,",
+        "fill_from_parts(block.parts,",
+        "fill_from_parts(block.parts._replace(lists=np.roll(block.parts.lists, -1, axis=1)),",
     ),
     Fault(
         "cache's discounts are forgotten for the target",
@@ -137,7 +137,7 @@ FAULTS = (
     ),
     Fault(
         "a row's order-1 mass is too large",
-        "ngram/online/rows.py",
+        KERNELS,
         "root_backoff(state) * scale * row[w]",
         "1.1 * root_backoff(state) * scale * row[w]",
     ),

@@ -94,7 +94,7 @@ def train_one(flags: argparse.Namespace, name: str) -> dict[str, Any]:
     size = int(TokenBytes.from_model((Path(flags.data) / "tokenizer.model").read_bytes()).count(tokens).sum())
 
     def bpb(model: HybridLM) -> float:
-        return bits_per_byte(float(windows.neural_scores(model, tokens, train.seq_len, 0, ranks.device).nll_nats.sum()), size)
+        return bits_per_byte(float(windows.neural_nats(model, tokens, train.seq_len, ranks).sum()), size)
 
     with alone(flags.work / "gpu.lock"):
         result = trainer.run(checkpoint.Writer(folder / "checkpoint.bin"))

@@ -27,4 +27,10 @@ def test_a_run_over_a_shard_writes_both_tables(tmp_path, monkeypatch, capsys):
     figures = json.loads((tmp_path / "f.json").read_text())
     assert [row["method"] for row in figures["microsteps"]] == ["ours", "np.unique", "hashed", "increments"]
     assert {row["tokens"] for row in figures["corpus"]} == {70_000} and (tmp_path / "f.svg").exists()
+    assert {row["vocab"] for row in figures["corpus"]} == {50}
     assert "million tokens/s" in capsys.readouterr().out
+
+
+def test_a_wide_vocabulary_is_made_of_pairs_of_tokens():
+    stream = np.array([2, 3, 2, 3, 4, 5, counting.BOS, 3, 3, 2, 4, 5, 4, 5, 6], np.uint16)
+    assert counting.pairs_of(stream, 4).tolist() == [2, 2, 0, counting.BOS, 3, 0, 0]  # 4 5, 2 3, and the last id for all others

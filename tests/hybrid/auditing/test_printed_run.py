@@ -111,9 +111,9 @@ def test_a_cache_that_has_learned_its_token_fails(made, printed, monkeypatch):
     monkeypatch.setattr(printed_run, "run_eval", lambda *_: printed)
     honest = StreamCache.score_then_update
 
-    def learned_first(self, tokens, start, stop):
+    def learned_first(self, tokens, start, stop, **more):
         honest(self, tokens, start, stop)
-        return self.score(tokens, start, stop)
+        return self.score(tokens, start, stop, **more)
 
     monkeypatch.setattr(StreamCache, "score_then_update", learned_first)
     report = audited(made)

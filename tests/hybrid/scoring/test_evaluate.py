@@ -29,6 +29,7 @@ from ngram.online.match import MatchModel
 from ngram.score_first import ScoreFirst
 from tests.support.kernels import SLOW
 from tests.support.ranks import spawn
+from tests.support.whole import neural_scores
 
 pytestmark = pytest.mark.kernels
 
@@ -104,13 +105,13 @@ def test_a_stride_longer_than_the_window_is_refused():
 def test_neural_scores_equal_a_slow_oracle_tail_included(length, stride):
     model, tokens = TinyLM(), stream(length)
     for batch in (1, 3):
-        scores = windows.neural_scores(model, tokens, 8, stride, CPU, batch_windows=batch)
+        scores = neural_scores(model, tokens, 8, stride, CPU, batch_windows=batch)
         assert np.allclose(scores.nll_nats, oracle_nll(model, tokens, 8, stride), atol=1e-5)
 
 
 def test_neural_features_are_entropy_and_greatest_log_probability():
     model, tokens = TinyLM(), stream(9)
-    scores = windows.neural_scores(model, tokens, 8, 0, CPU)
+    scores = neural_scores(model, tokens, 8, 0, CPU)
     logp = torch.log_softmax(model(torch.from_numpy(tokens[None, :8].astype(np.int64)))[0].double(), -1)
     assert np.allclose(scores.entropy, -(logp.exp() * logp).sum(-1).detach(), atol=1e-5)
     assert np.allclose(scores.max_logp, logp.amax(-1).detach(), atol=1e-5)
@@ -215,7 +216,7 @@ def test_the_product_reads_the_cache_before_it_learns_and_as_often_as_it_is_told
 
 
 def test_a_network_without_rows_is_refused_where_a_product_is_wanted():
-    bare = NetworkAhead([windows.neural_scores(TinyLM(), stream(40), 16, 0, CPU)])
+    bare = NetworkAhead([neural_scores(TinyLM(), stream(40), 16, 0, CPU)])
     order = ScoreFirst(stream(40), {"blend": Predictor(bare, OnlineCache(table()), None, Mixture(load_fallback(), 64, match=False))})
     with pytest.raises(SeedgramError, match="rows are missing"):
         order.score(1, 20)
@@ -223,7 +224,7 @@ def test_a_network_without_rows_is_refused_where_a_product_is_wanted():
 
 def test_blocks_of_the_network_are_let_go_and_may_be_any_size():
     tokens = stream(100)
-    whole = windows.neural_scores(TinyLM(), tokens, 16, 4, CPU)
+    whole = neural_scores(TinyLM(), tokens, 16, 4, CPU)
     parts = NetworkAhead(windows.neural_blocks(TinyLM(), tokens, 16, 4, ALONE, batch_windows=3))
     for start, stop in ((1, 8), (8, 60), (60, 61)):
         pieces = parts.take(tokens, start, stop)
@@ -285,7 +286,7 @@ def _one_rank(rank, world, port, path, results):
 
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     tokens, ranks = np.load(path), Ranks(rank, world, CPU)
-    np.save(f"{results}{rank}.npy", windows.neural_scores(TinyLM(), tokens, 16, 4, CPU, 2, ranks).nll_nats)
+    np.save(f"{results}{rank}.npy", neural_scores(TinyLM(), tokens, 16, 4, CPU, 2, ranks).nll_nats)
     np.save(f"{results}{rank}_mixed.npy", blended(tokens, ranks))
     dist.destroy_process_group()
 
@@ -307,7 +308,7 @@ def test_two_ranks_give_the_scores_of_one(tmp_path):
     tokens = stream(203)
     np.save(tmp_path / "tokens.npy", tokens)
     spawn(_one_rank, (2, port, str(tmp_path / "tokens.npy"), str(tmp_path / "r")), nprocs=2)
-    alone = windows.neural_scores(TinyLM(), tokens, 16, 4, CPU, 2).nll_nats
+    alone = neural_scores(TinyLM(), tokens, 16, 4, CPU, 2).nll_nats
     for rank in range(2):
         found = np.load(tmp_path / f"r{rank}.npy")
         assert abs(found.sum() - alone.sum()) / math.log(2) < 1e-6

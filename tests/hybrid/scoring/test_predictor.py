@@ -110,9 +110,9 @@ def test_eval_says_which_position_is_not_what_its_distribution_says(art, text, m
     place = evaluate.watched(text)[0]
     honest = StreamCache.score_then_update
 
-    def learned_first(self, tokens, start, stop):
+    def learned_first(self, tokens, start, stop, **more):
         honest(self, tokens, start, stop)
-        return self.score(tokens, start, stop)
+        return self.score(tokens, start, stop, **more)
 
     monkeypatch.setattr(StreamCache, "score_then_update", learned_first)
     with pytest.raises(CheckError, match=f"position {place}: .*; the score is not printed"):
@@ -120,8 +120,8 @@ def test_eval_says_which_position_is_not_what_its_distribution_says(art, text, m
 
 
 def test_a_row_that_does_not_sum_to_one_is_an_error(art, text, monkeypatch):
-    honest = Predictor._rows
-    monkeypatch.setattr(Predictor, "_rows", lambda *a: (1.00001 * row for row in honest(*a)))
+    honest = Predictor._mixed_row
+    monkeypatch.setattr(Predictor, "_mixed_row", lambda *a: 1.00001 * honest(*a))
     with pytest.raises(CheckError, match=r"position \d+: the distribution sums to 1\.0000"):
         evaluate.score_tokens(art, text, EvalOptions(), ALONE)
 
@@ -129,12 +129,12 @@ def test_a_row_that_does_not_sum_to_one_is_an_error(art, text, monkeypatch):
 @pytest.mark.parametrize("way", ["default", "by chunk", "blocks that cut chunks", "no product", "ttt and stride", "offline"])
 def test_a_watched_row_is_the_readers_and_knows_neither_its_target_nor_what_follows(art, text, way, monkeypatch):
     """To the last bit, as a reader gets it who does not have the text; whatever the target is, and whoever comes behind it."""
-    options, place, honest = EvalOptions(exact=True, **WAYS[way]), 70, Predictor._rows
+    options, place, honest = EvalOptions(exact=True, **WAYS[way]), 70, Predictor._mixed_row
     for changed in range(2):
         tokens, seen = text.copy(), list[np.ndarray]()
         tokens[place:] = tokens[place:][::-1] if changed else tokens[place:]
         with exact(), monkeypatch.context() as patch:
-            patch.setattr(Predictor, "_rows", lambda part, noted, seen=seen: (seen.append(row) or row for row in honest(part, noted)))
+            patch.setattr(Predictor, "_mixed_row", lambda *given, seen=seen: seen.append(honest(*given)) or seen[-1])
             part = predictor_of(art, network_ahead(art, tokens, options, ALONE), options, watch=[place])
             evaluate.run(ScoreFirst(tokens, {"blend": part}, frozen=not options.online), "blend", options.chunk_tokens or 64)
             part.close()

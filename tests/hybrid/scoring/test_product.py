@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid.scoring import product as product_scores
-from hybrid.scoring.product import Kept, ProductScorer
+from hybrid.scoring.product import Kept, ProductScorer, rows_on, spread
 from ngram.blending.gate import FALLBACK_EXPONENTS, LEAST, STEEPEST, Gate
 from ngram.blending.product import fill_product_rows
 from ngram.counting.counter import NgramCache
 from ngram.online.cache import OnlineCache, histories
+from ngram.online.stream_cache import Block
 from tests.support.kernels import SLOW
 
 pytestmark = pytest.mark.kernels
@@ -75,19 +76,20 @@ def test_the_path_to_the_targets_alone_says_the_same_in_double_and_nearly_so_in_
     cache, where = OnlineCache(counts.table()), np.arange(1, 60)
     first, exponents = rows_of(random, 59, size), random.normal(size=(59, 2))
     expected = product_of(first, cache.rows(histories(tokens, where, 4, 1)), exponents)[where - 1, tokens[1:]]
-    scorer, logp = ProductScorer(cache, 59), torch.from_numpy(np.log(first)).to(device)
+    scorer, logp = ProductScorer(), torch.from_numpy(np.log(first)).to(device)
     for kind, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
         for begin, end, cut in ((1, 60, 30), (1, 51, 20), (21, 60, 22)):  # read in one go, scored in two; memory is used again
-            block = [(begin, logp[begin - 1 : end - 1].to(kind))]
-            scorer.open(tokens, begin, end, block)
+            neural, block = logp[begin - 1 : end - 1].to(kind), Block(cache, begin, end - begin)
             for a, b in ((begin, cut), (cut, end)):
-                found = scorer.score(tokens, [(a, block[0][1][a - begin : b - begin])], exponents[a - 1 : b - 1])
-                np.testing.assert_allclose(found, expected[a - 1 : b - 1], rtol=tolerance)
+                cache.score(tokens, a, b, block=block)
+                found = scorer.score(tokens, block, [(a, neural[a - begin : b - begin])], exponents[a - 1 : b - 1])
+                np.testing.assert_allclose(found.cpu(), expected[a - 1 : b - 1], rtol=tolerance)
             for t in (begin, end - 1):
-                neural = block[0][1][t - begin : t - begin + 1]
-                row = scorer.rows(neural, scorer.second(tokens, t, neural), exponents[t - 1 : t], end - begin)[0].cpu().numpy()
+                logp_1V = neural[t - begin : t - begin + 1]
+                row = scorer.row(tokens, block, t, logp_1V, exponents[t - 1 : t]).cpu().numpy()
                 assert abs(row.sum() - 1) <= 10 * tolerance
-                assert row[tokens[t]] == scorer.score(tokens, [(t, neural)], exponents[t - 1 : t])[0]
+                assert row[tokens[t]] == scorer.score(tokens, block, [(t, logp_1V)], exponents[t - 1 : t])[0]
+            assert torch.equal(rows_on(block, begin, end, logp.device).cpu(), spread(block, begin, end, torch.device("cpu")))
 
 
 def test_exponents_are_linear_in_clipped_standardised_features_whatever_the_batch():

@@ -12,8 +12,7 @@ from hybrid.coding.adapted_streams import AdaptedStreams
 from hybrid.model.hybrid_lm import HybridLM
 from hybrid.model.parameters import parameter_kind
 from hybrid.parallel.ranks import Ranks
-from hybrid.scoring import test_time_training, windows
-from hybrid.scoring.network import joined
+from hybrid.scoring import test_time_training
 from hybrid.scoring.options import AdaptConfig
 from hybrid.scoring.test_time_training import AdaptedNetwork, adapted_blocks
 from hybrid.settings import presets
@@ -22,6 +21,7 @@ from ngram.errors import LeakageError
 from ngram.score_first import ScoreFirst
 from tests.support import tiny
 from tests.support.ranks import spawn
+from tests.support.whole import joined, neural_scores
 
 CPU, LENGTH = torch.device("cpu"), 16
 ALONE = Ranks(0, 1, CPU)
@@ -45,7 +45,7 @@ def adapted_scores(*given):
 
 
 def frozen(model, tokens, stride=0):
-    return windows.neural_scores(model, tokens, LENGTH, stride, CPU).nll_nats
+    return neural_scores(model, tokens, LENGTH, stride, CPU).nll_nats
 
 
 @pytest.mark.parametrize("stride", [0, 4])

@@ -1,5 +1,6 @@
 """The online cache scores before it counts, exactly, and every row it promises sums to one."""
 
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from ngram.errors import SeedgramError
 from ngram.online import trie
 from ngram.online.cache import OnlineCache, histories
 from ngram.online.columns import update_column
-from ngram.online.stream_cache import FEATURES
+from ngram.online.kernels import fill_from_parts
+from ngram.online.stream_cache import FEATURES, Block
 from ngram.table import NgramTable
 from tests.support.counting import BOS, adjusted_of, count, streams
 from tests.support.kernels import SLOW, examples
@@ -154,6 +156,33 @@ def test_rows_along_a_stream_are_those_after_its_histories(order, seed, data):
         cache.fill_range(tokens, begin, end, rows[begin - start : end - start])
     assert np.array_equal(rows, cache.rows(histories(tokens, np.arange(start, stop), order, BOS)))
     assert cache.digest() == before
+
+
+@given(streams(max_size=30), st.integers(1, 7), st.integers(1, 3), st.integers(0, 20), st.sampled_from([0, 1, 10, 1 << 30]), st.booleans(), st.data())
+@EXAMPLES
+def test_what_a_block_keeps_while_it_is_counted_is_its_rows_before(trained, order, least, seed, left, learn, data):
+    """To the bit, with pruned tables, wherever calls cut it, whatever is asked between them, and where the numbers of its lists run out."""
+    vocab, size = max(trained[0], 9), 90
+    table = count(vocab, trained[1], order).table([1] + [least] * (order - 1))
+    cache, still, alone = OnlineCache(table), OnlineCache(table), OnlineCache(table)
+    tokens = sample(vocab, size, seed)
+    start = data.draw(st.integers(1, size - 1))
+    cuts = sorted({start, size, *data.draw(st.lists(st.integers(start, size), max_size=3))})
+    for one in (cache, still, alone):
+        one.update(tokens, 1, start)
+    cache.score(tokens, 1, start + 1, block=Block(cache, 1, start))  # an earlier block's lists
+    cache.serial = min(cache.serial, trie.U32_MAX - left) if left > 10 else trie.U32_MAX - left
+    block, aside = Block(cache, start, size - start), np.empty((1, vocab))
+    for a, b in pairwise(cuts):
+        cache.fill_range(tokens, a, a + 1, aside)
+        assert np.array_equal(aside, cache.rows(histories(tokens, [a], order, BOS)))
+        step = "score_then_update" if learn else "score"
+        told, expected = (getattr(one, step)(tokens, a, b, **more) for one, more in ((cache, {"block": block}), (alone, {})))
+        assert np.array_equal(told.prob, expected.prob) and np.array_equal(told.features, expected.features)
+    rows = np.empty((size - start, vocab))
+    fill_from_parts(block.parts, 0, rows)
+    assert np.array_equal(rows, still.rows(histories(tokens, np.arange(start, size), order, BOS)))
+    assert cache.digest() == alone.digest()
 
 
 @pytest.mark.parametrize("changed", [0, 1, 5])
