@@ -24,7 +24,7 @@ from ngram.errors import FileFormatError
 
 LOG, ARTIFACT = "train.jsonl", "artifact.bin"
 BESIDE = ("summary", "eval", "audit", "ablation")
-PHASES = {"merged": "merge_s", "quantised": "seconds", "table": "seconds", "cache": "seconds", "gate": "seconds"}  # event → its seconds
+PHASES = ("merged", "quantised", "compressed", "held out", "table", "cache", "gate", "reloaded", "scored")  # events with their seconds
 CURVES = ("step", "val")
 MOST_POINTS = 400  # of a curve: more than a screen can show
 
@@ -131,7 +131,7 @@ def clock_of(events: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """Seconds of each phase of training, in the order in which they come."""
     trained = events.get("trained", {})
     found = {"warm-up": trained.get("warmup_s"), "training": trained.get("wall_s")}
-    found |= {name: events[name].get(key) for name, key in PHASES.items() if name in events}
+    found |= {name: events[name].get("seconds") for name in PHASES if name in events}
     return {name: float(seconds) for name, seconds in found.items() if isinstance(seconds, (int, float)) and math.isfinite(seconds)}
 
 

@@ -21,14 +21,13 @@ from hybrid.training.table_ahead import TableAhead
 from ngram.arrays import F64, U16
 from ngram.blending import fit
 from ngram.counting.all_reduce import all_reduce_run
-from ngram.table import NgramTable
 from ngram.terminal import warn
 
 GATE_BYTES = 24_000  # kept free for the gate while the cache is fitted to the budget
 
 
 def merge_counts(ahead: TableAhead | None, ranks: Ranks, log: RunLog) -> None:
-    """Merges the counts of all ranks into one exact run, the same on every rank, and begins its table, unless training has."""
+    """Merges the counts of all ranks into one exact run and begins its table, unless training has."""
     if ahead is None or ahead.begun:
         return
     with log.phase("merged"):
@@ -82,8 +81,15 @@ def pack(
 def _fit_gate(
     config: Config, model: HybridLM, ahead: TableAhead, loader: Loader, ranks: Ranks, packer: artifact.Packer, log: RunLog
 ) -> dict[str, Any]:
-    """Adds the sections "ngram" and "gate"; returns the gate's kind and the held-out positions that it was fitted on."""
-    table, holdout = _fit_cache(ahead, packer, log), loader.holdout()
+    """Adds the sections "ngram", which fills what the budget leaves, and "gate"; returns the gate's kind and the positions it was fitted on."""
+    with log.phase("table") as figures:  # what is left of it
+        stages = ahead.stages()
+        figures |= ahead.figures
+    with log.phase("cache") as figures:
+        table, coded = stages.fit(packer.room(reserve=GATE_BYTES))
+        packer.add({"ngram": coded})
+        figures |= {"ngrams": sum(table.sizes()), "bytes": len(coded), "bits_an_ngram": 8 * len(coded) / max(1, sum(table.sizes()))}
+    holdout = loader.holdout()
     with log.phase("gate") as figures:
         gate = fit_gate(model, table, holdout, ranks.device, config)
         figures |= {"kind": gate.kind, "positions": max(0, len(holdout) - 1)}
@@ -92,18 +98,6 @@ def _fit_gate(
         how = f"{gate.kind} weights, chosen by cross-validation" if figures["positions"] else "85 % of the network, not fitted at all"
         warn(f"gate: {how}: {figures['positions']:,} held-out positions are fewer than {fit.SMALLEST:,}; raise --holdout-tokens for a better one")
     return figures
-
-
-def _fit_cache(ahead: TableAhead, packer: artifact.Packer, log: RunLog) -> NgramTable:
-    """Adds the section "ngram", filling what the budget leaves; returns the table that a reader gets."""
-    with log.phase("table") as figures:  # what is left of it
-        stages = ahead.stages()
-        figures |= ahead.figures
-    with log.phase("cache") as figures:
-        table, coded = stages.fit(packer.room(reserve=GATE_BYTES))
-        packer.add({"ngram": coded})
-        figures |= {"ngrams": sum(table.sizes()), "bytes": len(coded), "bits_an_ngram": 8 * len(coded) / max(1, sum(table.sizes()))}
-    return table
 
 
 def _gap(config: Config, model: HybridLM, reloaded: HybridLM, holdout: U16, tokenizer: bytes, ranks: Ranks) -> dict[str, float]:

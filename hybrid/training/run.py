@@ -45,7 +45,6 @@ def train(settings: Config, places: Places, ranks: Ranks) -> dict[str, Any]:
     out, writer = Path(places.out), checkpoint.Writer(Path(places.out) / "checkpoint.bin")
     checkpoint.check_resume(writer.path, places.resume)
     inputs = read_inputs(places.data, places.tokenizer, settings, ranks, allow_overlap=places.allow_overlap)
-    read_s = time.monotonic() - begin
     with closing(checkpoint.RunFolder(out)) if ranks.is_first else nullcontext():
         if ranks.is_first and not places.resume:
             writer.path.unlink(missing_ok=True)
@@ -70,7 +69,7 @@ def train(settings: Config, places: Places, ranks: Ranks) -> dict[str, Any]:
                 with log.phase("scored"):
                     summary["scores"] = evaluate.evaluate(packed, find_shards(places.data, "val"), ranks, options)[0]
             if ranks.is_first:
-                seconds = {"read": read_s, "compiled": result.warmup_s, **log.seconds}
+                seconds = {"compiled": result.warmup_s, **log.seconds}
                 summary["seconds"] = seconds | {"else": time.monotonic() - begin - result.wall_s - sum(seconds.values())}
                 atomic_write(out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
                 if not places.keep_checkpoint:

@@ -34,23 +34,19 @@ _SURELY = 1.5
 _RARITY = 2.0
 _COUNT_BITS = 0.5
 _FIXED_BITS = 1.0
-# First guess of the bytes of the first n of M n-grams: their price by so much, less by √(n/M).  Within 5 % on 1 … 100 % of tables of 20 M and
-# 72 M tokens of web text that hold what occurs twice, down to half of it on those that hold everything (LOG.md, 2026-11-27).
+# First guess of the bytes of the first n of M n-grams: so many bits a bit of price, less by √(n/M).  Within 5 % on tables of 20 M and 72 M
+# tokens of web text that hold what occurs twice; twice too much on those that hold everything (LOG.md).
 _PRICED = 2.95
 _COMMON = 1.5
 
 
 @dataclass(frozen=True)
 class Ground:
-    """A table that has its raw counts, with the row of each n-gram's suffix in the order below (`suffix_rows`)."""
+    """A table with what pruning reads of it: raw counts and `suffix_rows`."""
 
     table: NgramTable
+    raw: list[U32]
     suffixes: list[I64]
-
-    def raw(self, n: int) -> U32:
-        """(M_n,) raw counts of order n."""
-        assert self.table.raw is not None
-        return self.table.raw[n - 1]
 
 
 @dataclass(frozen=True)
@@ -73,65 +69,58 @@ class _Stage:
     least: float
 
     def coded(self, size: int) -> _Coded:
-        smaller = self.ground if size == len(self.ranking) else keep_first(self.ground, self.ranking, self.ground.table.vocab_size + size)
+        smaller = self.ground if size == len(self.ranking) else keep_first(self.ground, self.ranking, size)
         return _Coded(size, *table_codec.encode_read(smaller.table, smaller.suffixes))
 
 
 class Stages:
-    """A table with its raw counts, and smaller and smaller ones, each ranked anew: what pruning to any number of bytes begins with."""
+    """A table and smaller and smaller ones, each ranked anew: what pruning to any number of bytes begins with."""
 
     def __init__(self, table: NgramTable) -> None:
         self._whole = sum(table.sizes()[1:])
         self._made = [self._stage(ground_of(table))]
-        self._unigrams, self._begun = self._made[0].coded(0), list[_Coded]()
+        self._begun = self._unigrams = self._made[0].coded(0)
 
     def begin(self, max_bytes: int) -> None:
         """Codes a table of about so many bytes, to begin a fit to nearly as many with: what `fit` returns depends on it."""
         if max_bytes > len(self._unigrams.data):
             stage = self._made[self._at(max_bytes)]
-            self._begun = [stage.coded(min(int(np.searchsorted(stage.guess, max_bytes)), len(stage.ranking)))]
+            self._begun = stage.coded(int(np.searchsorted(stage.guess[:-1], max_bytes)))
 
     def fit(self, max_bytes: int) -> tuple[NgramTable, bytes]:
         """Prunes the table until its code fits into max_bytes.  Returns the table that a reader will get, and the bytes.
 
         Fills max_bytes to within 1 % unless the whole table is smaller.  Raises SeedgramError, which says the minimum, when not
         even the unigrams fit."""
-        low, high, at = self._unigrams, None, self._at(max_bytes)
+        low, begun = self._unigrams, self._begun
         if len(low.data) > max_bytes:
             raise SeedgramError(f"n-gram table: {max_bytes} bytes are too few; the unigrams alone need {len(low.data)}")
-        for coded in self._begun:
-            low, high = (coded, None) if len(coded.data) <= max_bytes else (low, coded)
-        low = _search(self._made[at], max_bytes, low, high)
-        while at and low.size >= len(self._made[at].ranking):  # the guess was too high: more would fit
-            at -= 1
-            low = _search(self._made[at], max_bytes, low, high)
+        low, high = (begun, None) if len(begun.data) <= max_bytes else (low, begun)
+        for stage in self._made[self._at(max_bytes) :: -1]:
+            low = _search(stage, max_bytes, low, high)
+            if low.size < len(stage.ranking):  # else the guess was too high: more would fit
+                break
         return low.read(), low.data
 
     def _at(self, max_bytes: int) -> int:
-        """Number of the first stage that is not much too large for max_bytes; all before it are needed to make it."""
-        for at, stage in enumerate(self._made):
-            size = len(stage.ranking)
-            if stage.least <= max_bytes * STAGE or size <= 1:
-                break
-            if at + 1 == len(self._made):
-                self._made.append(self._stage(keep_first(stage.ground, stage.ranking, stage.ground.table.vocab_size + size // int(STAGE))))
+        """Number of the first stage that is not much too large for max_bytes."""
+        at = 0
+        while (stage := self._made[at]).least > max_bytes * STAGE and len(stage.ranking) > 1:
+            at += 1
+            if at == len(self._made):
+                self._made.append(self._stage(keep_first(stage.ground, stage.ranking, int(len(stage.ranking) / STAGE))))
         return at
 
     def _stage(self, ground: Ground) -> _Stage:
         ranking, prices = ranking_of(ground)
         sizes = np.concatenate([[0.0], np.cumsum(prices[ranking]) / 8])
-        share = np.arange(len(sizes)) / max(1, self._whole)
-        guess = np.maximum.accumulate(sizes * (_PRICED - _COMMON * np.sqrt(share)))
+        factors = _PRICED - _COMMON * np.sqrt(np.arange(len(sizes)) / max(1, self._whole))
+        guess = np.maximum.accumulate(sizes * factors)
         return _Stage(ground, ranking, guess, float(sizes[-1]) * (_PRICED - _COMMON))
 
 
-def fit_bytes(table: NgramTable, max_bytes: int) -> tuple[NgramTable, bytes]:
-    """`Stages.fit` of a table that is fitted once."""
-    return Stages(table).fit(max_bytes)
-
-
 def _search(stage: _Stage, max_bytes: int, low: _Coded, high: _Coded | None) -> _Coded:
-    """The table that fills max_bytes; low fits, high does not.  Trials go where the guess says, scaled to the nearest trial before."""
+    """The table that fills max_bytes; low fits, high does not.  Trials go where the guess says, scaled to the nearest one before."""
     guess, whole, target = stage.guess, len(stage.ranking), max_bytes * (1 + _FILL) / 2
     if high is not None and high.size > whole:
         high = None
@@ -140,8 +129,7 @@ def _search(stage: _Stage, max_bytes: int, low: _Coded, high: _Coded | None) -> 
         filled = len(low.data) >= max_bytes * _FILL
         if low.size >= top or (filled and (high is not None or len(low.data) * guess[-1] > _SURELY * max_bytes * guess[low.size])):
             break
-        tried = [one for one in (low, high) if one is not None and one.size]
-        near = min(tried, key=lambda one: abs(len(one.data) - target), default=None)
+        near = min((one for one in (low, high) if one is not None and one.size), key=lambda one: abs(len(one.data) - target), default=None)
         wanted = target if near is None else guess[near.size] * target / len(near.data)
         middle = (low.size + top) // 2 if trial % 4 == 3 else int(np.searchsorted(guess, wanted))
         if high is None and (filled or middle > _NEARLY * whole):
@@ -152,12 +140,10 @@ def _search(stage: _Stage, max_bytes: int, low: _Coded, high: _Coded | None) -> 
 
 
 def ground_of(table: NgramTable) -> Ground:
-    """What pruning reads of a table that has its raw counts; a decoded one gets them back from prune.with_raw.
-
-    Raises SeedgramError when the table is not closed under suffixes."""
+    """What pruning reads of a table.  Raises SeedgramError when it has no raw counts or is not closed under suffixes."""
     if table.raw is None:
         raise SeedgramError("n-gram table: has no raw counts to prune by; give ngram.storing.prune.with_raw of it")
-    return Ground(table, suffix_rows(table))
+    return Ground(table, table.raw, suffix_rows(table))
 
 
 def sums(index: npt.NDArray[np.integer], values: npt.NDArray[np.integer], size: int) -> I64:
@@ -186,7 +172,7 @@ def _values(ground: Ground) -> tuple[list[F64], list[F64]]:
         parents, suffixes = table.parents[n - 1], ground.suffixes[n - 1]
         counts = table.exact_counts(n).astype(np.float64)
         if n > 1:
-            occurrences = np.bincount(parents, weights=ground.raw(n), minlength=len(total))
+            occurrences = np.bincount(parents, weights=ground.raw[n - 1], minlength=len(total))
             worth = occurrences[parents] * _divergence(share, backoff[parents], lower)
             ratio = total / np.maximum(total_below[ground.suffixes[n - 2]], 1)
             expected = np.maximum(ratio[parents] * counts_below[suffixes], 1e-9)
@@ -208,29 +194,25 @@ def _divergence(share: F64, backoff: F64, low: F64) -> F64:
 
 
 def keep_first(ground: Ground, ranking: I64, size: int) -> Ground:
-    """The table of all unigrams and the first of the ranking, `size` n-grams in all."""
-    flat = np.zeros(sum(ground.table.sizes()), np.bool_)
-    flat[: ground.table.vocab_size] = True
-    flat[ranking[: size - ground.table.vocab_size] + ground.table.vocab_size] = True
-    return _apply(ground, np.split(flat, np.cumsum(ground.table.sizes())[:-1]))
-
-
-def _apply(ground: Ground, keep: list[Mask]) -> Ground:
-    """Leaves out what is not kept: counts anew, lost mass into `pruned`, rows renumbered."""
+    """The table of all unigrams and the first `size` of the ranking: counted anew, lost mass in `pruned`, rows renumbered."""
+    table = ground.table
+    flat = np.arange(sum(table.sizes())) < table.vocab_size
+    flat[ranking[:size] + table.vocab_size] = True
+    keep = np.split(flat, np.cumsum(table.sizes())[:-1])
     renumber = each(lambda mask: np.cumsum(mask) - 1, keep)
-    orders = each(lambda n: _apply_order(ground, keep, renumber, n), range(1, ground.table.order + 1))
+    orders = each(lambda n: _apply_order(ground, keep, renumber, n), range(1, table.order + 1))
     tokens, parents, pruned, raw, adjusted, suffixes = (list(columns) for columns in zip(*orders, strict=True))
-    return Ground(replace(ground.table, tokens=tokens, parents=parents, pruned=pruned, raw=raw, **stored_counts(adjusted)), suffixes)
+    return Ground(replace(table, tokens=tokens, parents=parents, pruned=pruned, raw=raw, **stored_counts(adjusted)), raw, suffixes)
 
 
 def _apply_order(ground: Ground, keep: list[Mask], renumber: list[I64], n: int) -> tuple[Tokens, U32, U32, U32, I64, I64]:
     """One order of the smaller table: tokens, parents, pruned (contexts kept,), raw, adjusted counts, suffixes."""
-    table, mask, adjusted = ground.table, keep[n - 1], ground.raw(n).astype(np.int64)
+    table, mask, adjusted = ground.table, keep[n - 1], ground.raw[n - 1].astype(np.int64)
     if n < table.order:
         above = keep[n]
-        adjusted -= sums(ground.suffixes[n][above], ground.raw(n + 1)[above].astype(np.int64) - 1, len(adjusted))
+        adjusted -= sums(ground.suffixes[n][above], ground.raw[n][above].astype(np.int64) - 1, len(adjusted))
     lost = sums(table.parents[n - 1][~mask], adjusted[~mask], len(table.pruned[n - 1])) + table.pruned[n - 1]
     parents, suffixes = table.parents[n - 1][mask], ground.suffixes[n - 1][mask]
     if n > 1:
         lost, parents, suffixes = lost[keep[n - 2]], renumber[n - 2][parents].astype(np.uint32), renumber[n - 2][suffixes]
-    return table.tokens[n - 1][mask], parents, lost.astype(np.uint32), ground.raw(n)[mask], adjusted[mask], suffixes
+    return table.tokens[n - 1][mask], parents, lost.astype(np.uint32), ground.raw[n - 1][mask], adjusted[mask], suffixes

@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from ngram.errors import SeedgramError
-from ngram.storing import fit_bytes as core
-from ngram.storing.fit_bytes import STAGE, ground_of, keep_first, ranking_of, sums
+from ngram.storing.fit_bytes import STAGE, Stages, ground_of, keep_first, ranking_of, sums
 from ngram.table import NgramTable, suffix_rows
 
 
@@ -32,10 +31,10 @@ def prune(table: NgramTable, max_ngrams: int) -> NgramTable:
         raise SeedgramError(f"n-gram table: {max_ngrams} n-grams are fewer than its {table.vocab_size} tokens; ask for at least so many")
     ground = ground_of(with_raw(table))
     while (size := sum(ground.table.sizes())) > max_ngrams:
-        ground = keep_first(ground, ranking_of(ground)[0], max(max_ngrams, int(size / STAGE)))
+        ground = keep_first(ground, ranking_of(ground)[0], max(max_ngrams, int(size / STAGE)) - table.vocab_size)
     return ground.table if table.raw is not None else replace(ground.table, raw=None)
 
 
 def fit_bytes(table: NgramTable, max_bytes: int) -> tuple[NgramTable, bytes]:
-    """Prunes a table until its code fits into max_bytes; see fit_bytes.fit_bytes."""
-    return core.fit_bytes(with_raw(table), max_bytes)
+    """`Stages.fit` of a table that is fitted once."""
+    return Stages(with_raw(table)).fit(max_bytes)

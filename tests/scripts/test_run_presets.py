@@ -132,7 +132,7 @@ def test_the_next_call_resumes_the_interrupted_run_and_measures_the_packed_artif
     assert done["val"]["neural_bpb"] == val["neural_bpb"] and done["val"]["ngram_bpb"] == val["ngram_bpb"]
     assert done["val"] | {"neural_s": 0, "ngram_s": 0} == done["fineweb"] | {"neural_s": 0, "ngram_s": 0}  # the same shard
     assert done["artifact_bytes"] == val["artifact_bytes"] == next((killed_and_resumed["work"] / "kept").glob("*.bin")).stat().st_size
-    assert set(done["packing_s"]) == {"merged", "quantised", "table", "cache", "gate"}
+    assert set(done["packing_s"]) == {"merged", "quantised", "compressed", "table", "cache", "gate"}
     assert done["peak_host_bytes"] > 0 and done["utilisation"] is None and done["weight_bits"] == 8
     assert not (run / "artifact.bin").exists() and (run / "train.log").exists() and (run / "val.log").exists()
 

@@ -57,7 +57,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
 
 
 def test_the_clock_has_each_phase_once_and_nothing_that_is_no_number() -> None:
-    events = {"trained": {"warmup_s": 1.5, "wall_s": 60.0}, "merged": {"merge_s": 0.25, "seconds": 7}, "gate": {"seconds": float("nan")}, "cache": {}}
+    events = {"trained": {"warmup_s": 1.5, "wall_s": 60.0}, "merged": {"seconds": 0.25, "ngrams": 7}, "gate": {"seconds": float("nan")}, "cache": {}}
     assert clock_of(events) == {"warm-up": 1.5, "training": 60.0, "merged": 0.25}
 
 

@@ -11,6 +11,7 @@ from ngram import threads
 from ngram.errors import SeedgramError
 from ngram.online.cache import OnlineCache
 from ngram.storing import table_codec
+from ngram.storing.fit_bytes import Stages
 from ngram.storing.prune import fit_bytes, prune
 from ngram.table import NgramTable
 from tests.support.counting import BOS
@@ -150,3 +151,25 @@ def test_parts_on_threads_come_back_in_order_and_raise_what_they_raise(monkeypat
         assert threads.each(lambda n: n * n, range(50)) == [n * n for n in range(50)]
         with pytest.raises(ZeroDivisionError):
             threads.each(lambda n: 1 // n, [1, 0, 2])
+
+
+@pytest.mark.compiled
+def test_a_fit_that_was_begun_fills_its_bytes_after_one_more_coding(corpus_table, monkeypatch):
+    stages, whole = Stages(corpus_table), len(table_codec.encode(corpus_table))
+    stages.begin(whole // 2)
+    sizes, coded = [], table_codec.encode_read
+    monkeypatch.setattr(table_codec, "encode_read", lambda table, suffixes: sizes.append(sum(table.sizes())) or coded(table, suffixes))
+    limit = whole * 49 // 100
+    table, data = stages.fit(limit)
+    assert 0.99 * limit <= len(data) <= limit and len(sizes) <= 2
+    assert ngrams(table) == ngrams(table_codec.decode(data))
+
+
+@pytest.mark.compiled
+def test_nothing_is_left_out_where_the_guess_is_too_high():
+    """N-grams that occur once cost much less than their price: the first stage that is tried fits with room to spare."""
+    table = table_of(text(6_000, vocab=300), vocab=300, order=5)
+    whole = table_codec.encode(table)
+    assert fit_bytes(table, len(whole))[1] == whole
+    limit = len(whole) * 97 // 100
+    assert 0.99 * limit <= len(fit_bytes(table, limit)[1]) <= limit
