@@ -33,8 +33,7 @@ def processor(model: bytes, name: str = "tokenizer") -> spm.SentencePieceProcess
         if not model:
             raise ValueError
         sp = spm.SentencePieceProcessor(model_proto=model)
-        for token in range(sp.get_piece_size()):
-            sp.id_to_piece(token)  # a piece that is no UTF-8 shows only here
+        sp.id_to_piece(list(range(sp.get_piece_size())))  # a piece that is no UTF-8 shows only here
     except (RuntimeError, TypeError, ValueError):
         raise TokenizerError(f"{name}: not a SentencePiece model; give the .model file that was trained with the data") from None
     if sp.get_piece_size() > MAX_VOCAB:

@@ -9,14 +9,17 @@ import os
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from ngram.container import atomic_write
 from ngram.errors import SeedgramError
 
 VARIABLE = "SEEDGRAM_CACHE_DIR"
-FOLDERS_KEPT = 8  # of other versions and checkouts, the newest; one takes about 10 MB
+FOLDERS_KEPT = 8  # of other versions and checkouts, those used last; one takes about 10 MB
+IN_USE_S = 600.0  # a folder that was used since then may still be in use: it stays, however many there are
 
 
 def user_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
@@ -50,6 +53,8 @@ class Store:
         try:
             if self.folder is None or not _is_private(self.folder):
                 return None
+            with suppress(OSError):  # it may be read-only
+                os.utime(self.folder)
             content = (self.folder / name).read_bytes()
         except OSError:
             return None
@@ -72,14 +77,15 @@ def _seal(name: str, content: bytes) -> bytes:
 
 
 def _made(folder: Path) -> Path:
-    """The folder, made if it is missing; then the oldest of the others beside it go."""
+    """The folder, made if it is missing; then those of the others beside it go that were not used for longest."""
     if not folder.is_dir():
         folder.parent.parent.mkdir(parents=True, exist_ok=True)
         for place in (folder.parent, folder):
             place.mkdir(mode=0o700, exist_ok=True)
-        others = [path for path in folder.parent.iterdir() if path != folder and not path.is_symlink()]
-        for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[FOLDERS_KEPT:]:
-            shutil.rmtree(path, ignore_errors=True)  # a process that still uses it compiles
+        others = [(path.stat().st_mtime, path) for path in folder.parent.iterdir() if path != folder and not path.is_symlink()]
+        for used_s, path in sorted(others, reverse=True)[FOLDERS_KEPT:]:
+            if used_s < time.time() - IN_USE_S:
+                shutil.rmtree(path, ignore_errors=True)  # a process that still uses it compiles
     return folder
 
 

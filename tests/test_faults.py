@@ -80,8 +80,7 @@ def ended_well(result: dict[str, Any], folder: Path, *words: str, codes: tuple[i
     assert result["hung"] == [] and tuple(result["codes"]) == codes, result
     lines = errors(result["said"][0])
     assert len(lines) == 1 and all(word in lines[0] for word in words), result["said"]
-    # these ranks met in the first one's own process: once that is gone, another cannot know what was said (under torchrun it can)
-    assert all(line.startswith("RankError: another rank ended") for line in errors(result["said"][1])), result["said"]
+    assert errors(result["said"][1]) == [], result["said"]
     assert litter or not [path for path in (folder / "out").iterdir() if path.name.startswith((".checkpoint", ".artifact", "artifact"))]
     state: dict[str, Any] = checkpoint.load(folder / "out/checkpoint.bin")
     assert 0 < state["step"] <= 40 and all(bool(torch.isfinite(p).all()) for p in state["parameters"])

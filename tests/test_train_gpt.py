@@ -111,6 +111,10 @@ def test_resume_without_a_checkpoint_stops_unless_it_is_automatic(
     done = finish(tiny_data, out, *FORTY, "--resume=auto")
     assert done.returncode == 0, done.stderr
     assert (out / "artifact.bin").read_bytes() == (reference / "artifact.bin").read_bytes()
+    assert tiny.exit_code(train_gpt, *command(tiny_data, out, *FORTY, "--resume")[2:]) == 2
+    refused = capsys.readouterr().err.strip()
+    assert f"a run has finished here, and {out / 'artifact.bin'} is what eval.py scores; leave --resume out" in refused
+    assert len(refused.splitlines()) == 1 and (out / "artifact.bin").read_bytes() == (reference / "artifact.bin").read_bytes()
 
 
 def test_two_ranks_count_what_one_rank_counts_and_train_alike(tiny_data: Path, tmp_path: Path, reference: Path) -> None:

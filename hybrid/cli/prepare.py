@@ -136,6 +136,8 @@ def show(out: str, manifest: dict[str, Any], wall_s: float) -> None:
         warn(
             f"{out}: the tokenizer has no byte pieces and lost {1 - sizes[0] / sizes[1]:.2%} of {sizes[1]:,} bytes; figures are about the rest"
         )
+    if manifest.get("replaced"):
+        warn(f"{out}: held what was prepared from other text or with other settings; that is gone")
     print(f"{out}: {'already there' if manifest.get('skipped') else 'written'}, {wall_s:.1f} s")
 
 

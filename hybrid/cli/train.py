@@ -49,7 +49,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", help="folder of shards")
     parser.add_argument("--tokenizer", help="SentencePiece model of the shards")
     parser.add_argument("--out", help="run folder, written to")
-    resume = "continue from RUN/checkpoint.bin (a finished run is only packed again); auto: or start from the beginning where there is none"
+    resume = "continue from RUN/checkpoint.bin (a finished run that kept it is only packed again); auto: or start from the beginning where there is none"
     parser.add_argument("--resume", nargs="?", const="yes", choices=("yes", "auto"), help=resume)
     parser.add_argument("--allow-overlap", action="store_true", help="train although validation documents are training documents too")
     add_device_flag(parser, purpose="where to train")

@@ -200,7 +200,8 @@ def _encoding(config: PrepareConfig, tokenizer: Tokenizer) -> tuple[str, Callabl
 
 
 def prepare(config: PrepareConfig, report: Report = _quiet) -> dict[str, Any]:
-    """Prepares a folder and returns its manifest; nothing is done when the folder is there already ("skipped": True).
+    """Prepares a folder and returns its manifest; nothing is done when the folder is there already ("skipped": True); one that was prepared
+    from other text or with other settings is replaced ("replaced": True).
 
     With config.parts above 1 the folder holds one part of the encoded documents, which `assemble` joins with the others; what is returned
     then is what the part says of itself.  A call that was killed is gone on with by the next one.
@@ -223,7 +224,7 @@ def prepare(config: PrepareConfig, report: Report = _quiet) -> dict[str, Any]:
                 return {"part": config.part, "parts": config.parts, **writer.figures()}
             manifest = assemble([place], out, report)
             shutil.rmtree(place, ignore_errors=True)
-            return manifest
+            return {**manifest, "replaced": True} if found.get("settings", settings) != settings else manifest
         except (DataError, TokenizerError) as error:
             if not isinstance(error, SpaceError):
                 _take_away(place, out)

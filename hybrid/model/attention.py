@@ -51,6 +51,25 @@ def rotate(x_BLHN: Tensor, cos_L12M: Tensor, sin_L12M: Tensor) -> Tensor:
     return (halves * cos_L12M + halves.flip(-2) * sin_L12M).flatten(-2)
 
 
+class _Turned(torch.autograd.Function):
+    """rotate(rms_norm(x)) times a gain per head, for the compiler: nothing but x and its gradient is flipped, so a direction is one kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BLHN: Tensor, gain_H: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        x = x_BLHN.float()
+        scale = torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + NORM_EPSILON)
+        ctx.save_for_backward(x_BLHN, scale, gain_H, cos, sin)
+        return (rotate(x, cos, sin) * (scale * gain_H[:, None])).to(x_BLHN.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x_BLHN, scale, gain_H, cos, sin = ctx.saved_tensors
+        back, x = rotate(grads[0].float(), cos, -sin), x_BLHN.float()
+        dot = (back * x).sum(dim=-1, keepdim=True)
+        dx = (back - x * (scale.square() * dot / x.shape[-1])) * (scale * gain_H[:, None])
+        return dx.to(x_BLHN.dtype), (dot * scale).sum(dim=(0, 1, 3)), None, None
+
+
 def exclude_self(y_BLHN: Tensor, v_BLKN: Tensor) -> Tensor:
     """XSA: takes from each head's output its component along the position's own value vector."""
     batch, length, kv_heads, width = v_BLKN.shape
@@ -118,7 +137,12 @@ class Attention(nn.Module):
     def _heads(self, qkv_TO: Tensor, window: Window) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, L, H, N) and keys (B, L, K, N), normed, rotated and scaled; values (T, K·N) as they are."""
         shape, rope, _ = window
-        normed, v = qkv_TO.split([(self.heads + self.kv_heads) * self.width, self.kv_heads * self.width], dim=-1)
-        normed = rms_norm(normed.reshape(*shape, -1, self.width))
-        q, k = (normed if rope is None else rotate(normed, *rope)).split([self.heads, self.kv_heads], dim=2)
+        q, k, v = qkv_TO.view(*shape, -1, self.width).split([self.heads, self.kv_heads, self.kv_heads], dim=2)
+        v = v.reshape(len(qkv_TO), -1)
+        if rope is not None and torch.compiler.is_compiling():
+            q, k = (_Turned.apply(x, gain, *rope) for x, gain in ((q, self.query_gain), (k, k.new_ones(self.kv_heads))))  # type: ignore[no-untyped-call]
+            return q, k, v
+        q, k = rms_norm(q), rms_norm(k)
+        if rope is not None:
+            q, k = rotate(q, *rope), rotate(k, *rope)
         return q * self.query_gain.to(q.dtype)[:, None], k, v

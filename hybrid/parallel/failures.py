@@ -1,7 +1,10 @@
 """How all ranks end when one fails: one line that says why, from the first rank, and no process left waiting.
 
-A rank that fails writes its reason into the store where the ranks met, and ends; the others find their connections closed, and
-the first rank says the reason in one line.
+Every rank leaves with a last word: an empty one, or what went wrong.  The first rank waits for those of the others, prints the first
+that is not empty and passes it on; the others wait for its own.  A connection that is closed without one is that of a killed rank.
+
+Threads wait, as a collective may not notice: Gloo tells whoever waits for a message to begin that the connection is closed, but not who
+is in the middle of one.  That rank waits until the group's time is over, in C++, where SIGTERM is not heard.
 """
 
 import os
@@ -12,17 +15,20 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
-from typing import Any
+from datetime import timedelta
+from typing import Any, NoReturn
 
 import torch
+import torch.distributed as dist
 
-from hybrid.parallel.ranks import DeviceError, RankError, Ranks
+from hybrid.parallel.ranks import GONE, DeviceError, RankError, Ranks, peers
 from ngram.errors import SeedgramError, one_line
 
-REASON_S = 2.0  # how long the first rank looks for the reason of a rank that went away
-SAID_S = 5.0  # how long another rank waits for the first to say it
+OWN_S = 0.5  # how long a rank that hears a last word may take to fail by itself
+WORD_S = 2.0  # how long the first rank waits for another's last word; the others, for its own, twice that
 WRITE_S = 20.0  # how long a failing rank waits for a checkpoint that is being written
+WORD_BYTES = 8192
+_leaving = threading.Lock()
 
 
 @contextmanager
@@ -34,76 +40,84 @@ def together(ranks: Ranks) -> Iterator[None]:
     if ranks.world == 1:
         yield
         return
-    previous = signal.signal(signal.SIGTERM, _told_to_stop)
+    stopped = RankError("told to stop (SIGTERM) outside the training loop; start again with --resume")
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: _fail(ranks, sys.exception() or stopped))
     try:
-        try:
+        with _last_words(ranks):
             yield
-        except SystemExit:
-            raise
-        except BaseException as error:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it as soon as one rank has ended
-            _fail(ranks, _first(error))
-    except StoppedError as error:  # it came between the last two lines: leaving here would wait for peers that are gone
-        _fail(ranks, _first(error))
+    except BaseException as error:
+        _fail(ranks, error)
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
-class StoppedError(RankError):
-    """SIGTERM outside the training loop."""
-
-
-def _told_to_stop(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: another must not come between this one and its report
-    raise StoppedError("told to stop (SIGTERM) outside the training loop; start again with --resume")
-
-
-def _first(error: BaseException) -> BaseException:
-    """What went wrong first: SIGTERM often comes while a rank is already on its way out, because another has ended."""
-    while isinstance(error, StoppedError) and error.__context__ is not None:
-        error = error.__context__
-    return error
-
-
-def _fail(ranks: Ranks, error: BaseException) -> None:
-    """Prints the reason (first rank) or leaves it in the store (others), and ends the process."""
-    own = not isinstance(error, RankError)
-    line = one_line(error)
-    if own and not isinstance(error, (SeedgramError, KeyboardInterrupt)):
+def _fail(ranks: Ranks, error: BaseException) -> NoReturn:
+    """Says why this rank ends, unless another knows better, and ends the process."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it as soon as one rank has ended
+    line, first, code = one_line(error), ranks.is_first, 2
+    if isinstance(error, RankError):
+        time.sleep(WORD_S * (2 - first))  # a thread that hears the reason ends the process
+        _leave(ranks, line, code)
+    if isinstance(error, KeyboardInterrupt):
+        code = 130
+    elif not isinstance(error, SeedgramError):
+        code = 1
         traceback.print_exception(error)  # a fault in the program: whoever repairs it needs all of it
-    if ranks.is_first:
-        print(line if own else _wait(ranks, "reason", REASON_S) or line, file=sys.stderr)
-        _leave(ranks, "said", "yes")
-    elif own:
-        _leave(ranks, "reason", line.replace(": ", f": rank {ranks.rank}: ", 1))
-    elif not _wait(ranks, "said", SAID_S):
-        print(line, file=sys.stderr)
-    end = time.monotonic() + WRITE_S
+    _leave(ranks, line if first else line.replace(": ", f": rank {ranks.rank}: ", 1), code, say=first)
+
+
+@contextmanager
+def _last_words(ranks: Ranks) -> Iterator[None]:
+    """Inside, the last word of another rank ends this one; leaving without an error says an empty one and waits for the others'."""
+    threads = []
+    with peers():
+        for other in _others(ranks):
+            word = torch.empty(WORD_BYTES, dtype=torch.uint8)
+            work = dist.irecv(word, other, ranks.patient_group)
+            threads.append(threading.Thread(target=_listen, args=(ranks, work, word), daemon=True))
+    for thread in threads:
+        thread.start()
+    yield
+    _tell(ranks, "")
+    for thread in threads:
+        thread.join()
+
+
+def _others(ranks: Ranks) -> range:
+    return range(1, ranks.world) if ranks.is_first else range(1)
+
+
+def _listen(ranks: Ranks, work: Any, word: torch.Tensor) -> None:
+    line, say = one_line(RankError(GONE)), True
+    with suppress(RuntimeError):
+        work.wait(timedelta(days=3650))
+        line, say = str(bytes(word.tolist()), "utf-8", "replace").strip(), ranks.is_first
+    if line:
+        time.sleep(OWN_S)
+        _leave(ranks, line, 2, say)
+
+
+def _tell(ranks: Ranks, line: str) -> None:
+    word = torch.tensor(list(line.encode().ljust(WORD_BYTES)[:WORD_BYTES]), dtype=torch.uint8)
+    for other in _others(ranks):
+        with suppress(RuntimeError):  # it is gone
+            work: Any = dist.isend(word, other, ranks.patient_group)
+            work.wait(timedelta(seconds=WORD_S))
+
+
+def _leave(ranks: Ranks, line: str, code: int, say: bool = True) -> NoReturn:
+    """Ends the process with a line, printed or told to others; a second thread that comes here waits for that."""
+    _leaving.acquire()
+    if say:
+        os.write(2, f"{line}\n".encode())  # not through sys.stderr, in which the main thread may just be
+    _tell(ranks, line)
     for thread in threading.enumerate():
-        if not thread.daemon and thread is not threading.current_thread():
-            thread.join(max(0.0, end - time.monotonic()))
+        if thread.name == "checkpoint":  # of its Writer; threads of the main thread's own work may not end without it
+            thread.join(WRITE_S)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
-    os._exit(130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, SeedgramError) else 1)
-
-
-def _leave(ranks: Ranks, key: str, words: str) -> None:
-    """Writes into the store, unless another rank was first or the store is already gone."""
-    with suppress(RuntimeError):
-        ranks.store.compare_set(key, "", words)
-
-
-def _wait(ranks: Ranks, key: str, seconds: float) -> str | None:
-    """The value of `key`, waiting for it up to `seconds`; None if it does not come or the store is gone."""
-    end = time.monotonic() + seconds
-    with suppress(RuntimeError):
-        while not ranks.store.check([key]):  # the store's own `wait` prints lines when its time is over
-            if time.monotonic() > end:
-                return None
-            time.sleep(0.05)
-        return str(ranks.store.get(key), "utf-8")
-    return None
+    os._exit(code)
 
 
 @contextmanager

@@ -23,6 +23,8 @@ TIMEOUT_S = 45.0  # a rank that is silent for this long while training is taken 
 PATIENT_S = 3600.0  # … while the first rank merges, prunes and packs
 DEVICE_S = 600.0  # … in NCCL, where compilers may differ by minutes: the host's group sees a dead rank long before
 
+GONE = "another rank ended without giving a reason (killed, or its machine is gone); start again with --resume"
+
 
 class RankError(SeedgramError):
     """Another rank ended, fell silent, or this one was told to stop outside the loop."""
@@ -30,6 +32,20 @@ class RankError(SeedgramError):
 
 class DeviceError(SeedgramError):
     """The device asked for is missing or too small."""
+
+
+@contextmanager
+def peers() -> Iterator[None]:
+    """Around collectives: an error that means that a peer is gone becomes a RankError."""
+    try:
+        yield
+    except RuntimeError as error:
+        words = str(error).lower()
+        if not isinstance(error, dist.DistError) and "gloo" not in words and "nccl" not in words:
+            raise
+        if "timed out" in words or "timeout" in words:
+            raise RankError("another rank has been silent for too long; see what holds it up, or raise --rank-timeout, then --resume") from error
+        raise RankError(GONE) from error
 
 
 @dataclass
@@ -42,55 +58,40 @@ class Ranks:
     host_group: Any = None
     patient_group: Any = None
     timeout_s: float = TIMEOUT_S
-    store: Any = None  # where the ranks met: reasons of failures are left there
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
+    @peers()
     def sum_(self, tensor: torch.Tensor) -> None:
         """Sums `tensor` over ranks in place, on the device's group."""
         if self.world > 1:
-            with peers():
-                dist.all_reduce(tensor)
+            dist.all_reduce(tensor)
 
+    @peers()
     def agree(self, progress: float, stop: bool) -> tuple[float, bool]:
         """Rank 0's progress, and whether any rank wants to stop; on the host, without touching the device."""
         if self.world == 1:
             return progress, stop
         mine = torch.tensor([progress if self.is_first else 0.0, float(stop)], dtype=torch.float64)
-        with peers():
-            dist.all_reduce(mine, group=self.host_group)
+        dist.all_reduce(mine, group=self.host_group)
         return float(mine[0]), bool(mine[1] > 0)
 
+    @peers()
     def barrier(self) -> None:
         """Waits for every rank, up to an hour."""
         if self.world > 1:
-            with peers():
-                dist.barrier(group=self.patient_group)
+            dist.barrier(group=self.patient_group)
 
     def close(self) -> None:
         """Leaves the process groups, and ends their threads: those still at work while Python exits may abort the process.
 
         A group lives as long as anything refers to it, so the references held here go too.  Functions of torch.distributed.nn.functional
         hold the default group as a default argument if that module is first imported once the group exists, as the compiler does."""
-        self.host_group = self.patient_group = self.store = None
+        self.host_group = self.patient_group = None
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-@contextmanager
-def peers() -> Iterator[None]:
-    """Around collectives: an error that means that a peer is gone becomes a RankError."""
-    try:
-        yield
-    except (dist.DistError, RuntimeError) as error:
-        words = str(error)
-        if not isinstance(error, dist.DistError) and "gloo" not in words.lower() and "nccl" not in words.lower():
-            raise
-        if "imed out" in words or "imeout" in words:
-            raise RankError("another rank has been silent for too long; see what holds it up, or raise --rank-timeout, then --resume") from error
-        raise RankError("another rank ended without giving a reason (killed, or its machine is gone); start again with --resume") from error
 
 
 def start(device: str = "auto", timeout_s: float = TIMEOUT_S) -> Ranks:
@@ -106,25 +107,15 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S) -> Ranks:
     use_cuda = device == "cuda" or (device == "auto" and cuda)
     if use_cuda and local >= torch.cuda.device_count():
         raise DeviceError(f"local rank {local} has no GPU, the machine has {torch.cuda.device_count()}; lower torchrun's --nproc_per_node")
-    if use_cuda and world > 1 and not dist.is_nccl_available():
-        raise DeviceError("several GPUs need NCCL and this torch has none; use --nproc_per_node=1 or --device cpu")
     chosen = torch.device("cuda", local) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(chosen)
     if world == 1:
         return Ranks(rank, world, chosen)
     try:
-        store, _, _ = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
-        device_group = timedelta(seconds=DEVICE_S if use_cuda else timeout_s)
-        dist.init_process_group(
-            "nccl" if use_cuda else "gloo",
-            store=dist.PrefixStore("ranks", store),  # type: ignore[attr-defined]
-            rank=rank,
-            world_size=world,
-            timeout=device_group,
-            device_id=chosen if use_cuda else None,
-        )
+        limit = timedelta(seconds=DEVICE_S if use_cuda else timeout_s)
+        dist.init_process_group("nccl" if use_cuda else "gloo", timeout=limit, device_id=chosen if use_cuda else None)
         host, patient = (dist.new_group(backend="gloo", timeout=timedelta(seconds=s)) for s in (timeout_s, PATIENT_S))
-    except (dist.DistError, RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:
         raise RankError(f"the {world} ranks do not find each other ({str(error).splitlines()[0]}); start them with torchrun") from None
-    return Ranks(rank, world, chosen, host, patient, timeout_s, dist.PrefixStore("seedgram", store))  # type: ignore[attr-defined]
+    return Ranks(rank, world, chosen, host, patient, timeout_s)

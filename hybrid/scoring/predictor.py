@@ -18,7 +18,7 @@ Shapes: n targets, N tokens of the stream, K experts (mixture.EXPERTS), F featur
 """
 
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -82,7 +82,7 @@ class Predictor:
             self.product = product or ProductScorer(keep=keep_rows)
         self._caches = [cache] if twin is None else [cache, twin]
         self._experts: list[StreamCache | MatchModel] = [*self._caches, *([match] if match is not None else [])]
-        self._threads = defaultdict[int, ThreadPoolExecutor](partial(ThreadPoolExecutor, 1))
+        self._threads = {id(part): ThreadPoolExecutor(1) for part in (*self._experts, None)}  # None: the gate
         self._beside = False  # whether they are used
         self._block = Block(cache, 0, 0)  # the open one
         self._watch = np.unique(np.asarray(watch, np.int64))
@@ -171,7 +171,7 @@ class Predictor:
                 a, b, block, told = waiting.popleft()
                 here = BlendScores(*(getattr(out, name)[a - first : b - first] for name in ("probs", "mixed", "weights")))
                 parts = self._multiply(tokens, a, b, block, [one.result() for one in told], here.probs)
-                scored.append(self._on(self.mixture, self._finish, tokens, a, here, learn, *parts))
+                scored.append(self._on(None, self._finish, tokens, a, here, learn, *parts))
                 scored[max(0, len(scored) - AHEAD)].result()
                 begin, end = self._chunk(len(tokens), a)
                 if self.by_chunk and learn and b == end < len(tokens):

@@ -20,7 +20,7 @@ from ngram.private_files import Store, store_of
 from ngram.storing import table_codec
 from ngram.table import NgramTable
 
-LEAST_BYTES, MOST_BYTES = 1 << 20, 1 << 26  # of a table that is kept: 80,000 to 6 million n-grams; at most 9 of them lie there
+LEAST_BYTES, MOST_BYTES = 1 << 20, 1 << 26  # of a table that is kept: 80,000 to 6 million n-grams; at most 9 lie there beside those of the last ten minutes
 NAME = "table"
 
 

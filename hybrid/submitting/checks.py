@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from hybrid.auditing.printed_run import MAX_TOKENS, POSITIONS, audit_artifact
 from hybrid.data.manifest import check_shards
 from hybrid.data.overlap import Shared, overlap
@@ -103,14 +105,19 @@ def _data_figures(train: Stream, val: Stream, shared: Shared) -> dict[str, Any]:
 
 
 def check_audits(runs: Sequence[Run], data: str, limits: Limits, ranks: Ranks) -> list[Check]:
-    """The audit of every run, by the options of its score, over the beginning of the validation stream."""
+    """The audit of every run, by the options of its score, over the beginning of the validation stream.
+
+    eval.py is run with as many ranks as printed the claim, or as many as this machine has GPUs for, which is said."""
     found = []
     for run in runs:
-        options = run.options()
+        options, claimed = run.options(), int(run.claim.get("world", 1))
+        world = max(1, min(claimed, torch.cuda.device_count())) if ranks.device.type == "cuda" else claimed
+        several = f" by {world} of the {claimed} ranks that printed the claim" if claimed > 1 else ""
         tokens = min(limits.audit_tokens, options.max_tokens or limits.audit_tokens)
-        report = audit_artifact(str(run.folder / ARTIFACT), data, dataclasses.replace(options, max_tokens=tokens), limits.positions, ranks)
+        stretch = dataclasses.replace(options, max_tokens=tokens)
+        report = audit_artifact(str(run.folder / ARTIFACT), data, stretch, limits.positions, ranks, world)
         verdicts = ", ".join(f"{name} {'held' if verdict.passed else verdict.why}" for name, verdict in report.verdicts.items())
-        found.append(Check(f"audit of seed {run.seed}", report.passed, f"{len(report.positions):,} distributions: {verdicts}"))
+        found.append(Check(f"audit of seed {run.seed}", report.passed, f"{len(report.positions):,} distributions{several}: {verdicts}"))
     return found
 
 

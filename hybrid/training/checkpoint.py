@@ -6,7 +6,6 @@ stored: on resume they are counted again, at millions of tokens a second, which 
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 
 import torch
 
-from hybrid.parallel.ranks import Ranks
 from ngram.container import atomic_write, pack, read_bytes, unpack
 from ngram.errors import FileFormatError, SeedgramError
 from ngram.threads import Worker
@@ -87,16 +85,11 @@ def check_resume(path: Path, resume: str | None) -> None:
 
     resume: "yes", "auto" (start from the beginning where there is no checkpoint), or None."""
     if resume == "yes" and not path.exists():
+        finished = path.with_name("summary.json").exists()
+        left = f": a run has finished here, and {path.with_name('artifact.bin')} is what eval.py scores" if finished else ""
         raise SeedgramError(
-            f"{path}: no checkpoint to --resume from; leave --resume out to train from the beginning, or give --resume=auto to do so where there is none"
+            f"{path}: no checkpoint to --resume from{left}; leave --resume out to train from the beginning, or give --resume=auto to do so where there is none"
         )
-
-
-def say_interrupted(path: Path, steps: int, ranks: Ranks) -> int:
-    """Prints the one line of a run that a signal has stopped, and returns its exit code."""
-    if ranks.is_first:
-        print(f"stopped by a signal after step {steps:,}; {path} holds all of it, go on with --resume", file=sys.stderr)
-    return INTERRUPTED
 
 
 class RunFolder:

@@ -4,6 +4,7 @@
 """
 
 import json
+import time
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from hybrid.training.inputs import read_inputs
 from hybrid.training.run_log import RunLog, environment
 from hybrid.training.trainer import Trainer
 from ngram.container import atomic_write
+from ngram.terminal import warn
 
 
 @dataclass(frozen=True)
@@ -39,30 +41,37 @@ def train(settings: Config, places: Places, ranks: Ranks) -> dict[str, Any]:
     """From data to a scored artifact, or to a checkpoint where a signal stops it; what summary.json says, with "interrupted".
 
     Raises SeedgramError, naming file or setting, for what cannot be carried out."""
+    begin = time.monotonic()
     out, writer = Path(places.out), checkpoint.Writer(Path(places.out) / "checkpoint.bin")
     checkpoint.check_resume(writer.path, places.resume)
     inputs = read_inputs(places.data, places.tokenizer, settings, ranks, allow_overlap=places.allow_overlap)
+    read_s = time.monotonic() - begin
     with closing(checkpoint.RunFolder(out)) if ranks.is_first else nullcontext():
-        ranks.barrier()  # the first rank has made the folder
         if ranks.is_first and not places.resume:
             writer.path.unlink(missing_ok=True)
-        ranks.barrier()  # a checkpoint that is still there is one to continue from
+        ranks.barrier()  # the folder is there, and a checkpoint that is still in it is one to continue from
         with closing(RunLog(out / "train.jsonl", active=ranks.is_first)) as log:
             log.record("start", config=settings.to_json(), world=ranks.world, data=inputs.loader.digests, **environment(ranks.device))
             trainer = Trainer(settings, inputs.loader, inputs.model, ranks, log, inputs.val_tokens)
             result = trainer.run(writer)
             summary: dict[str, Any] = {"preset": settings.preset, "seed": settings.train.seed, "world": ranks.world, **vars(result)}
             if result.interrupted:
-                checkpoint.say_interrupted(writer.path, result.steps, ranks)
+                if ranks.is_first:
+                    warn(f"stopped by a signal after step {result.steps:,}; {writer.path} holds all of it, go on with --resume")
                 return summary
-            counts = pack.merge_counts(trainer.cache, ranks, log)
+            pack.merge_counts(trainer.ahead, ranks, log)
             if ranks.is_first:
-                summary |= pack.pack(settings, inputs.model, counts, inputs.loader, inputs.tokenizer, ranks, out, log)
+                summary |= pack.pack(settings, inputs.model, trainer.ahead, inputs.loader, inputs.tokenizer, ranks, out, log)
             ranks.barrier()  # the artifact is on disk, and scored as anybody would read it
             if not places.no_score:
                 options = EvalOptions(allow_overlap=places.allow_overlap)
-                summary["scores"] = evaluate.evaluate(artifact.load(out / "artifact.bin"), find_shards(places.data, "val"), ranks, options)[0]
+                with log.phase("reloaded"):
+                    packed = artifact.load(out / "artifact.bin")
+                with log.phase("scored"):
+                    summary["scores"] = evaluate.evaluate(packed, find_shards(places.data, "val"), ranks, options)[0]
             if ranks.is_first:
+                seconds = {"read": read_s, "compiled": result.warmup_s, **log.seconds}
+                summary["seconds"] = seconds | {"else": time.monotonic() - begin - result.wall_s - sum(seconds.values())}
                 atomic_write(out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
                 if not places.keep_checkpoint:
                     writer.path.unlink(missing_ok=True)

@@ -69,7 +69,7 @@ class _Builder:
         self.rooms = [np.empty((max(self.sizes[n::2], default=0), 2), np.int64) for n in (0, 1)]
         self.suffix_rooms = [np.empty(max(self.sizes[n:-1:2], default=0), np.uint32) for n in (0, 1)]
         self.entries, self.starts = np.zeros((vocab_size, 2), np.int64), np.tile(np.arange(vocab_size), (len(self.cuts) - 1, 1))
-        self.entries[:, 0] = np.arange(vocab_size) | (0 if top == 1 else len(self.records) - 2) << TOKEN_BITS  # an empty list
+        self.entries[:, 0] = np.arange(vocab_size) | (0 if top == 1 else len(self.records) - 6) << TOKEN_BITS  # an empty list
         self.entries[np.where(found < 0, ~found, found) & ((1 << TOKEN_BITS) - 1), 0] = found
         self.filled = self.starts + self.tally[0]
         self.below = np.zeros(1, np.uint32), np.zeros_like(self.starts), np.ones_like(self.starts)
@@ -87,8 +87,8 @@ class _Builder:
         least = max(1, self.top - kernels.TAIL_BITS // self.token_bits)
         setting = np.array([self.top, self.bos, run.bits, least, self.token_bits])
         stride = 2 * len(run)  # of an order: a record and the first word of a list for each entry, at most
-        self.records = np.empty(self.top * stride + 2, np.int64)  # most of it is never touched and takes no memory
-        self.records[-2:] = 0
+        self.records = np.empty(self.top * stride + 6, np.int64)  # most of it is never touched and takes no memory
+        self.records[-6:] = 0
         found = np.zeros((len(cuts), self.top, 5), np.int64)
         tally = np.zeros((len(cuts), self.top, len(cuts), size), np.int32)
 

@@ -113,7 +113,7 @@ def place(
     theirs, their_starts, their_ends = below
     tokens, parents, counts, raws = out
     mask, k = (1 << width) - 1, 0
-    lists, facts, neighbours = np.empty((3, BLOCK), np.int64)
+    lists, facts, neighbours, unused = np.empty((4, BLOCK), np.int64)
     for a in range(group[0], group[1]):
         for g in range(len(starts)):
             at, j, end = starts[g, a], their_starts[g, a], their_ends[g, a]
@@ -122,8 +122,8 @@ def place(
                 for i in range(size if n < top else 0):
                     lists[m] = entries[block + i, 0] >> TOKEN_BITS
                     m += lists[m] >= 0
-                for i in range(m):  # no branch waits for memory here, so these reads overlap
-                    facts[i], neighbours[i] = records[lists[i]], records[lists[i] + 1]
+                for i in range(m):  # no branch waits for memory here, so these reads overlap; most lists end within two lines of the cache
+                    facts[i], neighbours[i], unused[i] = records[lists[i]], records[lists[i] + 1], records[lists[i] + 5]
                 m = 0
                 for i in range(size):
                     word, pair = entries[block + i, 0], entries[block + i, 1]

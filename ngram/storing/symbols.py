@@ -6,6 +6,7 @@ and IEEE sums, products and quotients only, never from a math library's log or e
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import constriction
@@ -22,7 +23,8 @@ _PRIOR_WEIGHT = 16.0  # symbols that the neighbouring classes' frequencies count
 _UNIFORM_SHARE = 0.02  # of the prior, so that no symbol becomes too expensive
 _GAP_SYMBOLS = 256
 _DIRECT_BITS = 16
-_LOOKED_UP = 4096  # smaller values have their level read from a table
+_categorical = partial(constriction.stream.model.Categorical, perfect=False)
+
 
 
 def altered(problem: str) -> FileFormatError:
@@ -79,17 +81,7 @@ def level_values(fineness: int) -> I64:
 
 def nearest_level(values: npt.NDArray[Any], levels: I64) -> I32:
     """Index of the nearest level, the lower one of two."""
-    middles = (levels[:-1] + levels[1:]) // 2
-    small = np.searchsorted(middles, np.arange(_LOOKED_UP), side="left").astype(np.int32)
-    out = small[np.minimum(values, _LOOKED_UP - 1).astype(np.int64)]  # nearly all values are small: a look instead of a search
-    large = np.flatnonzero(values >= _LOOKED_UP)
-    out[large] = np.searchsorted(middles, values[large].astype(np.int64), side="left")
-    return out
-
-
-def _model(probabilities: F64, count: int) -> Any:
-    # Lazy tables are the same code, only quicker to set up for a few symbols.
-    return constriction.stream.model.Categorical(probabilities, lazy=count < 2 * len(probabilities), perfect=False)
+    return np.searchsorted((levels[:-1] + levels[1:]) // 2, values, side="left").astype(np.int32)
 
 
 def code_classed(coder: Coder, rows: npt.NDArray[Any], columns: npt.NDArray[Any], alphabet: int, symbols: I32 | None) -> I32:
@@ -106,21 +98,16 @@ def code_classed(coder: Coder, rows: npt.NDArray[Any], columns: npt.NDArray[Any]
     keys = rows.astype(np.int64) * width + columns
     tally = np.bincount(keys)
     present = np.flatnonzero(tally)
-    number = np.zeros(len(tally), np.uint16 if len(present) < 1 << 16 else np.int64)  # of 16 bits: sorted by radix
-    number[present] = np.arange(len(present))
-    order = np.argsort(number[keys], kind="stable")
-    stops = np.cumsum(tally[present])
+    order = np.argsort(keys.astype(np.uint16) if len(tally) <= 1 << 16 else keys, kind="stable")  # 16 bits: sorted by radix
     uniform = np.full(alphabet, 1 / alphabet)
     above: dict[int, F64] = {}
-    left = uniform
-    last_row = -1
-    for key, start, stop in zip(present.tolist(), (stops - tally[present]).tolist(), stops.tolist(), strict=True):
+    left, last_row = uniform, -1
+    for key, index in zip(present.tolist(), np.split(order, np.cumsum(tally[present])[:-1]), strict=True):
         row, column = divmod(key, width)
         near = above.get(column, left)
         prior = near if row != last_row else (left + near) * 0.5
         prior = prior * (1 - _UNIFORM_SHARE) + uniform * _UNIFORM_SHARE
-        index = order[start:stop]
-        decoded, estimate = _code_class(coder, prior, stop - start, None if symbols is None else symbols[index])
+        decoded, estimate = _code_class(coder, prior, len(index), None if symbols is None else symbols[index])
         if symbols is None:
             out[index] = decoded
         above[column] = left = estimate
@@ -133,7 +120,7 @@ def _code_class(coder: Coder, prior: F64, count: int, symbols: I32 | None) -> tu
     parts, done, block = [], 0, _FIRST_BLOCK
     while done < count:
         size = min(block, count - done)
-        part = coder.code(_model(weights / weights.sum(), size), size, None if symbols is None else symbols[done : done + size])
+        part = coder.code(_categorical(weights / weights.sum()), size, None if symbols is None else symbols[done : done + size])
         weights = weights + np.bincount(part, minlength=len(weights))
         parts.append(part)
         done += size
@@ -143,7 +130,7 @@ def _code_class(coder: Coder, prior: F64, count: int, symbols: I32 | None) -> tu
 
 def code_numbers(coder: Coder, classes: I32, numbers: I64 | None) -> I64:
     """Codes integers 0…2^48 as bit lengths (given a class of 0…63 each) and plain lower bits.  Returns int64 (n,)."""
-    lengths = None if numbers is None else np.frexp(numbers.astype(np.float64))[1].astype(np.int32)
+    lengths = None if numbers is None else np.frexp(numbers.astype(np.float64))[1]
     lengths = code_classed(coder, np.zeros_like(classes), classes, 49, lengths)
     out = np.ldexp(0.5, lengths).astype(np.int64)  # 2^(length - 1), and 0 for a length of 0
     for low in range(0, 48, _DIRECT_BITS):
@@ -172,7 +159,7 @@ def code_positions(coder: Coder, size: int, count: int, positions: I64 | None) -
     escape = _GAP_SYMBOLS - 1
     while len(open_):
         part = None if gaps is None else np.minimum((gaps[open_] - out[open_]) >> shift, escape).astype(np.int32)
-        part = coder.code(_model(probabilities, len(open_)), len(open_), part)
+        part = coder.code(_categorical(probabilities), len(open_), part)
         out[open_] += part.astype(np.int64) << shift
         if int(out.sum()) + count > size:
             raise altered("a gap reaches past the end")

@@ -183,7 +183,7 @@ def _code_members(
         kernels.locate_members(*walk, rank, truth.order.first, truth.order.suffixes, np.zeros_like(slots), bucket, slot)
         slot = slot[np.argsort(bucket.astype(np.uint16), kind="stable")]  # 16 bits: sorted by radix
         truly = np.bincount(bucket, minlength=len(slots))[used]
-    bits = np.frexp(slots[used].astype(np.float64))[1].astype(np.int32)
+    bits = np.frexp(slots[used].astype(np.float64))[1]
     found = np.zeros_like(slots)
     found[used] = code_numbers(coder, np.minimum(bits, 48), truly)
     if (found > slots).any() or int(found.sum()) != size:
@@ -215,7 +215,7 @@ def _code_events(coder: Coder, slots: I64, found: I64, inverted: Mask, members: 
 
 def _octave(values: I64) -> I32:
     """floor(log2(value)), -1 of 0."""
-    return np.frexp(values.astype(np.float64))[1].astype(np.int32) - 1
+    return np.frexp(values.astype(np.float64))[1] - 1
 
 
 def _pruned(order: _Order) -> U32:

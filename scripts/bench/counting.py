@@ -50,6 +50,7 @@ from ngram.counting.build_table import build_table
 from ngram.counting.counter import NgramCache
 from ngram.counting.whole_stream import fits, run_of_stream
 from ngram.errors import SeedgramError, run_cli
+from ngram.table import NgramTable
 from ngram.threads import COUNT
 from scripts.bench.common import fastest_s, make_parser, markdown
 
@@ -276,13 +277,13 @@ def show(rows: Figures) -> None:
     print(markdown(["V", "method", "processors", "tokens", "processor s", "wall s", "million tokens/s"], cells), flush=True)
 
 
-def warm(stream: Tokens, vocab_size: int) -> None:
-    """Compiles all kernels."""
+def warm(stream: Tokens, vocab_size: int) -> NgramTable:
+    """Compiles all kernels; returns a small table."""
     small = NgramCache(vocab_size, ORDER, BOS, buffer_positions=64)
     small.count_stream(stream[:2000])
-    small.table()
     if fits(vocab_size, ORDER):
         run_of_stream(stream[:2000], vocab_size, ORDER, BOS, ORDER)
+    return small.table()
 
 
 def compare(flags: argparse.Namespace, shard: Path, vocab_size: int) -> tuple[Figures, Figures]:

@@ -34,7 +34,7 @@ from ngram.online.cache import OnlineCache
 from ngram.storing import table_codec
 from scripts.bench.all_reduce import peak_bytes
 from scripts.bench.common import make_parser, markdown
-from scripts.bench.counting import BOS, ORDER, read_shard
+from scripts.bench.counting import BOS, ORDER, read_shard, warm
 
 SCORED = 200_000  # held-out tokens
 Figures = dict[str, Any]
@@ -55,9 +55,7 @@ def bits(stream: Any, cache: OnlineCache, *, learn: bool) -> float:
 
 def measure(stream: Any, held_out: Any, vocab_size: int) -> Figures:
     """One size, in this process."""
-    warm = NgramCache(vocab_size, ORDER, BOS, 64)
-    warm.count_stream(stream[:2000])
-    table_codec.encode(warm.table())
+    table_codec.encode(warm(stream, vocab_size))
     started, clock = reset_peak(), [time.process_time()]
     cache = NgramCache(vocab_size, ORDER, BOS)
     cache.count_stream(stream)

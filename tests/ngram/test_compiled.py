@@ -244,13 +244,43 @@ def test_folders_of_others_are_not_read(tmp_path, monkeypatch):
     assert not store.save("b", b"abc")
 
 
+def old_folders(place, count):
+    """So many folders key0, key1, …, used at 1000, 1001, … s."""
+    for age in range(count):
+        Store(place / f"key{age}").save("a", b"abc")
+        os.utime(place / f"key{age}", (1000 + age, 1000 + age))
+
+
 def test_a_new_key_removes_all_but_the_newest_old_ones(tmp_path):
-    for age in range(private_files.FOLDERS_KEPT + 3):
-        Store(tmp_path / "kernels" / f"key{age}").save("a", b"abc")
-        os.utime(tmp_path / "kernels" / f"key{age}", (1000 + age, 1000 + age))
+    old_folders(tmp_path / "kernels", private_files.FOLDERS_KEPT + 3)
     assert Store(tmp_path / "kernels" / "new").save("a", b"abc")
     ages = range(3, private_files.FOLDERS_KEPT + 3)
     assert {path.name for path in (tmp_path / "kernels").iterdir()} == {"new", *(f"key{age}" for age in ages)}
+
+
+def test_a_folder_that_is_read_is_not_old_however_long_ago_it_was_made(tmp_path):
+    old_folders(tmp_path / "kernels", private_files.FOLDERS_KEPT + 1)
+    assert Store(tmp_path / "kernels" / "key0").load("a") == b"abc"
+    assert Store(tmp_path / "kernels" / "new").save("a", b"abc")
+    assert {path.name for path in (tmp_path / "kernels").iterdir()} == {"new", "key0", *(f"key{age}" for age in range(2, private_files.FOLDERS_KEPT + 1))}
+
+
+def test_no_folder_goes_that_a_process_has_just_used_however_many_there_are(tmp_path):
+    for number in range(private_files.FOLDERS_KEPT + 3):
+        assert Store(tmp_path / "kernels" / f"key{number}").save("a", b"abc")
+    assert len(list((tmp_path / "kernels").iterdir())) == private_files.FOLDERS_KEPT + 3
+
+
+@needs_owners
+def test_a_folder_whose_time_cannot_be_set_is_read(tmp_path, monkeypatch):
+    store = Store(tmp_path / "kernels" / "key")
+    store.save("a", b"abc")
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert store.load("a") == b"abc"
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="the XDG names")

@@ -195,3 +195,10 @@ def test_the_script_is_this_command(place: Path) -> None:
         failed = script(*arguments)
         assert failed.returncode == 2 and failed.stdout == b"" and len(failed.stderr.splitlines()) == 1, failed
     assert not (place / "x").exists()
+
+
+def test_a_folder_of_another_text_is_not_replaced_without_a_word(place: Path) -> None:
+    write(place / "b.jsonl", jsonl(TEXTS[:40]))
+    gone = "out: held what was prepared from other text or with other settings; that is gone\n"
+    for text, said in (("a", ""), ("b", gone), ("b", ""), ("a", gone)):
+        assert run(f"{text}.jsonl", "--tokenizer", "m.model", "--out", "out")[::2] == (0, said)

@@ -70,7 +70,7 @@ def test_changed_input_settings_or_a_missing_shard_are_prepared_again(tmp_path: 
     changed = PrepareConfig(**{**vars(config), "name": "other", "seed": 5})
     assert "skipped" not in prepare(changed)
     assert [path.name for path in sorted((tmp_path / "out").glob("*.bin"))] == ["other_train_000000.bin", "other_val_000000.bin"]
-    assert prepare(config) == first
+    assert prepare(config) == {**first, "replaced": True}
     os.unlink(find_shards(tmp_path / "out", "val")[0])
     assert prepare(config) == first
     write(Path(source), jsonl(TEXTS[:-1]))

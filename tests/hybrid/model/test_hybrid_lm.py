@@ -223,7 +223,7 @@ def test_progressive_freezing_keeps_what_was_learned_and_stores_it():
 
 
 @pytest.mark.parametrize("config", [EVERYTHING, dataclasses.replace(PLAIN, freeze="none", activation="swiglu")], ids=["frozen", "dense"])
-def test_the_loss_is_one_graph_without_breaks_and_fake_bits_stay_so(config):
+def test_the_loss_is_one_graph_without_breaks_with_the_gradient_of_the_plain_lines_and_fake_bits_stay_so(config):
     model, ids = build(dataclasses.replace(config, layers=2)), tokens(9)
     for bits in (0, 6):
         model.set_fake_bits(bits)
@@ -231,7 +231,10 @@ def test_the_loss_is_one_graph_without_breaks_and_fake_bits_stay_so(config):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # torch's tracer trips its own warning about autograd functions
             loss = compiled(ids[:, :-1], ids[:, 1:])
-        torch.testing.assert_close(loss, model.loss(ids[:, :-1], ids[:, 1:]))
+        plain, parameters = model.loss(ids[:, :-1], ids[:, 1:]), list(model.parameters())
+        torch.testing.assert_close(loss, plain)
+        for one, other in zip(*(torch.autograd.grad(value, parameters, allow_unused=True) for value in (loss, plain)), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
 
 def test_the_loss_of_a_compiled_model_is_the_cross_entropy_of_the_capped_logits_and_so_is_its_gradient():

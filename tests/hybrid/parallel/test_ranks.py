@@ -14,16 +14,17 @@ from tests.support.paths import ROOT
 RANK = """
 import json, os
 import torch
-from hybrid.parallel import ranks
+from hybrid.parallel import failures, ranks
 def threads():
     return sorted(open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task"))
 mine = ranks.start("cpu")
 total = torch.ones(3)
-mine.sum_(total)
-assert mine.agree(0.5, False) == (0.5, False)
-mine.barrier()
-import torch._dynamo
-before = threads()
+with failures.together(mine):
+    mine.sum_(total)
+    assert mine.agree(0.5, False) == (0.5, False)
+    mine.barrier()
+    import torch._dynamo
+    before = threads()
 mine.close()
 print(json.dumps([total.tolist(), before, threads()]))
 """

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from hybrid import __main__ as command
 from hybrid.auditing.printed_run import audit_artifact
 from hybrid.auditing.report import AuditReport, Verdict
 from hybrid.data.write_shards import write_shard
+from hybrid.parallel.ranks import Ranks
 from hybrid.scoring.printed import Printed, run_eval
 from hybrid.submitting import archive, checks, machine, prove, runs
 from tests.support import tiny
@@ -89,6 +91,27 @@ def test_the_copy_stands_alone_and_says_what_is_claimed(
     assert told["bytes_code"] == size and told["bytes_total"] == size + (tmp_path / "out" / "artifact.bin").stat().st_size
     assert abs(told["seeds"]["1"]["val_bpb_alone"] - told["val_bpb"]) < 1e-4 and told["proof"]["small_training"]["steps"] == 2
     assert told["checks"]["audit of seed 1"] == "128 distributions: C1 held, C2 held, C3 held, C4 held"
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "used", "told"), [("cpu", 0, 3, "by 3 of the 3 ranks"), ("cuda", 2, 2, "by 2 of the 3 ranks"), ("cuda", 8, 3, "by 3 of the 3 ranks")]
+)
+def test_a_figure_that_several_ranks_printed_is_audited_with_as_many_or_what_is_missing_is_said(
+    tiny_data: Path, two: list[Path], monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, used: int, told: str
+) -> None:
+    asked: list[int] = []
+
+    def audit(path: str, data: str, options: Any, positions: int, here: Ranks, printing_ranks: int = 1) -> AuditReport:
+        asked.append(printing_ranks)
+        return AuditReport("run", {}, np.arange(9), np.ones(9))
+
+    monkeypatch.setattr(checks, "audit_artifact", audit)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    alone, claim = runs.read_run(two[0]), runs.read_run(two[1])
+    several = dataclasses.replace(claim, claim={**claim.claim, "world": 3})
+    found = checks.check_audits([alone, several], str(tiny_data), checks.Limits(), Ranks(0, 1, torch.device(device)))
+    assert asked == [1, used]
+    assert [check.found.partition(":")[0] for check in found] == ["9 distributions", f"9 distributions {told} that printed the claim"]
 
 
 @pytest.mark.usefixtures("loaded_processes")
