@@ -176,7 +176,7 @@ class Predictor:
                 begin, end = self._chunk(len(tokens), a)
                 if self.by_chunk and learn and b == end < len(tokens):
                     self._learn_chunk(tokens, begin, end)
-        for one in scored:
+        for one in (*scored, *(self._on(expert, int) for expert in self._experts)):  # these: nobody waited for a cache that only counted
             one.result()
         return out
 

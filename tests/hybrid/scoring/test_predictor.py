@@ -1,5 +1,6 @@
 """One predictor: however calls cut the stream, and whether the text is known or not, a target gets the same bits."""
 
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from hybrid.coding import stream_coder
 from hybrid.parallel.ranks import Ranks
 from hybrid.scoring import evaluate
-from hybrid.scoring.build import network_ahead, predictor_of
+from hybrid.scoring.build import network_ahead, predictor_of, seeded
 from hybrid.scoring.exact import exact
 from hybrid.scoring.mixture import GATE_FEATURES, load_gate
 from hybrid.scoring.options import AdaptConfig, EvalOptions, add_option_flags, options_of
@@ -147,6 +148,22 @@ def test_a_watched_row_is_the_readers_and_knows_neither_its_target_nor_what_foll
             reader.close()
         assert len(seen) == part.checked == 1
         assert np.array_equal(seen[0], expected)
+
+
+@pytest.mark.parametrize("way", ["default", "blocks that cut chunks", "offline", "no product", "by chunk"])
+def test_two_caches_in_turns_are_one_and_both_know_all_when_a_call_returns(art, text, way, monkeypatch):
+    options, count = EvalOptions(exact=True, **WAYS[way]), StreamCache.update
+    monkeypatch.setattr(StreamCache, "update", lambda *given: (time.sleep(0.02), count(*given))[1])  # as late as can be
+    with exact():
+        part = predictor_of(art, network_ahead(art, text, options, ALONE), options, seeding=seeded(art, 2), watch=[3, 70, 140])
+        order, found = ScoreFirst(text, {"blend": part}, frozen=not options.online), []
+        for start, stop in ((1, 100), (100, len(text))):
+            found.append((order.score if order.frozen else order.score_then_update)(start, stop)["blend"].mixed)
+            first, second = part._caches
+            assert first.digest() == second.digest() and first is not second
+        part.close()
+    assert np.array_equal(-np.log2(np.concatenate(found)), printed_bits(art, text, **WAYS[way]))
+    assert part.checked == 3
 
 
 def test_a_row_is_asked_for_in_order_and_before_the_score(art, text):

@@ -80,8 +80,8 @@ def test_commands_ask_for_no_kernel_that_the_warm_up_has_not_compiled(tmp_path):
     assert len(by_command) == len(commands)
     for command, kernels in zip(commands, by_command, strict=True):
         assert kernels <= compiled, (command, kernels - compiled)
-    train, _, kneser_ney, mixture, _, coder, *_ = map(len, by_command)
-    assert min(train, kneser_ney, mixture, coder) > 0 and len(set().union(*by_command)) > 25
+    train, static, _, mixture, _, coder, *_ = map(len, by_command)  # --online kn has what the command before it, of this process, loaded
+    assert min(train, static, mixture, coder) > 0 and len(set().union(*by_command)) > 25
     assert (tmp_path / "back").read_bytes() == (tmp_path / "text").read_bytes()
 
 
