@@ -15,7 +15,7 @@ FALLBACK = 0.05  # share of each expert after the first when there is no text to
 PATIENCE = 3  # epochs without improvement before stopping
 FOLDS = 5  # stretches of little text, each held out once
 LITTLE_BATCH = 128  # positions of a step on little text
-PRIOR = 10.0  # positions for which the fallback's weights count beside those of little text
+PRIOR = 1.0  # positions for which the fallback's weights count beside those of little text
 
 
 def fallback(names: Sequence[str], experts: int = 2, rate: float = 0.0) -> Gate:
