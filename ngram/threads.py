@@ -31,10 +31,10 @@ class Worker:
 
     An error ends the work: what still waits is dropped, and the owner's next call raises it.  The thread exists only while there
     is work, so a process that exits waits for unfinished work and for nothing else.
-    name: of the thread.  most: functions that may wait; `submit` blocks while there are as many."""
+    name: of the thread.  most: functions that may wait; `submit` blocks while there are as many.  daemon: no process waits for it."""
 
-    def __init__(self, name: str, most: int) -> None:
-        self._name, self._most = name, most
+    def __init__(self, name: str, most: int, *, daemon: bool = False) -> None:
+        self._name, self._most, self._daemon = name, most, daemon
         self._waiting: deque[Callable[[], object]] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -48,7 +48,7 @@ class Worker:
             self._raise()
             self._waiting.append(work)
             if not self._busy:
-                self._busy, self._thread = True, threading.Thread(target=self._run, name=self._name)
+                self._busy, self._thread = True, threading.Thread(target=self._run, name=self._name, daemon=self._daemon)
                 self._thread.start()
 
     def idle(self) -> bool:

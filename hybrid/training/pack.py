@@ -1,9 +1,6 @@
 """From a trained model and counted n-grams to an artifact: merge, quantise, prune to the budget, fit the gate, pack."""
 
 import copy
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +17,27 @@ from hybrid.settings.config import Config
 from hybrid.storing import artifact, gptq, quantise
 from hybrid.training.fit_gate import fit_gate
 from hybrid.training.run_log import RunLog
-from ngram.arrays import F64, U16, digest
+from hybrid.training.table_ahead import TableAhead
+from ngram.arrays import F64, U16
 from ngram.blending import fit
 from ngram.counting.all_reduce import all_reduce_run
-from ngram.counting.build_table import build_table
-from ngram.counting.row_counter import RowCounter
-from ngram.counting.run import Run
-from ngram.storing.fit_bytes import fit_bytes
 from ngram.table import NgramTable
-from ngram.terminal import stage, warn
+from ngram.terminal import warn
 
 GATE_BYTES = 24_000  # kept free for the gate while the cache is fitted to the budget
-LARGE_CORPUS = 10_000_000  # positions from which singletons of long n-grams are dropped before anything is built
 
 
-def merge_counts(cache: RowCounter | None, ranks: Ranks, log: RunLog) -> Run | None:
-    """The counts of all ranks merged into one exact run, the same on every rank; None if nothing was counted."""
-    if cache is None:
-        return None
-    begin = time.monotonic()
-    run = cache.run()
-    if ranks.world > 1:
-        with peers():
-            run = all_reduce_run(run, group=ranks.patient_group)
-    log.show("merged", ngrams=len(run), positions=run.total(), merge_s=time.monotonic() - begin, digest=digest(*run.columns()))
-    return run
+def merge_counts(ahead: TableAhead | None, ranks: Ranks, log: RunLog) -> None:
+    """Merges the counts of all ranks into one exact run, the same on every rank, and begins its table, unless training has."""
+    if ahead is None or ahead.begun:
+        return
+    with log.phase("merged"):
+        run = ahead.cache.run()
+        if ranks.world > 1:
+            with peers():
+                run = all_reduce_run(run, group=ranks.patient_group)
+    if ranks.is_first:
+        ahead.begin(run)
 
 
 def _token_counts(config: Config, loader: Loader) -> F64:
@@ -66,28 +59,32 @@ def _calibration(config: Config, model: HybridLM, loader: Loader, ranks: Ranks) 
 
 
 def pack(
-    config: Config, model: HybridLM, run: Run | None, loader: Loader, tokenizer: bytes, ranks: Ranks, out: Path, log: RunLog
+    config: Config, model: HybridLM, ahead: TableAhead | None, loader: Loader, tokenizer: bytes, ranks: Ranks, out: Path, log: RunLog
 ) -> dict[str, Any]:
     """Writes `out`/artifact.bin; returns its books as "bytes" ({section: bytes}), and what the "gate" is.  Rank 0 only.
 
     The gate is fitted on what a reader of the file will have: dequantised weights, decoded cache, and the training text that
     was held out from both training and counting.  The loss through quantisation is measured on that text, too."""
     packer = artifact.Packer(config, tokenizer, map_checksums(model))
-    with _phase("quantised", log):
+    with log.phase("quantised"):
         calibration = _calibration(config, model, loader, ranks), _token_counts(config, loader)
         meta, sections = quantise.encode_state(model.state_dict(), config.quant, *calibration)
-        packer.add_weights(meta, sections)
         reloaded = copy.deepcopy(model).eval()
         reloaded.load_state_dict(quantise.decode_state(meta, sections))
-    _log_gap(config, model, reloaded, loader.holdout(), tokenizer, ranks, log)
-    gate = _fit_gate(config, reloaded, run, loader, ranks, packer, log) if run is not None else None
+    with log.phase("compressed"):
+        packer.add_weights(meta, sections)
+    with log.phase("held out") as figures:
+        figures |= _gap(config, model, reloaded, loader.holdout(), tokenizer, ranks)
+    gate = _fit_gate(config, reloaded, ahead, loader, ranks, packer, log) if ahead is not None else None
     return {"bytes": packer.write(out / "artifact.bin"), "gate": gate}
 
 
-def _fit_gate(config: Config, model: HybridLM, run: Run, loader: Loader, ranks: Ranks, packer: artifact.Packer, log: RunLog) -> dict[str, Any]:
+def _fit_gate(
+    config: Config, model: HybridLM, ahead: TableAhead, loader: Loader, ranks: Ranks, packer: artifact.Packer, log: RunLog
+) -> dict[str, Any]:
     """Adds the sections "ngram" and "gate"; returns the gate's kind and the held-out positions that it was fitted on."""
-    table, holdout = _fit_cache(config, run, loader.bos, packer, log), loader.holdout()
-    with _phase("gate", log) as figures:
+    table, holdout = _fit_cache(ahead, packer, log), loader.holdout()
+    with log.phase("gate") as figures:
         gate = fit_gate(model, table, holdout, ranks.device, config)
         figures |= {"kind": gate.kind, "positions": max(0, len(holdout) - 1)}
         packer.add({"gate": gate.to_bytes()})
@@ -97,35 +94,23 @@ def _fit_gate(config: Config, model: HybridLM, run: Run, loader: Loader, ranks: 
     return figures
 
 
-def _fit_cache(config: Config, run: Run, bos: int, packer: artifact.Packer, log: RunLog) -> NgramTable:
+def _fit_cache(ahead: TableAhead, packer: artifact.Packer, log: RunLog) -> NgramTable:
     """Adds the section "ngram", filling what the budget leaves; returns the table that a reader gets."""
-    orders = config.cache.ngram_order
-    threshold = [1 if n <= 3 else 2 for n in range(1, orders + 1)] if run.total() > LARGE_CORPUS else None
-    with _phase("table", log) as figures:
-        exact = build_table(run, config.model.vocab_size, bos, orders, threshold)
-        figures["ngrams"] = sum(exact.sizes())
-    with _phase("cache", log) as figures:
-        table, coded = fit_bytes(exact, packer.room(reserve=GATE_BYTES))
+    with log.phase("table") as figures:  # what is left of it
+        stages = ahead.stages()
+        figures |= ahead.figures
+    with log.phase("cache") as figures:
+        table, coded = stages.fit(packer.room(reserve=GATE_BYTES))
         packer.add({"ngram": coded})
         figures |= {"ngrams": sum(table.sizes()), "bytes": len(coded), "bits_an_ngram": 8 * len(coded) / max(1, sum(table.sizes()))}
     return table
 
 
-def _log_gap(config: Config, model: HybridLM, reloaded: HybridLM, holdout: U16, tokenizer: bytes, ranks: Ranks, log: RunLog) -> None:
-    """Bits per byte of the held-out training text before and after quantisation."""
+def _gap(config: Config, model: HybridLM, reloaded: HybridLM, holdout: U16, tokenizer: bytes, ranks: Ranks) -> dict[str, float]:
+    """Bits per byte of the held-out training text before and after quantisation; nothing of none."""
     size = TokenBytes.from_model(tokenizer).total(holdout)
-    if size:
-        bpb = [
-            bits_per_byte(float(windows.neural_nats(m, holdout, config.train.seq_len, Ranks(0, 1, ranks.device)).sum()), size)
-            for m in (model, reloaded)
-        ]
-        log.show("held out", neural_bpb=bpb[0], quantised_bpb=bpb[1], gap_bpb=bpb[1] - bpb[0])
-
-
-@contextmanager
-def _phase(name: str, log: RunLog) -> Iterator[dict[str, Any]]:
-    """Shows `name` on a terminal while the body runs, then logs the figures that the body put into the dict, and the seconds."""
-    begin, figures = time.monotonic(), dict[str, Any]()
-    with stage(name):
-        yield figures
-    log.show(name, **figures, seconds=time.monotonic() - begin)
+    if not size:
+        return {}
+    rank = Ranks(0, 1, ranks.device)
+    bpb = [bits_per_byte(float(windows.neural_nats(m, holdout, config.train.seq_len, rank).sum()), size) for m in (model, reloaded)]
+    return {"neural_bpb": bpb[0], "quantised_bpb": bpb[1], "gap_bpb": bpb[1] - bpb[0]}

@@ -4,6 +4,7 @@
 """
 
 import json
+import time
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,9 +41,11 @@ def train(settings: Config, places: Places, ranks: Ranks) -> dict[str, Any]:
     """From data to a scored artifact, or to a checkpoint where a signal stops it; what summary.json says, with "interrupted".
 
     Raises SeedgramError, naming file or setting, for what cannot be carried out."""
+    begin = time.monotonic()
     out, writer = Path(places.out), checkpoint.Writer(Path(places.out) / "checkpoint.bin")
     checkpoint.check_resume(writer.path, places.resume)
     inputs = read_inputs(places.data, places.tokenizer, settings, ranks, allow_overlap=places.allow_overlap)
+    read_s = time.monotonic() - begin
     with closing(checkpoint.RunFolder(out)) if ranks.is_first else nullcontext():
         if ranks.is_first and not places.resume:
             writer.path.unlink(missing_ok=True)
@@ -56,14 +59,19 @@ def train(settings: Config, places: Places, ranks: Ranks) -> dict[str, Any]:
                 if ranks.is_first:
                     warn(f"stopped by a signal after step {result.steps:,}; {writer.path} holds all of it, go on with --resume")
                 return summary
-            counts = pack.merge_counts(trainer.cache, ranks, log)
+            pack.merge_counts(trainer.ahead, ranks, log)
             if ranks.is_first:
-                summary |= pack.pack(settings, inputs.model, counts, inputs.loader, inputs.tokenizer, ranks, out, log)
+                summary |= pack.pack(settings, inputs.model, trainer.ahead, inputs.loader, inputs.tokenizer, ranks, out, log)
             ranks.barrier()  # the artifact is on disk, and scored as anybody would read it
             if not places.no_score:
                 options = EvalOptions(allow_overlap=places.allow_overlap)
-                summary["scores"] = evaluate.evaluate(artifact.load(out / "artifact.bin"), find_shards(places.data, "val"), ranks, options)[0]
+                with log.phase("reloaded"):
+                    packed = artifact.load(out / "artifact.bin")
+                with log.phase("scored"):
+                    summary["scores"] = evaluate.evaluate(packed, find_shards(places.data, "val"), ranks, options)[0]
             if ranks.is_first:
+                seconds = {"read": read_s, "compiled": result.warmup_s, **log.seconds}
+                summary["seconds"] = seconds | {"else": time.monotonic() - begin - result.wall_s - sum(seconds.values())}
                 atomic_write(out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
                 if not places.keep_checkpoint:
                     writer.path.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TimeElapsedColumn
 
 from ngram.errors import SeedgramError
+from ngram.terminal import stage
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -39,10 +40,10 @@ def _commit() -> str | None:
 
 
 class RunLog:
-    """Appends records to a JSONL file and shows them on stderr; silent on ranks other than the first."""
+    """Appends records to a JSONL file and shows them on stderr; silent on ranks other than the first.  seconds: of each phase that ended."""
 
     def __init__(self, path: Path, *, active: bool = True) -> None:
-        self.path, self._begin = path, time.monotonic()
+        self.path, self._begin, self.seconds = path, time.monotonic(), dict[str, float]()
         self._console = Console(stderr=True, quiet=not active)
         try:
             self._file = open(path, "a", encoding="utf-8") if active else None
@@ -70,6 +71,15 @@ class RunLog:
         self.record(event, **values)
         text = "  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
         self._console.print(f"{event:<10} {text}", highlight=False, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[dict[str, Any]]:
+        """Says on a terminal what is going on while the body runs, then shows the figures that it put into the dict, and the seconds."""
+        begin, figures = time.monotonic(), dict[str, Any]()
+        with stage(name):
+            yield figures
+        self.seconds[name] = time.monotonic() - begin
+        self.show(name, **figures, seconds=self.seconds[name])
 
     @contextmanager
     def bar(self, what: str) -> Iterator[None]:

@@ -17,14 +17,17 @@ import torch._functorch.config as functorch_config
 
 from hybrid.data.shards import Loader
 from hybrid.model.hybrid_lm import HybridLM
+from hybrid.model.parameters import count_stored
 from hybrid.parallel.failures import terminated
 from hybrid.parallel.ranks import Ranks
 from hybrid.scoring import windows
 from hybrid.settings.config import Config
+from hybrid.storing.counted_code import code_bytes
 from hybrid.training import checkpoint
 from hybrid.training.batches import Batches, LossReader
 from hybrid.training.run_log import RunLog
 from hybrid.training.run_state import RunState
+from hybrid.training.table_ahead import TableAhead
 from ngram.arrays import U16
 from ngram.counting.row_counter import RowCounter
 from ngram.threads import Worker
@@ -65,7 +68,9 @@ class Trainer:
         graphs: Any = torch.compile(model.loss, dynamic=False, fullgraph=True, options={"triton.cudagraphs": True}) if compiling else None
         self.loss = graphs or model.loss
         order = config.cache.ngram_order
-        self.cache = RowCounter(config.model.vocab_size, order, loader.bos) if order else None
+        room = config.cache.cap_bytes - code_bytes() - count_stored(model) * config.quant.weight_bits // 8
+        self.ahead = TableAhead(RowCounter(config.model.vocab_size, order, loader.bos), room) if order else None
+        self.idle_cores = ranks.device.type == "cuda" and ranks.world == 1  # on a CPU training has them all; several ranks add up first
         self.val_tokens = val_tokens
 
     # -- one step
@@ -98,11 +103,14 @@ class Trainer:
         self.state.gradients.zero_()
 
     def count(self, step: int, rows: U16) -> None:
-        """Hands the rows seen for the first time to the counting thread."""
-        if self.cache is not None:
+        """Hands the rows seen for the first time to the counting thread; when there are none left, the table is begun on idle cores."""
+        if self.ahead is not None and not self.ahead.begun:
             fresh = self.batches.loader.is_first_epoch(step)
             if fresh.any():
-                self.cache.submit(rows if fresh.all() else rows[fresh])
+                self.ahead.cache.submit(rows if fresh.all() else rows[fresh])
+            elif self.idle_cores:
+                self.ahead.cache.submit(self.batches.loader.remainder()[None])
+                self.ahead.begin()
 
     # -- before and after
 
@@ -113,8 +121,8 @@ class Trainer:
         fresh = [optimiser.state_dict() for optimiser in self.state.optimisers]
         rows = self.batches.loader.batch(0)
         counting = Worker("warm-up", 1)
-        if self.cache is not None:
-            counting.submit(self.cache.warm_up)  # beside the compiler, which waits for others much of its time
+        if self.ahead is not None:
+            counting.submit(self.ahead.warm_up)  # beside the compiler, which waits for others much of its time
         for _ in range(self.config.train.warmup_steps):
             self.forward_backward(rows)
             self.update(0.5)
@@ -230,11 +238,11 @@ class Trainer:
         self.batches.loader.stream.check_unchanged()
         if self.ranks.is_first:  # a finished run, too: if packing is killed, --resume packs without training again
             checkpoint.save(writer.path, *checkpoint.snapshot(self.state.to_tree()))
-        if self.cache is not None:
-            self.cache.drain()
+        if self.ahead is not None and not self.ahead.begun:
+            self.ahead.cache.drain()
             whole = self.state.step * self.batches.loader.batch_rows >= self.batches.loader.rows_per_epoch
             if whole and self.ranks.is_first and not interrupted:  # the end of the corpus that fills no row
-                self.cache.update(self.batches.loader.remainder()[None])
+                self.ahead.cache.update(self.batches.loader.remainder()[None])
         if not interrupted:
             self.model.set_fake_bits(0)  # packing measures and fits with what it stores, after a --resume as after training
         step, wall_s, last = self.state.step, self.state.wall_s, losses.mean()

@@ -48,11 +48,11 @@ class RowCounter:
         """Tokens that each row carries in front of its counted positions."""
         return self.order - 1
 
-    def warm_up(self) -> None:
-        """Compiles the counting kernels on a few tokens; counts nothing.  Compiling holds the interpreter lock."""
+    def warm_up(self) -> Run:
+        """Compiles the counting kernels on a few tokens, whose counts it returns; counts nothing itself.  Compiling holds the interpreter lock."""
         small = RowCounter(self.vocab_size, self.order, self.bos, buffer_positions=8)
         small.update(np.zeros((1, self.history + 64), self._type))
-        small.run()
+        return small.run()
 
     def update(self, rows: npt.ArrayLike) -> None:
         """Counts row[history:] of each row.  rows: (B, history + T) uint16, PAD where there is no token; uint32 above 65,535 tokens."""

@@ -34,36 +34,23 @@ _SURELY = 1.5
 _RARITY = 2.0
 _COUNT_BITS = 0.5
 _FIXED_BITS = 1.0
-# First guess of the bytes of a pruned table: 1.4 bits a bit of price, times (share of the n-grams)^-0.27.  Fitted to 7 … 100 % of tables
-# of 2 M and 20 M tokens of web text, within 6 %.
-_PRICED = 1.4
-_COMMON = 0.27
+# First guess of the bytes of the first n of M n-grams: their price by so much, less by √(n/M).  Within 5 % on 1 … 100 % of tables of 20 M and
+# 72 M tokens of web text that hold what occurs twice, down to half of it on those that hold everything (LOG.md, 2026-11-27).
+_PRICED = 2.95
+_COMMON = 1.5
 
 
 @dataclass(frozen=True)
 class Ground:
-    """A table with what pruning reads of it: raw counts and the row of each n-gram's suffix in the order below."""
+    """A table that has its raw counts, with the row of each n-gram's suffix in the order below (`suffix_rows`)."""
 
     table: NgramTable
-    raw: list[I64]
     suffixes: list[I64]
 
-
-def fit_bytes(table: NgramTable, max_bytes: int) -> tuple[NgramTable, bytes]:
-    """Prunes a table until its code fits into max_bytes.  Returns the table that a reader will get, and the bytes.
-
-    Fills max_bytes to within 1 % unless the whole table is smaller.  Raises SeedgramError, which says the minimum, when not
-    even the unigrams fit."""
-    ground = ground_of(table)
-    smallest = _coded(ground, np.empty(0, np.int64), 0)
-    if len(smallest.data) > max_bytes:
-        raise SeedgramError(f"n-gram table: {max_bytes} bytes are too few; the unigrams alone need {len(smallest.data)}")
-    ranked = ranking_of(ground)
-    while _PRICED / 8 * ranked[1].sum() > max_bytes * STAGE and len(ranked[0]) > 1:
-        ground = keep_first(ground, ranked[0], table.vocab_size + len(ranked[0]) // int(STAGE))
-        ranked = ranking_of(ground)
-    found = _search(ground, *ranked, max_bytes, smallest)
-    return found.read(), found.data
+    def raw(self, n: int) -> U32:
+        """(M_n,) raw counts of order n."""
+        assert self.table.raw is not None
+        return self.table.raw[n - 1]
 
 
 @dataclass(frozen=True)
@@ -75,56 +62,93 @@ class _Coded:
     read: Callable[[], NgramTable]
 
 
-def _coded(ground: Ground, ranking: I64, size: int) -> _Coded:
-    whole = sum(ground.table.sizes()) == ground.table.vocab_size + size
-    smaller = ground if whole else keep_first(ground, ranking, ground.table.vocab_size + size)
-    return _Coded(size, *table_codec.encode_read(smaller.table, smaller.suffixes))
+@dataclass(frozen=True)
+class _Stage:
+    """ranking (M,): the n-grams beyond order 1, the most valuable first.  guess (M + 1,): about how many bytes the first n of them take;
+    least: all of them, if there never were more."""
+
+    ground: Ground
+    ranking: I64
+    guess: F64
+    least: float
+
+    def coded(self, size: int) -> _Coded:
+        smaller = self.ground if size == len(self.ranking) else keep_first(self.ground, self.ranking, self.ground.table.vocab_size + size)
+        return _Coded(size, *table_codec.encode_read(smaller.table, smaller.suffixes))
 
 
-def _search(ground: Ground, ranking: I64, prices: F64, max_bytes: int, low: _Coded) -> _Coded:
-    """Looks for the number of n-grams that fills max_bytes; low: the unigrams alone, which fit.
+class Stages:
+    """A table with its raw counts, and smaller and smaller ones, each ranked anew: what pruning to any number of bytes begins with."""
 
-    Bytes grow about as the prices and, as common n-grams cost more than theirs, a power of the share of the n-grams (_guess):
-    trials go where that says, scaled to the trials before."""
-    guess, whole = _guess(prices[ranking]), len(ranking)
-    high: _Coded | None = None  # the smallest that does not fit, as far as known
-    target = max_bytes * (1 + _FILL) / 2
+    def __init__(self, table: NgramTable) -> None:
+        self._whole = sum(table.sizes()[1:])
+        self._made = [self._stage(ground_of(table))]
+        self._unigrams, self._begun = self._made[0].coded(0), list[_Coded]()
+
+    def begin(self, max_bytes: int) -> None:
+        """Codes a table of about so many bytes, to begin a fit to nearly as many with: what `fit` returns depends on it."""
+        if max_bytes > len(self._unigrams.data):
+            stage = self._made[self._at(max_bytes)]
+            self._begun = [stage.coded(min(int(np.searchsorted(stage.guess, max_bytes)), len(stage.ranking)))]
+
+    def fit(self, max_bytes: int) -> tuple[NgramTable, bytes]:
+        """Prunes the table until its code fits into max_bytes.  Returns the table that a reader will get, and the bytes.
+
+        Fills max_bytes to within 1 % unless the whole table is smaller.  Raises SeedgramError, which says the minimum, when not
+        even the unigrams fit."""
+        low, high, at = self._unigrams, None, self._at(max_bytes)
+        if len(low.data) > max_bytes:
+            raise SeedgramError(f"n-gram table: {max_bytes} bytes are too few; the unigrams alone need {len(low.data)}")
+        for coded in self._begun:
+            low, high = (coded, None) if len(coded.data) <= max_bytes else (low, coded)
+        low = _search(self._made[at], max_bytes, low, high)
+        while at and low.size >= len(self._made[at].ranking):  # the guess was too high: more would fit
+            at -= 1
+            low = _search(self._made[at], max_bytes, low, high)
+        return low.read(), low.data
+
+    def _at(self, max_bytes: int) -> int:
+        """Number of the first stage that is not much too large for max_bytes; all before it are needed to make it."""
+        for at, stage in enumerate(self._made):
+            size = len(stage.ranking)
+            if stage.least <= max_bytes * STAGE or size <= 1:
+                break
+            if at + 1 == len(self._made):
+                self._made.append(self._stage(keep_first(stage.ground, stage.ranking, stage.ground.table.vocab_size + size // int(STAGE))))
+        return at
+
+    def _stage(self, ground: Ground) -> _Stage:
+        ranking, prices = ranking_of(ground)
+        sizes = np.concatenate([[0.0], np.cumsum(prices[ranking]) / 8])
+        share = np.arange(len(sizes)) / max(1, self._whole)
+        guess = np.maximum.accumulate(sizes * (_PRICED - _COMMON * np.sqrt(share)))
+        return _Stage(ground, ranking, guess, float(sizes[-1]) * (_PRICED - _COMMON))
+
+
+def fit_bytes(table: NgramTable, max_bytes: int) -> tuple[NgramTable, bytes]:
+    """`Stages.fit` of a table that is fitted once."""
+    return Stages(table).fit(max_bytes)
+
+
+def _search(stage: _Stage, max_bytes: int, low: _Coded, high: _Coded | None) -> _Coded:
+    """The table that fills max_bytes; low fits, high does not.  Trials go where the guess says, scaled to the nearest trial before."""
+    guess, whole, target = stage.guess, len(stage.ranking), max_bytes * (1 + _FILL) / 2
+    if high is not None and high.size > whole:
+        high = None
     for trial in range(_MAX_TRIALS):
         top = whole if high is None else high.size - 1
         filled = len(low.data) >= max_bytes * _FILL
-        too_large = high is not None or (filled and len(low.data) * guess[-1] > _SURELY * max_bytes * guess[low.size])
-        if low.size >= top or (filled and too_large):
+        if low.size >= top or (filled and (high is not None or len(low.data) * guess[-1] > _SURELY * max_bytes * guess[low.size])):
             break
-        if trial % 4 == 3:
-            middle = (low.size + top) // 2
-        else:
-            middle = int(np.searchsorted(guess, _wanted(guess, target, low, high)))
+        tried = [one for one in (low, high) if one is not None and one.size]
+        near = min(tried, key=lambda one: abs(len(one.data) - target), default=None)
+        wanted = target if near is None else guess[near.size] * target / len(near.data)
+        middle = (low.size + top) // 2 if trial % 4 == 3 else int(np.searchsorted(guess, wanted))
         if high is None and (filled or middle > _NEARLY * whole):
             middle = whole
-        tried = _coded(ground, ranking, min(max(middle, low.size + 1), top))
-        low, high = (tried, high) if len(tried.data) <= max_bytes else (low, tried)
+        coded = stage.coded(min(max(middle, low.size + 1), top))
+        low, high = (coded, high) if len(coded.data) <= max_bytes else (low, coded)
     return low
-
-
-def _guess(prices: F64) -> F64:
-    """About how many bytes the first n n-grams beyond order 1 take, (M + 1,) float64, never falling; prices as ranked."""
-    share = np.arange(len(prices) + 1) / max(1, len(prices))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        guess = _PRICED / 8 * np.concatenate([[0.0], np.cumsum(prices)]) * share**-_COMMON
-    guess[0] = 0.0
-    return np.maximum.accumulate(guess)
-
-
-def _wanted(guess: F64, target: float, low: _Coded, high: _Coded | None) -> float:
-    """The guess at which `target` bytes are to be expected, when `low` and `high` turned out as they did."""
-    tried = [(len(one.data), float(guess[one.size])) for one in (low, high) if one is not None and one.size]
-    if not tried:
-        return target
-    size, guessed = min(tried, key=lambda pair: abs(pair[0] - target))
-    power = 1.0
-    if len(tried) == 2 and tried[0][0] < tried[1][0] and tried[0][1] < tried[1][1]:
-        power = float(np.log(tried[1][1] / tried[0][1]) / np.log(tried[1][0] / tried[0][0]))
-    return float(guessed * (target / size) ** power)
 
 
 def ground_of(table: NgramTable) -> Ground:
@@ -133,7 +157,7 @@ def ground_of(table: NgramTable) -> Ground:
     Raises SeedgramError when the table is not closed under suffixes."""
     if table.raw is None:
         raise SeedgramError("n-gram table: has no raw counts to prune by; give ngram.storing.prune.with_raw of it")
-    return Ground(table, [column.astype(np.int64) for column in table.raw], suffix_rows(table))
+    return Ground(table, suffix_rows(table))
 
 
 def sums(index: npt.NDArray[np.integer], values: npt.NDArray[np.integer], size: int) -> I64:
@@ -162,7 +186,7 @@ def _values(ground: Ground) -> tuple[list[F64], list[F64]]:
         parents, suffixes = table.parents[n - 1], ground.suffixes[n - 1]
         counts = table.exact_counts(n).astype(np.float64)
         if n > 1:
-            occurrences = np.bincount(parents, weights=ground.raw[n - 1], minlength=len(total))
+            occurrences = np.bincount(parents, weights=ground.raw(n), minlength=len(total))
             worth = occurrences[parents] * _divergence(share, backoff[parents], lower)
             ratio = total / np.maximum(total_below[ground.suffixes[n - 2]], 1)
             expected = np.maximum(ratio[parents] * counts_below[suffixes], 1e-9)
@@ -193,43 +217,20 @@ def keep_first(ground: Ground, ranking: I64, size: int) -> Ground:
 
 def _apply(ground: Ground, keep: list[Mask]) -> Ground:
     """Leaves out what is not kept: counts anew, lost mass into `pruned`, rows renumbered."""
-    table = ground.table
     renumber = each(lambda mask: np.cumsum(mask) - 1, keep)
-    parts = each(lambda n: _apply_order(ground, keep, renumber, n), range(1, table.order + 1))
-    smaller = replace(
-        table,
-        tokens=[part.tokens for part in parts],
-        parents=[part.parents for part in parts],
-        pruned=[part.pruned for part in parts],
-        raw=[part.raw.astype(np.uint32) for part in parts],
-        **stored_counts([part.adjusted for part in parts]),
-    )
-    return Ground(smaller, [part.raw for part in parts], [part.suffixes for part in parts])
+    orders = each(lambda n: _apply_order(ground, keep, renumber, n), range(1, ground.table.order + 1))
+    tokens, parents, pruned, raw, adjusted, suffixes = (list(columns) for columns in zip(*orders, strict=True))
+    return Ground(replace(ground.table, tokens=tokens, parents=parents, pruned=pruned, raw=raw, **stored_counts(adjusted)), suffixes)
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """One order of a smaller table; adjusted (M,) int64 counts, pruned (contexts kept,) uint32."""
-
-    tokens: Tokens
-    parents: U32
-    adjusted: I64
-    pruned: U32
-    raw: I64
-    suffixes: I64
-
-
-def _apply_order(ground: Ground, keep: list[Mask], renumber: list[I64], n: int) -> _Kept:
-    table, mask, adjusted = ground.table, keep[n - 1], ground.raw[n - 1].copy()
+def _apply_order(ground: Ground, keep: list[Mask], renumber: list[I64], n: int) -> tuple[Tokens, U32, U32, U32, I64, I64]:
+    """One order of the smaller table: tokens, parents, pruned (contexts kept,), raw, adjusted counts, suffixes."""
+    table, mask, adjusted = ground.table, keep[n - 1], ground.raw(n).astype(np.int64)
     if n < table.order:
         above = keep[n]
-        adjusted -= sums(ground.suffixes[n][above], ground.raw[n][above] - 1, len(adjusted))
+        adjusted -= sums(ground.suffixes[n][above], ground.raw(n + 1)[above].astype(np.int64) - 1, len(adjusted))
     lost = sums(table.parents[n - 1][~mask], adjusted[~mask], len(table.pruned[n - 1])) + table.pruned[n - 1]
-    lost = lost if n == 1 else lost[keep[n - 2]]
-    parents, suffixes = (
-        column if n == 1 else renumber[n - 2][column] for column in (table.parents[n - 1][mask], ground.suffixes[n - 1][mask])
-    )
-    raw = ground.raw[n - 1][mask]
-    return _Kept(
-        table.tokens[n - 1][mask], parents.astype(np.uint32), adjusted[mask], lost.astype(np.uint32), raw, suffixes.astype(np.int64)
-    )
+    parents, suffixes = table.parents[n - 1][mask], ground.suffixes[n - 1][mask]
+    if n > 1:
+        lost, parents, suffixes = lost[keep[n - 2]], renumber[n - 2][parents].astype(np.uint32), renumber[n - 2][suffixes]
+    return table.tokens[n - 1][mask], parents, lost.astype(np.uint32), ground.raw(n)[mask], adjusted[mask], suffixes

@@ -24,7 +24,7 @@ from hybrid.scoring import evaluate
 from hybrid.scoring.options import EvalOptions
 from hybrid.storing import artifact
 from hybrid.training.fit_gate import fit_gate
-from hybrid.training.pack import LARGE_CORPUS
+from hybrid.training.table_ahead import LARGE_CORPUS
 from ngram.container import atomic_write
 from ngram.counting.counter import NgramCache
 from ngram.errors import run_cli

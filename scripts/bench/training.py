@@ -54,14 +54,14 @@ def timed(trainer: Trainer, steps: int, counting: bool) -> float:
     begin = time.monotonic()
     for step in range(steps):
         rows = trainer.batches.loader.batch(step)
-        if counting and trainer.cache is not None:
-            trainer.cache.submit(rows)
+        if counting and trainer.ahead is not None:
+            trainer.ahead.cache.submit(rows)
         trainer.forward_backward(rows)
         trainer.update(0.5)
     synchronize(trainer.ranks.device)
     elapsed = (time.monotonic() - begin) / steps
-    if trainer.cache is not None:
-        trainer.cache.drain()
+    if trainer.ahead is not None:
+        trainer.ahead.cache.drain()
     return elapsed
 
 

@@ -88,8 +88,8 @@ def train_and_score(shards: Path, val: Path, tokenizer: bytes, out: Path) -> flo
     model, log = HybridLM(wanted.model), RunLog(out / "train.jsonl", active=False)
     trainer, writer = Trainer(wanted, loader, model, ranks, log), checkpoint.Writer(out / "checkpoint.bin")
     trainer.run(writer)
-    run = pack.merge_counts(trainer.cache, ranks, log)
-    pack.pack(wanted, model, run, loader, tokenizer, ranks, out, log)
+    pack.merge_counts(trainer.ahead, ranks, log)
+    pack.pack(wanted, model, trainer.ahead, loader, tokenizer, ranks, out, log)
     scores = evaluate.evaluate(artifact.load(out / "artifact.bin"), [val], ranks)[0]
     writer.path.unlink()
     log.close()

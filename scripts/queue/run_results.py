@@ -16,7 +16,7 @@ from ngram.container import atomic_write
 from ngram.errors import FileFormatError
 
 KEY = ("commit", "preset", "seed", "seconds", "flags")
-PHASES = ("merged", "quantised", "table", "cache", "gate")  # of packing, as hybrid/training/pack.py logs them
+PHASES = ("merged", "quantised", "compressed", "table", "cache", "gate")  # of packing, as hybrid/training/pack.py logs them
 
 Record = dict[str, Any]
 

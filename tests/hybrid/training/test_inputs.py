@@ -102,7 +102,7 @@ def test_bos_is_the_tokenizer_s_in_rows_counts_and_the_packed_cache(tmp_path: Pa
     with closing(RunLog(tmp_path / "log.jsonl", active=False)) as log:
         trainer = Trainer(config, inputs.loader, inputs.model, ONE, log)
         trainer.run(checkpoint.Writer(tmp_path / "checkpoint.bin"))
-        counts = pack.merge_counts(trainer.cache, ONE, log)
-        pack.pack(config, inputs.model, counts, inputs.loader, inputs.tokenizer, ONE, tmp_path, log)
+        pack.merge_counts(trainer.ahead, ONE, log)
+        pack.pack(config, inputs.model, trainer.ahead, inputs.loader, inputs.tokenizer, ONE, tmp_path, log)
     table = artifact.load(tmp_path / "artifact.bin").table
     assert table is not None and table.bos == bos

@@ -12,7 +12,7 @@ import torch
 from hybrid.model.hybrid_lm import HybridLM
 from hybrid.model.parameters import flat_gradients
 from hybrid.settings.config import override
-from hybrid.training import checkpoint
+from hybrid.training import checkpoint, pack
 from hybrid.training.batches import LossReader, TrainError
 from hybrid.training.trainer import Trainer
 from tests.support.paths import ROOT
@@ -33,15 +33,30 @@ def test_each_corpus_position_is_counted_once_however_many_epochs_are_trained(ti
     epoch = int(np.ceil(probe.batches.loader.rows_per_epoch / probe.batches.loader.batch_rows))
     run = trainer(settings(steps=3 * epoch), tiny_data, tmp_path)
     run.run(checkpoint.Writer(tmp_path / "c"))
-    assert run.cache is not None
-    assert run.cache.positions == run.batches.loader.train_tokens - 1
+    assert run.ahead is not None
+    assert run.ahead.cache.positions == run.batches.loader.train_tokens - 1
+
+
+def test_a_table_begun_beside_training_is_the_one_made_after_it(tiny_data: Path, tmp_path: Path) -> None:
+    probe = trainer(settings(), tiny_data, tmp_path)
+    epoch = int(np.ceil(probe.batches.loader.rows_per_epoch / probe.batches.loader.batch_rows))
+    coded = []
+    for idle_cores in (False, True):
+        run = trainer(settings(steps=epoch + 1), tiny_data, tmp_path)
+        run.idle_cores = idle_cores
+        run.run(checkpoint.Writer(tmp_path / str(idle_cores)))
+        assert run.ahead is not None and run.ahead.begun == idle_cores
+        pack.merge_counts(run.ahead, run.ranks, run.log)
+        coded.append(run.ahead.stages().fit(4000)[1])
+        assert run.ahead.figures["positions"] == run.batches.loader.train_tokens - 1
+    assert coded[0] == coded[1]
 
 
 def test_a_run_shorter_than_an_epoch_counts_only_what_it_saw(tiny_data: Path, tmp_path: Path) -> None:
     run = trainer(settings(steps=2), tiny_data, tmp_path)
     run.run(checkpoint.Writer(tmp_path / "c"))
-    assert run.cache is not None
-    assert run.cache.positions == 2 * 64
+    assert run.ahead is not None
+    assert run.ahead.cache.positions == 2 * 64
 
 
 def test_warm_up_leaves_no_trace(tiny_data: Path, tmp_path: Path) -> None:
@@ -52,8 +67,8 @@ def test_warm_up_leaves_no_trace(tiny_data: Path, tmp_path: Path) -> None:
     after, shape_after = checkpoint.snapshot([o.state_dict() for o in run.state.optimisers])
     assert shape_after == shape and all(torch.equal(a, b) for a, b in zip(tensors, after, strict=True))
     assert not run.state.gradients.any()
-    assert run.cache is not None
-    assert run.cache.positions == 0
+    assert run.ahead is not None
+    assert run.ahead.cache.positions == 0
 
 
 def test_kernels_that_are_prepared_beside_the_compiler_add_no_name_to_numpy() -> None:
