@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
-from hybrid.parallel.ranks import GONE, DeviceError, RankError, Ranks, peers
+from hybrid.parallel.ranks import GONE, DeviceError, RankError, Ranks, of_peers
 from ngram.errors import SeedgramError, one_line
 
 OWN_S = 0.5  # how long a rank that hears a last word may take to fail by itself
@@ -54,6 +54,7 @@ def together(ranks: Ranks) -> Iterator[None]:
 def _fail(ranks: Ranks, error: BaseException) -> NoReturn:
     """Says why this rank ends, unless another knows better, and ends the process."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it as soon as one rank has ended
+    error = of_peers(error)
     line, first, code = one_line(error), ranks.is_first, 2
     if isinstance(error, RankError):
         time.sleep(WORD_S * (2 - first))  # a thread that hears the reason ends the process
@@ -70,11 +71,10 @@ def _fail(ranks: Ranks, error: BaseException) -> NoReturn:
 def _last_words(ranks: Ranks) -> Iterator[None]:
     """Inside, the last word of another rank ends this one; leaving without an error says an empty one and waits for the others'."""
     threads = []
-    with peers():
-        for other in _others(ranks):
-            word = torch.empty(WORD_BYTES, dtype=torch.uint8)
-            work = dist.irecv(word, other, ranks.patient_group)
-            threads.append(threading.Thread(target=_listen, args=(ranks, work, word), daemon=True))
+    for other in _others(ranks):
+        word = torch.empty(WORD_BYTES, dtype=torch.uint8)
+        work = dist.irecv(word, other, ranks.patient_group)
+        threads.append(threading.Thread(target=_listen, args=(ranks, work, word), daemon=True))
     for thread in threads:
         thread.start()
     yield

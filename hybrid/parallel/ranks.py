@@ -6,8 +6,6 @@ A rank that is silent for too long is taken for dead; failures.py says how the o
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -34,18 +32,14 @@ class DeviceError(SeedgramError):
     """The device asked for is missing or too small."""
 
 
-@contextmanager
-def peers() -> Iterator[None]:
-    """Around collectives: an error that means that a peer is gone becomes a RankError."""
-    try:
-        yield
-    except RuntimeError as error:
-        words = str(error).lower()
-        if not isinstance(error, dist.DistError) and "gloo" not in words and "nccl" not in words:
-            raise
-        if "timed out" in words or "timeout" in words:
-            raise RankError("another rank has been silent for too long; see what holds it up, or raise --rank-timeout, then --resume") from error
-        raise RankError(GONE) from error
+def of_peers(error: BaseException) -> BaseException:
+    """A RankError for an error of a collective that means that a peer is gone; any other as it is."""
+    words = str(error).lower()
+    if not isinstance(error, dist.DistError) and not (isinstance(error, RuntimeError) and ("gloo" in words or "nccl" in words)):
+        return error
+    if "timed out" in words or "timeout" in words:
+        return RankError("another rank has been silent for too long; see what holds it up, or raise --rank-timeout, then --resume")
+    return RankError(GONE)
 
 
 @dataclass
@@ -63,13 +57,11 @@ class Ranks:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    @peers()
     def sum_(self, tensor: torch.Tensor) -> None:
         """Sums `tensor` over ranks in place, on the device's group."""
         if self.world > 1:
             dist.all_reduce(tensor)
 
-    @peers()
     def agree(self, progress: float, stop: bool) -> tuple[float, bool]:
         """Rank 0's progress, and whether any rank wants to stop; on the host, without touching the device."""
         if self.world == 1:
@@ -78,7 +70,6 @@ class Ranks:
         dist.all_reduce(mine, group=self.host_group)
         return float(mine[0]), bool(mine[1] > 0)
 
-    @peers()
     def barrier(self) -> None:
         """Waits for every rank, up to an hour."""
         if self.world > 1:

@@ -32,7 +32,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hybrid.parallel.ranks import Ranks, peers
+from hybrid.parallel.ranks import Ranks
 from hybrid.scoring.mixture import EXPERTS, MATCH, NEURAL, NGRAM, PRODUCT, Mixture, features_of
 from hybrid.scoring.network import Network, NeuralScores, Rows, rows_of
 from hybrid.scoring.options import READ_TOKENS
@@ -241,8 +241,7 @@ class Predictor:
                 product_n[torch.from_numpy(where)] = found_S.cpu()
         if self.ranks is not None and self.ranks.world > 1:
             product_n = product_n.cpu()
-            with peers():
-                dist.all_reduce(product_n, group=self.ranks.patient_group)  # zero elsewhere: the sum is an exact gather
+            dist.all_reduce(product_n, group=self.ranks.patient_group)  # zero elsewhere: the sum is an exact gather
         return product_n
 
     def _row_later(self, tokens: Tokens, t: int, neural: NeuralScores, block: Block, asked: Sequence[Asked]) -> Callable[[], F64]:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hybrid.model.hybrid_lm import HybridLM
-from hybrid.parallel.ranks import Ranks, peers
+from hybrid.parallel.ranks import Ranks
 from hybrid.scoring.network import NeuralScores
 from hybrid.settings.config import ConfigError
 from ngram.arrays import F64
@@ -81,8 +81,7 @@ def score_windows(
         out[:, part[0][2] - first : part[-1][1] + 1 - first] = _levels(logp_SV, targets_S)
         kept += [logp_SV] if rows else []
     if ranks.world > 1:
-        with peers():
-            dist.all_reduce(torch.from_numpy(out), group=ranks.patient_group)  # zero elsewhere: the sum is an exact gather
+        dist.all_reduce(torch.from_numpy(out), group=ranks.patient_group)  # zero elsewhere: the sum is an exact gather
     own = torch.cat(kept) if kept else None
     return NeuralScores(out[0], out[1].astype(np.float32), out[2].astype(np.float32), first, own, mine[0][2] if mine else first)
 

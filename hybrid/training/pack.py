@@ -11,7 +11,7 @@ from hybrid.data.shards import SCAN_TOKENS, Loader
 from hybrid.data.token_bytes import TokenBytes, bits_per_byte
 from hybrid.model.hybrid_lm import HybridLM
 from hybrid.model.parameters import map_checksums
-from hybrid.parallel.ranks import Ranks, peers
+from hybrid.parallel.ranks import Ranks
 from hybrid.scoring import windows
 from hybrid.settings.config import Config
 from hybrid.storing import artifact, gptq, quantise
@@ -33,8 +33,7 @@ def merge_counts(ahead: TableAhead | None, ranks: Ranks, log: RunLog) -> None:
     with log.phase("merged"):
         run = ahead.cache.run()
         if ranks.world > 1:
-            with peers():
-                run = all_reduce_run(run, group=ranks.patient_group)
+            run = all_reduce_run(run, group=ranks.patient_group)
     if ranks.is_first:
         ahead.begin(run)
 

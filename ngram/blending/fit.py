@@ -16,7 +16,7 @@ STEPS = 2000  # of Adam, about: more text needs fewer epochs
 PATIENCE = 5  # epochs without improvement before stopping: after 3, 33,000 positions lost 0.06 nats (LOG.md)
 FOLDS = 5  # stretches of little text, each held out once
 LITTLE_BATCH = 128  # positions of a step on little text
-PRIOR = 10.0  # positions for which the fallback's weights count beside those of little text
+PRIOR = 1.0  # positions for which the fallback's weights count beside those of little text
 
 
 def fallback(names: Sequence[str], experts: int = 2, rate: float = 0.0) -> Gate:

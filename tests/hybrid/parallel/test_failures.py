@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hybrid.parallel import failures
-from hybrid.parallel.ranks import RankError, Ranks
+from hybrid.parallel.ranks import GONE, RankError, Ranks
 
 BETTER = "another rank ended"
 
@@ -61,6 +61,17 @@ def test_sigterm_while_an_error_is_on_its_way_does_not_replace_it(reported: list
 
     ends(closing)
     assert reported == [f"RankError: {BETTER}"]
+
+
+def test_sigterm_before_a_collectives_error_is_named_does_not_make_a_fault_of_the_program_of_it(reported: list[str]) -> None:
+    def collective() -> None:
+        try:
+            raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1")
+        finally:
+            sigterm()
+
+    ends(collective)
+    assert reported == [f"RankError: {GONE}"]
 
 
 def test_sigterm_at_the_end_of_the_training_loop_does_not_replace_its_error(reported: list[str], tmp_path: Path) -> None:

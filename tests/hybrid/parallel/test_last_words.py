@@ -43,8 +43,7 @@ def killed_in_the_middle_of_a_message(mine: ranks.Ranks, folder: str) -> None:
 
     if not mine.is_first:
         threading.Thread(target=kill_half_way).start()
-    with ranks.peers():
-        dist.broadcast(message, 0, group=mine.host_group)
+    dist.broadcast(message, 0, group=mine.host_group)
 
 
 def killed_while_the_first_works_alone(mine: ranks.Ranks, folder: str) -> None:
