@@ -83,7 +83,6 @@ def compile_seconds() -> float:
     return float(_CLOCK.duration) if _CLOCK.done else 0.0
 
 
-
 class KernelCache(caching.NullCache):
     """One kernel's place in the store, in the form that numba's dispatcher asks for.
 

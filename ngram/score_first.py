@@ -38,10 +38,7 @@ class ScoreFirst:
     paranoid: digests are compared around every score.  Condition C3 and C4 of the challenge's issue #1017."""
 
     def __init__(self, tokens: Tokens, parts: Mapping[str, Part], *, frozen: bool = False, paranoid: bool = False) -> None:
-        self.tokens = tokens
-        self.parts = dict(parts)
-        self.frozen = frozen
-        self.paranoid = paranoid
+        self.tokens, self.parts, self.frozen, self.paranoid = tokens, dict(parts), frozen, paranoid
         self.mark = 1  # next position to score: everything before it has been scored
         self._pending: tuple[int, int] | None = None  # the chunk that was scored and not yet learned
 

@@ -111,7 +111,6 @@ class Stream:
             if isinstance(shard, np.memmap) and shard.base.size() < 4 * HEADER_INTS + shard.nbytes:  # type: ignore[union-attr, operator]
                 raise ShardError(f"{path}: cut while it was being read; copy it again, then --resume")
 
-
     def check_unchanged(self) -> None:
         """Raises ShardError naming a shard whose tokens are not those of `digests`."""
         self._check_lengths(0, len(self))

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybrid.model.attention import Attention, Window, rms_norm
-from hybrid.model.projection import Projection, normal
+from hybrid.model.projection import Projection, normal, uniform
 from hybrid.settings.config import ModelConfig
 
 
@@ -15,11 +15,6 @@ def is_frozen(config: ModelConfig, layer: int, part: str) -> bool:
         return False
     named = {"all": ("attention", "up", "down"), "mlp": ("up", "down"), "mlp_up": ("up",), "none": ()}
     return part in named[config.freeze]
-
-
-def small_projection(fan_out: int, fan_in: int) -> nn.Parameter:
-    """Learned matrix (O, I) outside the blocks, uniform ±1/√I."""
-    return nn.Parameter(torch.empty(fan_out, fan_in).uniform_(-(fan_in**-0.5), fan_in**-0.5))
 
 
 def add(x_TE: Tensor, y_TE: Tensor) -> Tensor:
@@ -103,7 +98,7 @@ class HashedBigram(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embedding = nn.Parameter(torch.zeros(config.bigram_buckets, config.bigram_dim))
-        self.project = small_projection(config.d_model, config.bigram_dim)
+        self.project = uniform(config.d_model, config.bigram_dim)
         self.gain = nn.Parameter(torch.full((1,), 0.05))
 
     def buckets(self, tokens_BL: Tensor, last_token_B: Tensor | None = None) -> Tensor:
@@ -127,7 +122,7 @@ class SharedValues(nn.Module):
         super().__init__()
         kv_width = config.kv_heads * (config.d_model // config.heads)
         self.embedding = nn.Parameter(normal(config.vocab_size, config.value_embed_dim, std=0.01))
-        self.project = small_projection(kv_width, config.value_embed_dim)
+        self.project = uniform(kv_width, config.value_embed_dim)
 
     def forward(self, tokens_BL: Tensor, dtype: torch.dtype) -> Tensor:
         return F.embedding(tokens_BL.flatten(), self.embedding).to(dtype) @ self.project.to(dtype).t()

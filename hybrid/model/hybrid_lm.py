@@ -50,13 +50,12 @@ class HybridLM(nn.Module):
 
     def _fill_maps(self) -> None:
         """Regenerates every frozen map, matrices in parallel: numpy lets go of the interpreter lock."""
-        config = self.config
-        jobs = [
-            (projection, [derive_seed(config.map_seed, layer, PARTS[matrix]) for matrix in projection.names])
-            for (layer, _), projection in self.projections().items()
-            if projection.frozen
-        ]
-        each(lambda job: job[0].fill(config.basis, job[1]), jobs)
+
+        def fill(at: tuple[int, str], projection: Projection) -> None:
+            if projection.frozen:
+                projection.fill(self.config.basis, [derive_seed(self.config.map_seed, at[0], PARTS[matrix]) for matrix in projection.names])
+
+        each(lambda item: fill(*item), self.projections().items())
 
     def projections(self) -> dict[tuple[int, str], Projection]:
         """Every group of block matrices by (layer, module name), in the order of the forward pass."""

@@ -25,6 +25,11 @@ def normal(rows: int, columns: int, *, std: float) -> Tensor:
     return weight if weight.is_meta else weight.normal_(std=std)
 
 
+def uniform(fan_out: int, fan_in: int) -> nn.Parameter:
+    """Learned matrix (O, I), uniform ±1/√I."""
+    return nn.Parameter(torch.empty(fan_out, fan_in).uniform_(-(fan_in**-0.5), fan_in**-0.5))
+
+
 class _MergedProduct(torch.autograd.Function):
     """x Wᵀ with W = scale·M + A B given; no gradient of W is ever formed, only those of x, A and B.
 
@@ -97,13 +102,12 @@ class Projection(nn.Module):
         super().__init__()
         self.names, self.fan_outs, self.fan_in = list(names), list(fan_outs), fan_in
         self.frozen, self.progressive = frozen, False
-        self.basis, self.scale = "", 1.0
+        self.scale = 1.0
         self.fake_bits, self.fake_step = 0, 0.0  # of late quantisation-aware training; 0 bits: weights as they are
         self.weights, self.a, self.b = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
         for name, fan_out in zip(names, fan_outs, strict=True):
             if not frozen:
-                weight = torch.zeros(fan_out, fan_in) if zero else torch.empty(fan_out, fan_in).uniform_(-(fan_in**-0.5), fan_in**-0.5)
-                self.weights[name] = nn.Parameter(weight)
+                self.weights[name] = nn.Parameter(torch.zeros(fan_out, fan_in)) if zero else uniform(fan_out, fan_in)
             elif rank:
                 self.a[name] = nn.Parameter(torch.zeros(fan_out, rank))
                 self.b[name] = nn.Parameter(normal(rank, fan_in, std=fan_in**-0.5))
@@ -112,7 +116,6 @@ class Projection(nn.Module):
 
     def fill(self, basis: str, seeds: Sequence[int]) -> None:
         """Regenerates the frozen map from one seed a matrix.  Raises ValueError if the basis has not one scale for all of them."""
-        self.basis = basis
         scales = {random_maps.map_scale(basis, fan_out, self.fan_in) for fan_out in self.fan_outs}
         if len(scales) != 1:
             raise ValueError(f"matrices {self.names} of one product need one scale, found {scales}")

@@ -13,7 +13,7 @@ rounded to bf16, where the difference vanishes, and `map_checksum` tells when it
 """
 
 import hashlib
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +77,7 @@ def hadamard_order(size: int) -> int:
     return min(order for k in range(64) for order in (1 << k, 12 << k) if order >= size)
 
 
-@lru_cache(maxsize=1)
+@cache
 def _paley12() -> U8:
     """Sign bits (1: minus) of a Hadamard matrix of order 12, by Paley's construction from the squares modulo 11."""
     squares = {pow(x, 2, 11) for x in range(1, 11)}

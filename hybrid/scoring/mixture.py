@@ -31,18 +31,14 @@ def features_of(neural_n2: F32, *others: F32) -> F32:
     return np.concatenate([*parts, np.zeros((len(neural_n2), missing), np.float32)], axis=1)
 
 
-def load_gate(data: bytes | None, *, learning: bool) -> Gate:
-    """The gate of an artifact, or the fallback where it has none; `learning` False stops its updates.
+def load_gate(data: bytes | None = None, *, learning: bool = True) -> Gate:
+    """The gate of an artifact, or the fallback where there was no text to fit one; `learning` False stops its updates.
 
     Raises FileFormatError where the gate was made for other features or another number of experts."""
-    gate = Gate.from_bytes(data, GATE_FEATURES, len(EXPERTS)) if data is not None else load_fallback()
+    fallback = Gate.constant(GATE_FEATURES, fit.fallback(len(EXPERTS)), rate=GATE_RATE)
+    gate = Gate.from_bytes(data, GATE_FEATURES, len(EXPERTS)) if data is not None else fallback
     gate.rate = gate.rate if learning else 0.0
     return gate
-
-
-def load_fallback(*, learning: bool = True) -> Gate:
-    """The gate where there was too little text to fit one."""
-    return fit.fallback(GATE_FEATURES, len(EXPERTS), rate=GATE_RATE if learning else 0.0)
 
 
 class Mixture:
@@ -91,4 +87,3 @@ class Mixture:
     def digest(self) -> str:
         """Of everything that a weight can depend on."""
         return self.gate.digest() + digest(*(array for piece in self._chunk for array in piece))
-

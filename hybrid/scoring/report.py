@@ -1,6 +1,7 @@
 """The table of one evaluation for people, and its JSON."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from ngram.container import atomic_write
@@ -27,7 +28,7 @@ def show(result: dict[str, Any], scale: dict[str, float] | None = None) -> None:
     console.print(f"{sizes}; {result['wall_s']:.1f} s on {result['device']} x {result['world']}", soft_wrap=True)
 
 
-def write_json(path: str | None, values: Any) -> None:
+def write_json(path: str | Path | None, values: Any) -> None:
     """One JSON file, atomically; nothing without a path."""
     if path:
         atomic_write(path, (json.dumps(values, indent=1) + "\n").encode())

@@ -36,7 +36,7 @@ class Learner:
     Steps are Adam's without momentum: with it, what was learned from one document pushes on into the next (LOG.md)."""
 
     def __init__(self, model: HybridLM, adapt: AdaptConfig, ranks: Ranks) -> None:
-        self.model, self.adapt, self.ranks = copy.deepcopy(model).to(ranks.device).requires_grad_(), adapt, ranks
+        self.model, self.ranks = copy.deepcopy(model).to(ranks.device).requires_grad_(), ranks
         self.parameters: list[torch.Tensor] = list(self.model.parameters())
         self.gradients = flat_gradients(self.parameters)
         on_cuda = ranks.device.type == "cuda"

@@ -79,7 +79,6 @@ class LossReader:
             )
         self._window.append(loss)
 
-
     def drain(self) -> None:
         """Reads what is left, so that every step is checked."""
         while self._pending:

@@ -8,7 +8,7 @@ import torch
 from hybrid.model.hybrid_lm import HybridLM
 from hybrid.parallel.ranks import Ranks
 from hybrid.scoring import evaluate, product, windows
-from hybrid.scoring.mixture import EXPERTS, GATE_FEATURES, GATE_RATE, Mixture, load_fallback
+from hybrid.scoring.mixture import EXPERTS, GATE_FEATURES, GATE_RATE, Mixture, load_gate
 from hybrid.scoring.network import NetworkAhead
 from hybrid.scoring.predictor import Predictor
 from hybrid.settings.config import Config
@@ -28,7 +28,7 @@ def fit_gate(model: HybridLM, table: NgramTable, holdout_tokens: Tokens, device:
     as at evaluation.  First the product's exponents are fitted, on its beginning; with them the weights, on all of it.  Below
     fit.SMALLEST positions the exponents are constants, and the gate is a smaller one; without any: the fallback gate."""
     if len(holdout_tokens) < 2:
-        return load_fallback()
+        return load_gate()
 
     def over(tokens: Tokens, gate: Gate, *, keep_rows: bool) -> tuple[F32, F64, list[product.Kept]]:
         network = NetworkAhead(windows.neural_blocks(model, tokens, config.train.seq_len, 0, Ranks(0, 1, device)))
@@ -40,7 +40,7 @@ def fit_gate(model: HybridLM, table: NgramTable, holdout_tokens: Tokens, device:
 
     little = len(holdout_tokens) - 1 < fit.SMALLEST
     beginning = holdout_tokens[: max(fit.SMALLEST, product.FIT_ENTRIES // table.vocab_size)]
-    features_NF, _, kept = over(beginning, load_fallback(learning=False), keep_rows=True)
+    features_NF, _, kept = over(beginning, load_gate(learning=False), keep_rows=True)
     gate = fit.unfitted(features_NF, GATE_FEATURES, len(EXPERTS))
     gate.coefficients = product.fit(gate.standardise(features_NF) * (not little), kept).astype(np.float32).astype(np.float64)
     features_NF, probs_NK, _ = over(holdout_tokens, gate, keep_rows=False)

@@ -3,7 +3,6 @@
 `train_gpt.py`, `seedgram train` and `hybrid.train` all call this.
 """
 
-import json
 import time
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 from hybrid.data.shards import find_shards
 from hybrid.parallel.ranks import Ranks
-from hybrid.scoring import evaluate
+from hybrid.scoring import evaluate, report
 from hybrid.scoring.options import EvalOptions
 from hybrid.settings.config import Config
 from hybrid.storing import artifact
@@ -20,7 +19,6 @@ from hybrid.training import checkpoint, pack
 from hybrid.training.inputs import read_inputs
 from hybrid.training.run_log import RunLog, environment
 from hybrid.training.trainer import Trainer
-from ngram.container import atomic_write
 from ngram.terminal import warn
 
 
@@ -71,7 +69,7 @@ def train(settings: Config, places: Places, ranks: Ranks) -> dict[str, Any]:
             if ranks.is_first:
                 seconds = {"compiled": result.warmup_s, **log.seconds}
                 summary["seconds"] = seconds | {"else": time.monotonic() - begin - result.wall_s - sum(seconds.values())}
-                atomic_write(out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
+                report.write_json(out / "summary.json", summary)
                 if not places.keep_checkpoint:
                     writer.path.unlink(missing_ok=True)
                 log.show("packed", **{name: size for name, size in summary["bytes"].items() if name in ("ngram", "code", "total")})

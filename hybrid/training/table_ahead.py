@@ -4,6 +4,8 @@ import time
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from ngram.arrays import digest
 from ngram.counting.build_table import build_table
 from ngram.counting.row_counter import RowCounter
@@ -48,6 +50,6 @@ class TableAhead:
         self._stages = Stages(table)
         clock.append(time.monotonic())
         self._stages.begin(self._room)
-        seconds = zip(("merge_s", "table_s", "rank_s", "code_s"), clock, [*clock[1:], time.monotonic()], strict=True)
-        self.figures = {"positions": counted.total(), "ngrams": sum(table.sizes()), "digest": digest(*counted.columns())}
-        self.figures |= {name: end - begin for name, begin, end in seconds}
+        clock.append(time.monotonic())
+        seconds = zip(("merge_s", "table_s", "rank_s", "code_s"), np.diff(clock).tolist(), strict=True)
+        self.figures = {"positions": counted.total(), "ngrams": sum(table.sizes()), "digest": digest(*counted.columns()), **dict(seconds)}

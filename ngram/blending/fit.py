@@ -21,12 +21,8 @@ LITTLE_BATCH = 128  # positions of a step on little text
 PRIOR = 1.0  # positions for which the fallback's weights count beside those of little text
 
 
-def fallback(names: Sequence[str], experts: int = 2, rate: float = 0.0) -> Gate:
-    """The gate of a run without held-out text: a small fixed weight, adapted only if `rate` says so."""
-    return Gate.constant(names, _fallback_weights(experts), rate=rate)
-
-
-def _fallback_weights(experts: int) -> list[float]:
+def fallback(experts: int) -> list[float]:
+    """The weights of a gate without held-out text: small ones beside the first expert's."""
     return [1 - FALLBACK * (experts - 1), *[FALLBACK] * (experts - 1)]
 
 
@@ -42,7 +38,7 @@ def fit(features_NF: F32, probs_NK: F64, gate: Gate) -> Gate:
     stopping = (np.arange(len(x_NF)) // BLOCK) % 5 == 4
     train, check = np.flatnonzero(~stopping), np.flatnonzero(stopping)
     epochs = min(EPOCHS, -(-STEPS * BLOCK // len(train)))
-    best, best_loss, waited = [p.copy() for p in gate.parameters], gate.gradient(x_NF[check], probs_NK[check])[0], 0
+    best, best_loss, waited = gate.parameters, np.inf, 0
     for _ in _epochs(gate, x_NF, probs_NK, train, epochs, BLOCK):
         loss = gate.gradient(x_NF[check], probs_NK[check])[0]
         if loss < best_loss - 1e-6:
@@ -61,11 +57,10 @@ def _fit_little(x_NF: F64, probs_NK: F64, base: Gate) -> Gate:
 
     def training(gate: Gate, rows: np.ndarray) -> Iterator[None]:
         gate.parameters[4][:] = _constants(probs_NK[rows])
-        yield
         yield from _epochs(gate, x_NF, probs_NK, rows, EPOCHS, LITTLE_BATCH)
 
     def blank() -> Gate:
-        gate = Gate.constant(base.names, _fallback_weights(base.experts))
+        gate = Gate.constant(base.names, fallback(base.experts))
         gate.mean, gate.scale, gate.rate, gate.coefficients = base.mean, base.scale, base.rate, base.coefficients
         return gate
 
@@ -81,7 +76,7 @@ def _fit_little(x_NF: F64, probs_NK: F64, base: Gate) -> Gate:
 
 def _constants(probs_NK: F64) -> F64:
     """(K-1,) logarithms of weights over the first one: those that predict best whatever the context, by expectation maximisation."""
-    prior = weights_K = np.array(_fallback_weights(probs_NK.shape[1]))
+    prior = weights_K = np.array(fallback(probs_NK.shape[1]))
     for _ in range(100):
         shares_NK = weights_K * np.maximum(probs_NK, 1e-300)
         shares_NK /= shares_NK.sum(axis=1, keepdims=True)
@@ -91,7 +86,8 @@ def _constants(probs_NK: F64) -> F64:
 
 
 def _epochs(gate: Gate, x_NF: F64, probs_NK: F64, rows: np.ndarray, epochs: int, batch: int) -> Iterator[None]:
-    """Trains a gate on some positions by Adam; each item is the end of an epoch."""
+    """Trains a gate on some positions by Adam; each item is the end of an epoch, but for the first: the gate as it was."""
+    yield
     moments, t = [(np.zeros_like(p), np.zeros_like(p)) for p in gate.parameters], 0
     for epoch in range(epochs):
         order = np.random.Generator(np.random.PCG64(epoch)).permutation(rows)
@@ -106,10 +102,9 @@ def _epochs(gate: Gate, x_NF: F64, probs_NK: F64, rows: np.ndarray, epochs: int,
 
 def unfitted(features_NF: F32, names: Sequence[str], experts: int) -> Gate:
     """The gate that a fit begins with: the fallback's weights everywhere, standardised for these features, random hidden units."""
-    gate = Gate.constant(names, _fallback_weights(experts), hidden=HIDDEN)
+    gate = Gate.constant(names, fallback(experts), hidden=HIDDEN)
     wide = features_NF.astype(np.float64)
-    gate.mean, gate.scale = wide.mean(0), np.maximum(wide.std(0), 1e-3)
-    gate.mean, gate.scale = gate.mean.astype(np.float32).astype(np.float64), gate.scale.astype(np.float32).astype(np.float64)
+    gate.mean, gate.scale = (x.astype(np.float32).astype(np.float64) for x in (wide.mean(0), np.maximum(wide.std(0), 1e-3)))
     random = np.random.Generator(np.random.PCG64(0))
     gate.parameters[0][:] = random.standard_normal(gate.parameters[0].shape) / np.sqrt(len(names))
     return gate

@@ -84,17 +84,13 @@ def _weights(x_NF: Array, net: tuple[Array, ...], floor: float, out_NK: Array) -
 
 @njit
 def _gradient(x_NF: Array, p_NK: Array, net: tuple[Array, ...], floor: float, gradients: tuple[Array, ...]) -> float:
-    """Mean of -ln Σ_k weight_k p_k over rows; the gradient arrays are overwritten with its gradient."""
+    """Mean of -ln Σ_k weight_k p_k over rows; its gradient is added to the gradient arrays, which are zero."""
     w1_HF, b1_H, w2_KH, w3_KF, b2_K = net
     g1_HF, gb1_H, g2_KH, g3_KF, gb2_K = gradients
     rows, features = x_NF.shape
     outputs, hidden = w2_KH.shape
     hidden_H, soft_K, back_H = np.empty(hidden), np.empty(outputs + 1), np.empty(hidden)
     w1_FH, g1_FH = _transposed(w1_HF), np.zeros((features, hidden))
-    for array in (g2_KH, g3_KF):
-        array[:, :] = 0.0
-    for vector in (gb1_H, gb2_K):
-        vector[:] = 0.0
     loss = 0.0
     for i in range(rows):
         _forward(x_NF[i], w1_FH, b1_H, w2_KH, w3_KF, b2_K, hidden_H, soft_K)
@@ -142,7 +138,6 @@ class Gate:
             coefficients = np.zeros((2, len(self.names) + 1))
             coefficients[:, -1] = FALLBACK_EXPONENTS
         self.coefficients = coefficients
-        self._gradients = [np.zeros_like(p) for p in self.parameters]
 
     @property
     def experts(self) -> int:
@@ -181,8 +176,8 @@ class Gate:
 
     def gradient(self, x_NF: F64, probs_NK: F64) -> tuple[float, list[F64]]:
         """Mean nats a row of the mixture and its gradient; x_NF standardised, probs_NK (N, K) the experts' probabilities."""
-        loss = _gradient(x_NF, np.ascontiguousarray(probs_NK), tuple(self.parameters), FLOOR, tuple(self._gradients))
-        return loss, self._gradients
+        gradients = [np.zeros_like(p) for p in self.parameters]
+        return _gradient(x_NF, np.ascontiguousarray(probs_NK), tuple(self.parameters), FLOOR, tuple(gradients)), gradients
 
     def update(self, features_NF: F32 | F64, probs_NK: F64) -> None:
         """One gradient step on a chunk that has been scored."""

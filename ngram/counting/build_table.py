@@ -31,13 +31,7 @@ def thresholds(min_raw: Sequence[int] | None, order: int, counted: int) -> list[
     return wanted
 
 
-def build_table(
-    run: Run,
-    vocab_size: int,
-    bos: int,
-    order: int | None = None,
-    min_raw: Sequence[int] | None = None,
-) -> NgramTable:
+def build_table(run: Run, vocab_size: int, bos: int, order: int | None = None, min_raw: Sequence[int] | None = None) -> NgramTable:
     """Kneser–Ney table of a run; n-grams whose raw count is under min_raw[n-1] are dropped.
 
     order: that of the longest n-grams, at most and by default run.order; the table holds all shorter ones too.

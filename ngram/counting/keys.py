@@ -14,8 +14,6 @@ from ngram.arrays import NARROW, U64
 from ngram.errors import SeedgramError
 from ngram.table import MAX_VOCAB, check_order
 
-ALL_ONES = (1 << 64) - 1
-
 
 def slot_bits(vocab_size: int, order: int) -> int:
     """Bits of a token in a key.  Raises SeedgramError for vocabularies and orders that 128 bits do not hold."""
@@ -31,7 +29,7 @@ def slot_bits(vocab_size: int, order: int) -> int:
 def slot_mask(slots: int, bits: int = 16) -> tuple[np.uint64, np.uint64]:
     """(hi, lo) masks that keep the first `slots` tokens of a key, target first."""
     mask = ((1 << (bits * slots)) - 1) << (128 - bits * slots)
-    return np.uint64(mask >> 64), np.uint64(mask & ALL_ONES)
+    return np.uint64(mask >> 64), np.uint64(mask & (1 << 64) - 1)
 
 
 def slot_shifts(bits: int, slots: int) -> tuple[U64, U64]:

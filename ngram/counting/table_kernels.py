@@ -22,7 +22,7 @@ from ngram.table import TOKEN_BITS
 BLOCK = 1024  # entries whose lists are fetched together
 TAIL_BITS = 62 - TOKEN_BITS  # of the tokens to the left of an n-gram that occurred once
 LEFT_BITS = 20
-_LOW32, _LOW_TOKEN = (1 << 32) - 1, (1 << TOKEN_BITS) - 1
+_LOW_TOKEN = (1 << TOKEN_BITS) - 1
 
 
 @njit(forceinline=True)
@@ -127,7 +127,7 @@ def place(
                 m = 0
                 for i in range(size):
                     word, pair = entries[block + i, 0], entries[block + i, 1]
-                    context = pair & _LOW32
+                    context = pair & U32_MAX
                     if j < end:
                         j += theirs[j] < context
                     while j < end and theirs[j] < context:
@@ -162,7 +162,7 @@ def place(
                         over[k, 0], over[k, 1] = at, count
                         k += 1
                     if n < top:
-                        suffixes[at] = (pair >> 32) & _LOW32
+                        suffixes[at] = (pair >> 32) & U32_MAX
                     at += 1
             free, ends[g, a] = slice(at, ends[g, a]), at
             parents[free], counts[free], raws[free] = 0, 0, 0

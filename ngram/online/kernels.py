@@ -52,18 +52,11 @@ class RowParts(NamedTuple):
 
 
 @njit(forceinline=True)
-def backoff(state: State, n: int, context: int) -> float:
-    """Mass, in counts, that a seen context leaves to the shorter one; n: order of its children."""
-    nodes, d = state.nodes, state.discounts
-    discounted = d[n - 1, 1] * nodes[context, ONES] + d[n - 1, 2] * nodes[context, TWOS] + d[n - 1, 3] * nodes[context, MORE]
-    return discounted + nodes[context, PRUNED]
-
-
-@njit(forceinline=True)
-def root_backoff(state: State) -> float:
-    """The same for order 1."""
-    root, d = state.root, state.discounts
-    return d[0, 1] * root[0, ONES] + d[0, 2] * root[0, TWOS] + d[0, 3] * root[0, MORE] + root[0, PRUNED]
+def backoff(state: State, contexts: Array, n: int, context: int) -> float:
+    """Mass, in counts, that a seen context leaves to the shorter one; n: order of its children; contexts: the nodes, or the root."""
+    d = state.discounts
+    discounted = d[n - 1, 1] * contexts[context, ONES] + d[n - 1, 2] * contexts[context, TWOS] + d[n - 1, 3] * contexts[context, MORE]
+    return discounted + contexts[context, PRUNED]
 
 
 @njit(forceinline=True)
@@ -81,14 +74,14 @@ def target_probability(state: State, cursor: Array, place: Array, g: int, token:
     total = state.root[0, TOTAL]
     if total > 0:
         scale = 1.0 / total
-        p = root_backoff(state) * scale * p
+        p = backoff(state, state.root, 1, 0) * scale * p
         p += kept_mass(state, 1, np.int64(state.unigrams[token])) * scale
     for k in range(1, cursor[g, DEPTH] + 1):
         context = cursor[g, k]
         total = np.int64(state.nodes[context, TOTAL])
         if total > 0:
             scale = 1.0 / total
-            p = backoff(state, k + 1, context) * scale * p
+            p = backoff(state, state.nodes, k + 1, context) * scale * p
             if place[g, k] >= 0:
                 p += kept_mass(state, k + 1, np.int64(state.pool[place[g, k], COUNT])) * scale
     return p
@@ -105,7 +98,7 @@ def fill_features(state: State, cursor: Array, g: int, out: Array, i: int) -> No
             longest, below = k, longest
             sure += nodes[context, SIZE] & CHILDREN == 1
             if k > 1:
-                escape *= backoff(state, k + 1, context) / nodes[context, TOTAL]
+                escape *= backoff(state, nodes, k + 1, context) / nodes[context, TOTAL]
     out[i, 0], out[i, 7], out[i, 8] = longest, sure, -np.log(max(escape, 1e-9))
     for rank in range(2):
         k = longest if rank == 0 else below
@@ -116,7 +109,7 @@ def fill_features(state: State, cursor: Array, g: int, out: Array, i: int) -> No
             total = np.float64(nodes[context, TOTAL])
             out[i, at] = np.log1p(total)
             out[i, at + 1] = np.log1p(np.float64(nodes[context, SIZE] & CHILDREN))
-            out[i, at + 2] = backoff(state, k + 1, context) / total
+            out[i, at + 2] = backoff(state, nodes, k + 1, context) / total
 
 
 @njit(forceinline=True)
@@ -175,7 +168,7 @@ def list_contexts(state: State, cursor: Array, i: int, parts: RowParts) -> bool:
             total = np.int64(nodes[context, TOTAL])
             if total > 0:
                 scale = 1.0 / total
-                parts.shares[at] = backoff(state, k + 1, context) * scale
+                parts.shares[at] = backoff(state, nodes, k + 1, context) * scale
                 for i_child in range(first, end):  # an unused entry is written over by the next: a branch that nobody can predict costs more
                     count, token = np.int64(pool[i_child, COUNT]), np.int64(pool[i_child, TOKEN])
                     parts.cells[to] = at * state.settings[1] + token
@@ -223,7 +216,7 @@ def fill_unigram_row(state: State, row: Array) -> None:
     for w in range(len(row)):
         row[w] = 1.0 / len(row)
         if total > 0:
-            row[w] = root_backoff(state) * scale * row[w] + kept_mass(state, 1, np.int64(state.unigrams[w])) * scale
+            row[w] = backoff(state, state.root, 1, 0) * scale * row[w] + kept_mass(state, 1, np.int64(state.unigrams[w])) * scale
 
 
 @njit

@@ -40,7 +40,7 @@ def fill_row(state: State, cursor: Array, g: int, unigram_row: Array, row: Array
         if total == 0:
             continue
         scale = 1.0 / total
-        share = backoff(state, k + 1, context) * scale
+        share = backoff(state, nodes, k + 1, context) * scale
         for w in range(size):
             row[w] *= share
         one, two, more = d[k, 1], d[k, 2], d[k, 3]

@@ -85,14 +85,15 @@ class StreamCache:
         entries = int(pools[-1])
         discounts = np.zeros((self.order, 4))
         discounts[:, 1:] = table.discounts
-        unigrams = table.exact_counts(1)
+        unigrams, pruned = table.exact_counts(1), int(table.pruned[0][0])
+        total = unigrams.sum(dtype=np.int64) + pruned
         meta = np.zeros(trie.META_SIZE, np.int64)
         meta[trie.N_NODES], meta[trie.POOL_USED] = nodes, entries
         self.state = State(
             nodes=_aligned(nodes + nodes // 2 + SLACK, 8),
             pool=_aligned(entries + entries // 2 + SLACK, 3),
             unigrams=unigrams,
-            root=_root(unigrams, int(table.pruned[0][0])),
+            root=np.array([[total, (unigrams == 1).sum(), (unigrams == 2).sum(), (unigrams > 2).sum(), pruned]], np.int64),
             meta=meta,
             discounts=discounts,
             settings=np.array([self.order, self.vocab_size, self.bos], np.int64),
@@ -208,8 +209,3 @@ def _longer(array: U32, used: int, extra: int) -> U32:
     longer = _aligned(used + used // 2 + extra, array.shape[1])
     longer[:used] = array[:used]
     return longer
-
-
-def _root(unigrams: U32, pruned: int) -> I64:
-    counts = unigrams.astype(np.int64)
-    return np.array([[counts.sum() + pruned, (counts == 1).sum(), (counts == 2).sum(), (counts > 2).sum(), pruned]], np.int64)

@@ -26,7 +26,6 @@ _DIRECT_BITS = 16
 _categorical = partial(constriction.stream.model.Categorical, perfect=False)
 
 
-
 def altered(problem: str) -> FileFormatError:
     """The error for data that `encode` does not write."""
     return FileFormatError(f"n-gram data: {problem}; the file was altered or cut, make it again")

@@ -123,7 +123,6 @@ def _children_mass(counts: I64, first: I64) -> I64:
     return running[first[1:]] - running[first[:-1]]
 
 
-
 def _unigrams(coder: Coder, levels: I64, vocab_size: int, alphabet: int, truth: I32 | None) -> _Order:
     zeros = np.zeros(vocab_size, np.int64)
     counts = levels[code_classed(coder, zeros, zeros, alphabet, truth)]

@@ -15,7 +15,7 @@ import torch
 from hybrid.data.shards import Stream, find_shards
 from hybrid.parallel.ranks import Ranks
 from hybrid.scoring import evaluate, windows
-from hybrid.scoring.mixture import GATE_FEATURES, Mixture, load_fallback
+from hybrid.scoring.mixture import GATE_FEATURES, Mixture, load_gate
 from hybrid.scoring.network import NetworkAhead
 from hybrid.scoring.predictor import Predictor
 from hybrid.storing import artifact
@@ -37,7 +37,7 @@ def collected(path: str, data: str, count: int) -> tuple[F32, F64]:
         raise UsageError(f"{path}: has no n-grams, and so no gate")
     tokens = Stream(find_shards(data, "val")).read(0, count)
     network = NetworkAhead(windows.neural_blocks(art.model, tokens, art.config.train.seq_len, 0, Ranks(0, 1, torch.device("cpu"))))
-    cache, mixture = StreamCache(art.table), Mixture(load_fallback(learning=False), art.config.cache.chunk_tokens)
+    cache, mixture = StreamCache(art.table), Mixture(load_gate(learning=False), art.config.cache.chunk_tokens)
     with closing(Predictor(network, cache, MatchModel(cache.vocab_size, cache.bos), mixture, collect=True)) as predictor:
         evaluate.run(ScoreFirst(tokens, {"blend": predictor}), "blend", art.config.cache.chunk_tokens)
     features, probs = zip(*predictor.collected, strict=True)

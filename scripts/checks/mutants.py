@@ -138,8 +138,8 @@ FAULTS = (
     Fault(
         "a row's order-1 mass is too large",
         KERNELS,
-        "root_backoff(state) * scale * row[w]",
-        "1.1 * root_backoff(state) * scale * row[w]",
+        "backoff(state, state.root, 1, 0) * scale * row[w]",
+        "1.1 * backoff(state, state.root, 1, 0) * scale * row[w]",
     ),
     Fault(
         "match model is surer of the target",

@@ -121,7 +121,7 @@ def build(folder: Path) -> dict[str, Parser]:
     """All parsers, with seeds written into `folder`."""
     write_seeds(folder)
     parsers = sealed_parsers(folder)
-    gate_bytes = fit.fallback(GATE_FEATURES, rate=0.5).to_bytes()
+    gate_bytes = gate.Gate.constant(GATE_FEATURES, fit.fallback(2), rate=0.5).to_bytes()
     plain: dict[str, tuple[bytes, Callable[[Path], object], Callable[[bytes, random.Random], bytes]]] = {
         "codec": ((folder / "seed.table").read_bytes(), lambda path: table_codec.decode(path.read_bytes()), mutate_bytes),
         "gate": (gate_bytes, lambda path: gate.Gate.from_bytes(path.read_bytes(), GATE_FEATURES), mutate_bytes),

@@ -12,7 +12,7 @@ from hybrid.data import tokenizer
 from hybrid.data.write_shards import write_shards
 from hybrid.model.hybrid_lm import HybridLM
 from hybrid.model.parameters import map_checksums
-from hybrid.scoring.mixture import load_fallback
+from hybrid.scoring.mixture import load_gate
 from hybrid.settings.config import Config, ModelConfig
 from hybrid.storing import artifact, quantise
 from ngram.counting.counter import NgramCache
@@ -68,7 +68,7 @@ def write_artifact(path, *, cache=True, gate=None, documents=30, vocabulary=None
         counts = NgramCache(VOCAB, 4)
         counts.count_stream(stream(seed=1, count=documents))
         packer.add({"ngram": table_codec.encode(counts.table())})
-        packer.add({"gate": gate or load_fallback().to_bytes()})
+        packer.add({"gate": gate or load_gate().to_bytes()})
     packer.write(path)
     return settings
 

@@ -5,7 +5,6 @@
 
 import math
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 
 from hybrid.parallel.ranks import Ranks
 from hybrid.scoring import evaluate, windows
-from hybrid.scoring.mixture import GATE_FEATURES, MATCH, NEURAL, NGRAM, PRODUCT, Mixture, load_fallback
+from hybrid.scoring.mixture import GATE_FEATURES, MATCH, NEURAL, NGRAM, PRODUCT, Mixture, load_gate
 from hybrid.scoring.network import NetworkAhead
 from hybrid.scoring.predictor import Predictor
 from hybrid.settings.config import Config, ConfigError
@@ -122,7 +121,7 @@ def network(tokens, batch=2):
 
 
 def whole_run(tokens, *, fused, chunk, gate=None, paranoid=False, read=1):
-    order = ScoreFirst(tokens, {"blend": predictor(tokens, gate or load_fallback(), chunk, read_tokens=read, by_chunk=not fused)}, paranoid=paranoid)
+    order = ScoreFirst(tokens, {"blend": predictor(tokens, gate or load_gate(), chunk, read_tokens=read, by_chunk=not fused)}, paranoid=paranoid)
     return evaluate.run(order, "blend", chunk), order
 
 
@@ -168,7 +167,7 @@ def test_chunk_size_changes_no_score_of_frozen_parts():
     tokens = stream(80)
     results = []
     for chunk in (1, 7, 200):
-        gate = load_fallback(learning=False)
+        gate = load_gate(learning=False)
         order = ScoreFirst(tokens, {"blend": predictor(tokens, gate, chunk, read_tokens=chunk)}, frozen=True)
         results.append(evaluate.run(order, "blend", chunk))
     for other in results[1:]:
@@ -185,7 +184,7 @@ def test_the_blend_is_the_weighted_sum_of_its_experts():
 
 @pytest.mark.parametrize(("match", "product", "absent"), [(False, True, [MATCH]), (True, False, [PRODUCT]), (False, False, [PRODUCT, MATCH])])
 def test_the_others_share_the_weight_of_an_absent_expert_and_the_gate_learns_nothing_of_it(match, product, absent):
-    tokens, gate = stream(200), load_fallback()
+    tokens, gate = stream(200), load_gate()
     before = gate.weights(np.zeros((1, len(GATE_FEATURES)), np.float32))[0]
     part = predictor(tokens, gate, 16, match=match, product=product, by_chunk=True)
     scores = evaluate.run(ScoreFirst(tokens, {"blend": part}), "blend", 16)
@@ -201,7 +200,7 @@ def test_the_others_share_the_weight_of_an_absent_expert_and_the_gate_learns_not
 def test_the_product_reads_the_cache_before_it_learns_and_as_often_as_it_is_told(fused):
     """Every probability is that of the rows of a cache that has learned what lay before the read, and nothing since."""
     tokens, chunk, read = stream(80), 20, 5
-    scores, _ = whole_run(tokens, fused=fused, chunk=chunk, gate=load_fallback(learning=False), read=read)
+    scores, _ = whole_run(tokens, fused=fused, chunk=chunk, gate=load_gate(learning=False), read=read)
     step = read if fused else chunk  # without fusing the cache stands still for a chunk
     with torch.no_grad():
         logits = np.concatenate([TinyLM()(torch.from_numpy(tokens[None, at : at + 16].astype(np.int64)))[0].double().numpy() for at in range(0, 80, 16)])
@@ -217,7 +216,7 @@ def test_the_product_reads_the_cache_before_it_learns_and_as_often_as_it_is_told
 
 def test_a_network_without_rows_is_refused_where_a_product_is_wanted():
     bare = NetworkAhead([neural_scores(TinyLM(), stream(40), 16, 0, CPU)])
-    order = ScoreFirst(stream(40), {"blend": Predictor(bare, OnlineCache(table()), None, Mixture(load_fallback(), 64, match=False))})
+    order = ScoreFirst(stream(40), {"blend": Predictor(bare, OnlineCache(table()), None, Mixture(load_gate(), 64, match=False))})
     with pytest.raises(SeedgramError, match="rows are missing"):
         order.score(1, 20)
 
@@ -244,16 +243,15 @@ def test_what_the_match_model_copies_is_worth_something_where_text_repeats():
 def test_the_gate_is_fitted_on_what_it_is_given_and_nothing_else(monkeypatch):
     """With a third of the positions from which a gate has hidden units: the same path, in a third of the time."""
     monkeypatch.setattr(fit, "SMALLEST", 3000)
-    monkeypatch.setattr(fit, "fit", partial(fit.fit, smallest=3000))
     config = replace(Config(), train=replace(Config().train, seq_len=16), cache=replace(Config().cache, chunk_tokens=64))
-    assert fit_gate(TinyLM(), table(), stream(1), CPU, config).to_bytes() == load_fallback().to_bytes()
+    assert fit_gate(TinyLM(), table(), stream(1), CPU, config).to_bytes() == load_gate().to_bytes()
     if not SLOW:
         tokens = stream(fit.SMALLEST + 100)
         data = fit_gate(TinyLM(), table(), tokens, CPU, config).to_bytes()
         assert Gate.from_bytes(data, GATE_FEATURES).kind == "network"
         assert data == fit_gate(TinyLM(), table(), tokens, CPU, config).to_bytes()
         fitted, _ = whole_run(tokens, fused=True, chunk=64, gate=Gate.from_bytes(data, GATE_FEATURES))
-        fixed, _ = whole_run(tokens, fused=True, chunk=64, gate=load_fallback(learning=False))
+        fixed, _ = whole_run(tokens, fused=True, chunk=64, gate=load_gate(learning=False))
         assert np.log(fitted.mixed).sum() > np.log(fixed.mixed).sum()
         product = np.log(fitted.probs[:, PRODUCT]).mean()  # its exponents are fitted, too: better than the fallback's and than none at all
         assert product > max(np.log(fixed.probs[:, PRODUCT]).mean(), -math.log(V)) + 0.01
@@ -294,7 +292,7 @@ def _one_rank(rank, world, port, path, results):
 def blended(tokens, ranks):
     """Chunks across several blocks, each rank with rows of its own windows alone."""
     neural = NetworkAhead(windows.neural_blocks(TinyLM(), tokens, 16, 4, ranks, batch_windows=2))
-    part = Predictor(neural, OnlineCache(table()), MatchModel(V, 1), Mixture(load_fallback(), 45), read_tokens=10, ranks=ranks, watch=(7, 60, 61, 150))
+    part = Predictor(neural, OnlineCache(table()), MatchModel(V, 1), Mixture(load_gate(), 45), read_tokens=10, ranks=ranks, watch=(7, 60, 61, 150))
     return evaluate.run(ScoreFirst(tokens, {"blend": part}), "blend", 45).mixed
 
 

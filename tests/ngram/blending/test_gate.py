@@ -118,7 +118,7 @@ def test_fitting_finds_who_is_right_when(monkeypatch):
 
 def test_without_any_text_the_weight_is_small_and_fixed():
     features, _ = sample(10)
-    gate = fit.fallback(NAMES)
+    gate = Gate.constant(NAMES, fit.fallback(2))
     assert np.allclose(gate.weights(features)[:, 1], (1 - FLOOR) * fit.FALLBACK + FLOOR / 2) and gate.kind == "constant"
 
 
