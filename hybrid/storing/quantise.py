@@ -89,10 +89,7 @@ def _scales(name: str, values: F32, top: int, config: QuantConfig, counts_V: F64
 
 
 def encode_state(
-    state: Mapping[str, Tensor],
-    config: QuantConfig,
-    moments: Mapping[str, F64] | None = None,
-    counts_V: F64 | None = None,
+    state: Mapping[str, Tensor], config: QuantConfig, moments: Mapping[str, F64] | None = None, counts_V: F64 | None = None
 ) -> tuple[list[Any], dict[str, bytes]]:
     """Meta data (JSON values) and raw sections of a state dict: matrices, embeddings, remainders, scales, vectors.
 

@@ -48,11 +48,11 @@ def _token_counts(config: Config, loader: Loader) -> F64:
 
 def _calibration(config: Config, model: HybridLM, loader: Loader, ranks: Ranks) -> dict[str, F64] | None:
     """Second moments of the matrices' inputs over the first --gptq-tokens training tokens; None without GPTQ."""
-    rows = -(-config.quant.gptq_tokens // config.train.seq_len)
-    if not rows:
+    length = config.train.seq_len
+    rows = min(-(-config.quant.gptq_tokens // length), loader.train_tokens // length)
+    if not config.quant.gptq_tokens:
         return None
-    tokens = loader.stream.read(0, min(rows * config.train.seq_len, loader.train_tokens)).astype("int64")
-    windows = torch.from_numpy(tokens[: len(tokens) // config.train.seq_len * config.train.seq_len].reshape(-1, config.train.seq_len))
+    windows = torch.from_numpy(loader.stream.read(0, rows * length).astype("int64").reshape(-1, length))
     return gptq.second_moments(model, (window.to(ranks.device) for window in windows.split(4)))
 
 

@@ -100,9 +100,7 @@ def fill_features(state: State, cursor: Array, g: int, out: Array, i: int) -> No
             if k > 1:
                 escape *= backoff(state, nodes, k + 1, context) / nodes[context, TOTAL]
     out[i, 0], out[i, 7], out[i, 8] = longest, sure, -np.log(max(escape, 1e-9))
-    for rank in range(2):
-        k = longest if rank == 0 else below
-        at = 1 + 3 * rank
+    for k, at in ((longest, 1), (below, 4)):
         out[i, at], out[i, at + 1], out[i, at + 2] = 0.0, 0.0, 1.0
         if k > 0:
             context = cursor[g, k]
@@ -152,7 +150,7 @@ def list_contexts(state: State, cursor: Array, i: int, parts: RowParts) -> bool:
 
     A context is listed where they first meet it: nothing was counted in it before.  One that they have made was not there, nor a longer one.
     Column SPARE of a node: the last list that was made of it, counted over all of the cache's."""
-    nodes, pool, d, meta = state.nodes, state.pool, state.discounts, parts.meta
+    nodes, pool, meta = state.nodes, state.pool, parts.meta
     for k in range(1, cursor[0, DEPTH] + 1):
         context = cursor[0, k]
         if context >= meta[NODES]:
@@ -172,7 +170,7 @@ def list_contexts(state: State, cursor: Array, i: int, parts: RowParts) -> bool:
                 for i_child in range(first, end):  # an unused entry is written over by the next: a branch that nobody can predict costs more
                     count, token = np.int64(pool[i_child, COUNT]), np.int64(pool[i_child, TOKEN])
                     parts.cells[to] = at * state.settings[1] + token
-                    parts.values[to] = max(count - d[k, min(count, 3)], 0.0) * scale
+                    parts.values[to] = kept_mass(state, k + 1, count) * scale
                     to += token != EMPTY
             parts.starts[at + 1], meta[LISTS] = to, at
             if meta[SERIAL] >= 0:

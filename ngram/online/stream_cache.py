@@ -182,14 +182,12 @@ class StreamCache:
 
     def make_room(self, inserts: int) -> None:
         """Enlarges what is too small by half.  Only unused room changes, so what is counted stays the same."""
-        while not trie.has_room(self.state, inserts):
-            state = self.state
-            nodes, pool = int(state.meta[trie.N_NODES]), int(state.meta[trie.POOL_USED])
-            moved = inserts * 4 * (self.vocab_size + 2)
-            if nodes + inserts > len(state.nodes):
-                self.state = state._replace(nodes=_longer(state.nodes, nodes, inserts))
-            elif pool + moved > len(state.pool):
-                self.state = state._replace(pool=_longer(state.pool, pool, moved))
+        state, moved = self.state, inserts * 4 * (self.vocab_size + 2)
+        nodes, pool = int(state.meta[trie.N_NODES]), int(state.meta[trie.POOL_USED])
+        if nodes + inserts > len(state.nodes):
+            self.state = state = state._replace(nodes=_longer(state.nodes, nodes, inserts))
+        if pool + moved > len(state.pool):
+            self.state = state._replace(pool=_longer(state.pool, pool, moved))
 
 
 def walk() -> tuple[I64, I64]:
