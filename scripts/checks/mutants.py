@@ -59,7 +59,7 @@ WEIGHTS = "            out.weights[:] = self.mixture.weights(features_nF)\n"
 COUNTED = "        return self.base[targets] + (self.space[targets] & ~self.silent[previous])"
 PRINTED = '        table.add_row(name, f"{result[key]:.4f}" if'
 SUMMED = "    ngram, mixed = (bits_per_byte(float(-np.log(p).sum()), total_bytes)"
-FEATURES = "        rows = Later()\n"
+FEATURES = "        noted = list[Noted]()\n"
 INPUTS = "        inputs_BL[row, : end - begin] = tokens[begin:end]"
 LOG = "        return torch.exp(-(whole_S - mixed_SV.gather(1, targets[:, None])[:, 0]).double())"
 NATS = "    nll_S = -logp_SV.gather(1, targets_S[:, None])[:, 0]\n"
