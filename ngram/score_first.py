@@ -52,7 +52,6 @@ class ScoreFirst:
         for start in range(self.mark, len(self.tokens), size):
             yield start, min(start + size, len(self.tokens))
 
-
     def score(self, start: int, stop: int) -> dict[str, Any]:
         """Results of every part for targets start … stop-1, state frozen."""
         self.check_next(start, stop)

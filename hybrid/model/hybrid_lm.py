@@ -62,8 +62,6 @@ class HybridLM(nn.Module):
         """Every group of block matrices by (layer, module name), in the order of the forward pass."""
         return {(int(name.split(".")[1]), name): module for name, module in self.named_modules() if isinstance(module, Projection)}
 
-    # ---- forward -------------------------------------------------------------------------------------------------
-
     def hidden(self, tokens_BL: Tensor, past: Past | None = None) -> Tensor:
         """Normed final activations (T, E) of windows that start at position 0, or that go on from `past`, which the tokens join.
 
@@ -140,24 +138,19 @@ class HybridLM(nn.Module):
             return F.cross_entropy(self.logits(hidden_TE), targets_BL.flatten())
         return capped_nll(hidden_TE @ self.embedding.to(hidden_TE.dtype).t(), targets_BL.flatten(), self.config.softcap).mean()
 
-    # ---- during training -----------------------------------------------------------------------------------------
-
     def set_fake_bits(self, bits: int, step: float = 0.0) -> None:
         """Late quantisation-aware training: from now on every forward pass rounds block matrices to `bits`, in steps of `step` if given; 0
         bits: no longer."""
         for projection in self.projections().values():
             projection.fake_bits, projection.fake_step = bits, step
 
-    def freeze_learned(self) -> int:
-        """Progressive freezing (PR #1301): the parts that the policy names stop training from now on; returns their entries."""
-        count = 0
+    def freeze_learned(self) -> None:
+        """Progressive freezing (PR #1301): the parts that the policy names stop training from now on."""
         for projection in self.projections().values():
             if projection.progressive:
                 for weight in projection.weights.values():
                     weight.requires_grad_(False)
                     weight.grad = None
-                    count += weight.numel()
-        return count
 
 
 def capped_nll(raw_TV: Tensor, targets_T: Tensor, cap: float) -> Tensor:

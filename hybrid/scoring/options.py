@@ -14,8 +14,8 @@ READ_TOKENS = 1024  # targets whose rows are read before the cache learns them; 
 class AdaptConfig(Checked):
     """How the network learns at evaluation.  Defaults are what helped most on held-out text (LOG.md)."""
 
-    chunk_tokens: int = setting(0, "targets scored between two updates of the network, 0: one window; tokens", low=0)
-    rate: float = setting(1e-4, "step of every weight a chunk, in units of its gradient's running root mean square", low=0, high=1)
+    chunk_tokens: int = setting(0, "targets scored between two updates of the network, 0: one window; tokens")
+    rate: float = setting(1e-4, "step of every weight a chunk, in units of its gradient's running root mean square", high=1)
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class EvalOptions(Checked):
     adapt: test-time training of the network, None: frozen.  paranoid: digests of all state are compared around every score; implies
     cache_by_chunk."""
 
-    stride: int = setting(0, "new targets a window, 0: windows side by side; tokens", low=0)
-    chunk_tokens: int = setting(0, "targets between two gate updates, 0: as the artifact says; tokens", low=0)
+    stride: int = setting(0, "new targets a window, 0: windows side by side; tokens")
+    chunk_tokens: int = setting(0, "targets between two gate updates, 0: as the artifact says; tokens")
     cache_by_chunk: bool = setting(False, "the online cache learns once a chunk instead of after every token")
     protocol: str = setting("full", "challenge: drop the tail that fills no window", choices=("full", "challenge"))
-    max_tokens: int = setting(0, "tokens of the stream's beginning, 0: all", low=0)
+    max_tokens: int = setting(0, "tokens of the stream's beginning, 0: all")
     online: bool = setting(True, "cache and gate learn at evaluation, score-first; otherwise trained counts only, and no match model")
     match: bool = setting(True, "the match model has a say")
     product: bool = setting(True, "the product of network and cache has a say")

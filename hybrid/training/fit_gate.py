@@ -45,4 +45,4 @@ def fit_gate(model: HybridLM, table: NgramTable, holdout_tokens: Tokens, device:
     gate.coefficients = product.fit(gate.standardise(features_NF) * (not little), kept).astype(np.float32).astype(np.float64)
     features_NF, probs_NK, _ = over(holdout_tokens, gate, keep_rows=False)
     gate.rate = GATE_RATE
-    return fit.fit(features_NF, probs_NK, GATE_FEATURES, base=gate)
+    return fit.fit(features_NF, probs_NK, gate)

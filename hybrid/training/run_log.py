@@ -52,7 +52,6 @@ class RunLog:
         except OSError as error:
             raise SeedgramError(f"{path}: cannot write the log: {error.strerror}; choose another --out") from None
 
-
     def record(self, event: str, **values: Any) -> None:
         """Writes one JSON line; values must be JSON."""
         if self._file is not None:

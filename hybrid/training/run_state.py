@@ -103,4 +103,3 @@ class RunState:
             raise TrainError(f"--resume: the checkpoint was made by {tree['world']} ranks, these are {self.world}; start as many or use another --out")
         if tree["data"] != self.shard_digests:
             raise TrainError("--resume: the training shards are not those of the checkpoint; bring them back or use another --out")
-

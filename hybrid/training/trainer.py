@@ -73,8 +73,6 @@ class Trainer:
         self.idle_cores = ranks.device.type == "cuda" and ranks.world == 1  # on a CPU training has them all; several ranks add up first
         self.val_tokens = val_tokens
 
-    # -- one step
-
     def forward_backward(self, rows: U16) -> torch.Tensor:
         """Accumulates gradients of the mean loss over all ranks.  Returns this rank's mean loss, a scalar on the device in nats.
 
@@ -111,8 +109,6 @@ class Trainer:
             elif self.idle_cores:
                 self.ahead.cache.submit(self.batches.loader.remainder()[None])
                 self.ahead.begin()
-
-    # -- before and after
 
     def warm_up(self) -> float:
         """Compiles and warms everything that the run will use, then restores weights and optimisers.  Counts nothing.  Returns seconds."""
@@ -152,8 +148,6 @@ class Trainer:
             self.model.freeze_learned()
             self.forward_backward(rows)
             self.state.unfreeze()
-
-    # -- the loop
 
     @compiler_cache()
     def run(self, writer: checkpoint.Writer) -> TrainResult:

@@ -8,11 +8,13 @@ import numpy as np
 from ngram.arrays import F32, F64
 from ngram.blending.gate import Gate
 
-BLOCK = 2048  # every fifth block of so many positions only decides when to stop
+BLOCK = 2048  # positions of a step; every fifth block of so many only decides when to stop
 HIDDEN = 16  # tanh units
 SMALLEST = 5 * BLOCK  # fewer positions cannot teach these units: a smaller gate is fitted
 FALLBACK = 0.05  # share of each expert after the first when there is no text to fit on
+EPOCHS = 30  # at most
 STEPS = 2000  # of Adam, about: more text needs fewer epochs
+STEP = 0.02  # the first one's size; it falls to a tenth
 PATIENCE = 5  # epochs without improvement before stopping: after 3, 33,000 positions lost 0.06 nats (LOG.md)
 FOLDS = 5  # stretches of little text, each held out once
 LITTLE_BATCH = 128  # positions of a step on little text
@@ -28,36 +30,20 @@ def _fallback_weights(experts: int) -> list[float]:
     return [1 - FALLBACK * (experts - 1), *[FALLBACK] * (experts - 1)]
 
 
-def fit(
-    features_NF: F32,
-    probs_NK: F64,
-    names: Sequence[str],
-    *,
-    base: Gate | None = None,
-    hidden: int = HIDDEN,
-    rate: float = 0.0,
-    epochs: int = 30,
-    step: float = 0.02,
-    batch: int = BLOCK,
-    smallest: int = SMALLEST,
-) -> Gate:
+def fit(features_NF: F32, probs_NK: F64, gate: Gate) -> Gate:
     """The gate that predicts held-out text best.
 
     features_NF (N, F): of the context only.  probs_NK (N, K): each expert's probability of the token that came.
-    base: a gate of `unfitted` to begin with, whose standardisation and exponents stay; None: one made here.
-    hidden: tanh units.  rate: stored for `Gate.update`.  step: first Adam step size; it falls to a tenth.
-    Below `smallest` positions: weights linear in the features, or constant (`_fit_little`).  Adam: Kingma & Ba (2015)."""
-    if not len(features_NF):
-        return fallback(names, probs_NK.shape[1], rate)
-    gate = base or unfitted(features_NF, names, probs_NK.shape[1], hidden=hidden, rate=rate)
+    gate: one of `unfitted` to begin with, which is used up; its standardisation, exponents and rate stay.
+    Below SMALLEST positions: weights linear in the features, or constant (`_fit_little`).  Adam: Kingma & Ba (2015)."""
     x_NF = gate.standardise(features_NF)
-    if len(x_NF) < smallest:
-        return _fit_little(x_NF, probs_NK, gate, epochs, step)
-    stopping = (np.arange(len(x_NF)) // batch) % 5 == 4
+    if len(x_NF) < SMALLEST:
+        return _fit_little(x_NF, probs_NK, gate)
+    stopping = (np.arange(len(x_NF)) // BLOCK) % 5 == 4
     train, check = np.flatnonzero(~stopping), np.flatnonzero(stopping)
-    epochs = min(epochs, -(-STEPS * batch // len(train)))
+    epochs = min(EPOCHS, -(-STEPS * BLOCK // len(train)))
     best, best_loss, waited = [p.copy() for p in gate.parameters], gate.gradient(x_NF[check], probs_NK[check])[0], 0
-    for _ in _epochs(gate, x_NF, probs_NK, train, epochs, step, batch):
+    for _ in _epochs(gate, x_NF, probs_NK, train, epochs, BLOCK):
         loss = gate.gradient(x_NF[check], probs_NK[check])[0]
         if loss < best_loss - 1e-6:
             best, best_loss, waited = [p.copy() for p in gate.parameters], loss, 0
@@ -66,24 +52,24 @@ def fit(
             if waited >= PATIENCE:
                 break
     gate.parameters = best
-    return Gate.from_bytes(gate.to_bytes(), names)  # what a reader of the artifact gets: float32 values
+    return Gate.from_bytes(gate.to_bytes(), gate.names)  # what a reader of the artifact gets: float32 values
 
 
-def _fit_little(x_NF: F64, probs_NK: F64, base: Gate, epochs: int, step: float) -> Gate:
+def _fit_little(x_NF: F64, probs_NK: F64, base: Gate) -> Gate:
     """A gate without hidden units.  How many epochs its weights learn from the features, beginning at the best constants, is what predicts
     stretches of the text best that were held out in turn: none at all leaves the constants."""
 
     def training(gate: Gate, rows: np.ndarray) -> Iterator[None]:
         gate.parameters[4][:] = _constants(probs_NK[rows])
         yield
-        yield from _epochs(gate, x_NF, probs_NK, rows, epochs, step, LITTLE_BATCH)
+        yield from _epochs(gate, x_NF, probs_NK, rows, EPOCHS, LITTLE_BATCH)
 
     def blank() -> Gate:
         gate = Gate.constant(base.names, _fallback_weights(base.experts))
         gate.mean, gate.scale, gate.rate, gate.coefficients = base.mean, base.scale, base.rate, base.coefficients
         return gate
 
-    everything, losses = np.arange(len(x_NF)), np.zeros(epochs + 1)
+    everything, losses = np.arange(len(x_NF)), np.zeros(EPOCHS + 1)
     for fold in np.array_split(everything, FOLDS):
         trial = blank()
         losses += [len(fold) * trial.gradient(x_NF[fold], probs_NK[fold])[0] for _ in training(trial, np.setdiff1d(everything, fold))]
@@ -104,12 +90,12 @@ def _constants(probs_NK: F64) -> F64:
     return logs
 
 
-def _epochs(gate: Gate, x_NF: F64, probs_NK: F64, rows: np.ndarray, epochs: int, step: float, batch: int) -> Iterator[None]:
+def _epochs(gate: Gate, x_NF: F64, probs_NK: F64, rows: np.ndarray, epochs: int, batch: int) -> Iterator[None]:
     """Trains a gate on some positions by Adam; each item is the end of an epoch."""
     moments, t = [(np.zeros_like(p), np.zeros_like(p)) for p in gate.parameters], 0
     for epoch in range(epochs):
         order = np.random.Generator(np.random.PCG64(epoch)).permutation(rows)
-        size = step * 0.1 ** (epoch / max(epochs - 1, 1))
+        size = STEP * 0.1 ** (epoch / max(epochs - 1, 1))
         for start in range(0, len(order), batch):
             t += 1
             chosen = order[start : start + batch]
@@ -118,9 +104,9 @@ def _epochs(gate: Gate, x_NF: F64, probs_NK: F64, rows: np.ndarray, epochs: int,
         yield
 
 
-def unfitted(features_NF: F32, names: Sequence[str], experts: int, *, hidden: int = HIDDEN, rate: float = 0.0) -> Gate:
+def unfitted(features_NF: F32, names: Sequence[str], experts: int) -> Gate:
     """The gate that a fit begins with: the fallback's weights everywhere, standardised for these features, random hidden units."""
-    gate = Gate.constant(names, _fallback_weights(experts), hidden=hidden, rate=rate)
+    gate = Gate.constant(names, _fallback_weights(experts), hidden=HIDDEN)
     wide = features_NF.astype(np.float64)
     gate.mean, gate.scale = wide.mean(0), np.maximum(wide.std(0), 1e-3)
     gate.mean, gate.scale = gate.mean.astype(np.float32).astype(np.float64), gate.scale.astype(np.float32).astype(np.float64)

@@ -207,7 +207,7 @@ class Gate:
         return data
 
     @classmethod
-    def from_bytes(cls, data: bytes, names: Sequence[str], experts: int = 0, where: str = "gate") -> "Gate":
+    def from_bytes(cls, data: bytes, names: Sequence[str], experts: int = 0) -> "Gate":
         """Raises FileFormatError when malformed, or made for features other than `names` or for another number of experts (0: any)."""
         try:
             magic, found, features, hidden, length, rate = _HEAD.unpack_from(data)
@@ -221,14 +221,14 @@ class Gate:
             if magic != _MAGIC or outputs < 1 or len(flat) != sum(sizes) or not np.isfinite(flat).all() or not math.isfinite(rate):
                 raise ValueError("wrong magic, size or values")
         except (struct.error, ValueError, TypeError) as error:
-            raise FileFormatError(f"{where}: malformed gate ({error}); pack the artifact again") from None
+            raise FileFormatError(f"gate: malformed gate ({error}); pack the artifact again") from None
         if stored != tuple(names):
-            raise FileFormatError(f"{where}: gate made for features {', '.join(map(str, stored))}, this program has {', '.join(names)}; fit it again")
+            raise FileFormatError(f"gate: gate made for features {', '.join(map(str, stored))}, this program has {', '.join(names)}; fit it again")
         if experts and found != experts:
-            raise FileFormatError(f"{where}: gate of {found} experts, this program has {experts}; pack the artifact again")
+            raise FileFormatError(f"gate: gate of {found} experts, this program has {experts}; pack the artifact again")
         arrays = [part.reshape(shape) for part, shape in zip(np.split(flat, np.cumsum(sizes)[:-1]), shapes, strict=True)]
         if not (arrays[1] > 0).all():
-            raise FileFormatError(f"{where}: malformed gate (scale must be positive); pack the artifact again")
+            raise FileFormatError("gate: malformed gate (scale must be positive); pack the artifact again")
         return cls(stored, arrays[0], arrays[1], arrays[2:7], rate, arrays[7])
 
 

@@ -21,10 +21,10 @@ WAVE_ENTRIES = 1 << 21  # entries of all ranks in one wave: 48 MiB as three colu
 SAMPLES_A_RANGE = 4  # times the number of ranks: how finely ranges are balanced
 
 
-def all_reduce_run(run: Run, group: "ProcessGroup | None" = None, wave_entries: int = WAVE_ENTRIES) -> Run:
+def all_reduce_run(run: Run, group: "ProcessGroup | None" = None) -> Run:
     """The run of all ranks' streams together, the same bits on every rank of `group` (None: all ranks), which is one of Gloo's.
 
-    run: this rank's counts.  wave_entries bounds what one wave moves, whatever the runs' sizes, unless a single group
+    run: this rank's counts.  WAVE_ENTRIES bounds what one wave moves, whatever the runs' sizes, unless a single group
     of four tokens has more extensions than that.  Without torch.distributed, or with one rank, the run itself.
     Raises SeedgramError, on every rank, if orders differ."""
     import torch.distributed as dist
@@ -34,7 +34,7 @@ def all_reduce_run(run: Run, group: "ProcessGroup | None" = None, wave_entries: 
     facts = np.concatenate(_gather(np.array([[run.order, len(run), run.total()]]), group))
     if len(orders := sorted(set(facts[:, 0].tolist()))) > 1:
         raise SeedgramError(f"ranks counted different orders {orders}; start every rank with the same --orders")
-    world, edges = len(facts), _edges(run, len(facts), group, wave_entries)
+    world, edges = len(facts), _edges(run, len(facts), group)
     output, nothing = Room(*facts[:, 1:].sum(axis=0).tolist()), Run.empty(run.order, run.bits)
     for wave in range(0, len(edges) - 1, world):
         for rows in _gather(_exchange(run, edges[wave : wave + world + 1], group), group):
@@ -56,13 +56,13 @@ def _gather(rows: I64, group: "ProcessGroup | None") -> list[I64]:
     return [part[: int(size)].numpy() for part, size in zip(parts, sizes, strict=True)]
 
 
-def _edges(run: Run, world: int, group: "ProcessGroup | None", wave_entries: int) -> I64:
+def _edges(run: Run, world: int, group: "ProcessGroup | None") -> I64:
     """(ranges + 1,) places in this rank's run where the ranges begin and end; ranges is a multiple of the ranks.
 
     Every rank names each stride-th of its keys.  Between cuts that are `block` samples apart lie at most
     (block + world) · stride entries of all ranks together, and a wave has `world` such ranges."""
     block = SAMPLES_A_RANGE * world
-    stride = max(1, wave_entries // (world * (block + world)))
+    stride = max(1, WAVE_ENTRIES // (world * (block + world)))
     samples = np.concatenate(_gather(run.hi[stride::stride, None].view(np.int64), group))[:, 0].view(np.uint64)
     inner = np.searchsorted(run.hi, np.unique(np.sort(samples)[block::block])).astype(np.int64)
     missing = -(len(inner) + 1) % world  # empty ranges at the end fill the last wave

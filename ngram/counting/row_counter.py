@@ -31,6 +31,7 @@ class RowCounter:
 
     def __init__(self, vocab_size: int, order: int = 7, bos: int = 1, buffer_positions: int = BUFFER_POSITIONS):
         self.vocab_size, self.order, self.bos = vocab_size, check_order(order), bos
+        self.history = self.order - 1  # tokens that each row carries in front of its counted positions
         self.positions = 0
         self._capacity = buffer_positions
         self._bits, self._type = slot_bits(vocab_size, self.order), token_type(vocab_size)
@@ -42,11 +43,6 @@ class RowCounter:
         self._worker = Worker("ngram-cache", QUEUE_ROWS)
         self._levels: list[list[Run]] = [[]]
         self._lent: Run | None = None
-
-    @property
-    def history(self) -> int:
-        """Tokens that each row carries in front of its counted positions."""
-        return self.order - 1
 
     def warm_up(self) -> Run:
         """Compiles the counting kernels on a few tokens, whose counts it returns; counts nothing itself.  Compiling holds the interpreter lock."""

@@ -62,7 +62,7 @@ def main() -> int:
             best = -float(np.log(np.maximum(probs_NK[unseen], 1e-30)).mean(0).max())
             lost.append([])
             for fit.PRIOR in flags.priors:
-                gate = fit.fit(features_NF[seen], probs_NK[seen], GATE_FEATURES)
+                gate = fit.fit(features_NF[seen], probs_NK[seen], fit.unfitted(features_NF[seen], GATE_FEATURES, probs_NK.shape[1]))
                 lost[-1].append((gate.gradient(gate.standardise(features_NF[unseen]), probs_NK[unseen])[0] - best) / np.log(2))
         rows = np.array(lost)
         for prior, mean, worst in zip(flags.priors, rows.mean(0), rows.max(0), strict=True):

@@ -57,7 +57,9 @@ def stand_in(preset: str, table: NgramTable) -> artifact.Artifact:
     """An artifact of random weights around a table, its gate with hidden units as a fitted one has."""
     config, random = presets.get(preset), np.random.default_rng(0)
     features = random.normal(size=(fit.SMALLEST, len(GATE_FEATURES))).astype(np.float32)
-    gate = fit.fit(features, random.uniform(0.01, 1, (len(features), len(EXPERTS))), GATE_FEATURES, rate=GATE_RATE, epochs=1)
+    gate, fit.EPOCHS = fit.unfitted(features, GATE_FEATURES, len(EXPERTS)), 1
+    gate.rate = GATE_RATE
+    gate = fit.fit(features, random.uniform(0.01, 1, (len(features), len(EXPERTS))), gate)
     model = HybridLM(replace(config.model, vocab_size=table.vocab_size))
     return artifact.Artifact(config, model.eval(), b"", table, gate.to_bytes(), {}, 0)
 

@@ -23,7 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # works from a checkout that is not installed
 
 from ngram.arrays import U16, digest
-from ngram.counting.all_reduce import all_reduce_run
+from ngram.counting import all_reduce
 from ngram.errors import SeedgramError, run_cli
 from scripts.bench.all_reduce import count_share, peak_bytes
 from scripts.bench.common import make_parser
@@ -52,11 +52,11 @@ def worker(folder: Path, vocab_size: int) -> None:
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
     run = count_share(np.load(folder / "stream.npy"), rank, world, vocab_size, ORDER)
-    all_reduce_run(run.slice(0, 100), wave_entries=64)  # compiles
+    all_reduce.all_reduce_run(run.slice(0, 100))  # compiles
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     dist.barrier()
     held, before, began = peak_bytes(), loopback_bytes(), time.perf_counter()
-    total = all_reduce_run(run)
+    total = all_reduce.all_reduce_run(run)
     dist.barrier()
     facts = {
         "node": int(os.environ["GROUP_RANK"]),

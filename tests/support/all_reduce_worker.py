@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch.distributed as dist
 
-from ngram.counting.all_reduce import all_reduce_run
+from ngram.counting import all_reduce
 from ngram.counting.counter import NgramCache
 from ngram.counting.run import Run
 from ngram.errors import SeedgramError
@@ -41,9 +41,10 @@ def main() -> None:
     wait = datetime.timedelta(seconds=120)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world, timeout=wait)
     stream = np.load(folder / "stream.npy")
+    all_reduce.WAVE_ENTRIES = 64
     for scenario in SCENARIOS:
         try:
-            result = all_reduce_run(part(stream, rank, world, scenario), wave_entries=64)
+            result = all_reduce.all_reduce_run(part(stream, rank, world, scenario))
             np.savez(folder / f"{scenario}-{rank}.npz", *result.columns())
         except SeedgramError as error:
             (folder / f"{scenario}-{rank}.txt").write_text(str(error))

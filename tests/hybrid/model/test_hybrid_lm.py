@@ -214,7 +214,8 @@ def test_progressive_freezing_keeps_what_was_learned_and_stores_it():
     assert count_frozen(model) == 0
     assert all(p.requires_grad for p in model.parameters())
     before = model(tokens())
-    assert model.freeze_learned() == 2 * 32 * 16
+    model.freeze_learned()
+    assert sum(p.numel() for p in model.parameters() if not p.requires_grad) == 2 * 32 * 16
     assert {name for name, p in model.named_parameters() if not p.requires_grad} == {f"blocks.{i}.mlp.up.weights.up" for i in (0, 1)}
     assert torch.equal(model(tokens()), before)
     assert sum(v.numel() for v in model.state_dict().values()) == count_stored(model)

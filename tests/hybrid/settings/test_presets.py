@@ -89,7 +89,9 @@ def test_progressive1301_stores_everything_and_freezes_the_same_parts_later():
     selective, progressive = counts("selective1301"), counts("progressive1301")
     assert progressive["frozen_parameters"] == 0
     assert progressive["trained_parameters"] == selective["effective_parameters"]
-    assert HybridLM(presets.get("progressive1301").model, fill_maps=False).freeze_learned() == selective["frozen_parameters"]
+    model = HybridLM(presets.get("progressive1301").model, fill_maps=False)
+    model.freeze_learned()
+    assert sum(p.numel() for p in model.parameters() if not p.requires_grad) == selective["frozen_parameters"]
     assert 0 < presets.get("progressive1301").train.freeze_at < 1
 
 

@@ -1,7 +1,6 @@
 """The gate mixes experts by their context alone: normalised, deterministic, adapted in order, small."""
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -98,23 +97,28 @@ def test_same_chunks_in_the_same_order_give_the_same_bits():
     assert gates[0].digest() == gates[1].digest()
 
 
-def test_fitting_finds_who_is_right_when():
+def fitted(features, probs):
+    return fit.fit(features, probs, fit.unfitted(features, NAMES, probs.shape[1]))
+
+
+def test_fitting_finds_who_is_right_when(monkeypatch):
     random = np.random.default_rng(5)
     rows = 600 if SLOW else 12_000
     features = random.normal(size=(rows, 3)).astype(np.float32)
     first_is_right = features[:, 0] * features[:, 1] > 0  # not linear: needs the hidden units
     probs = np.where(first_is_right[:, None], [[0.5, 0.05]], [[0.05, 0.5]])
-    options: dict[str, Any] = {"smallest": 100, "batch": 32 if SLOW else 256, "epochs": 12 if SLOW else 30}
-    gate = fit.fit(features, probs, NAMES, **options)
+    for name, value in {"SMALLEST": 100, "BLOCK": 32 if SLOW else 256, "EPOCHS": 12 if SLOW else 30}.items():
+        monkeypatch.setattr(fit, name, value)
+    gate = fitted(features, probs)
     even = -math.log(0.275)
     loss = -float(np.mean(np.log(mix(gate.weights(features), probs))))
     assert loss < (even if SLOW else 0.75 * even)
-    assert gate.to_bytes() == fit.fit(features, probs, NAMES, **options).to_bytes()
+    assert gate.to_bytes() == fitted(features, probs).to_bytes()
 
 
 def test_without_any_text_the_weight_is_small_and_fixed():
-    features, probs = sample(10)
-    gate = fit.fit(features[:0], probs[:0], NAMES)
+    features, _ = sample(10)
+    gate = fit.fallback(NAMES)
     assert np.allclose(gate.weights(features)[:, 1], (1 - FLOOR) * fit.FALLBACK + FLOOR / 2) and gate.kind == "constant"
 
 
@@ -129,22 +133,23 @@ def of_two(rows, share_of_second):
 
 
 @pytest.mark.parametrize("scale", [0, 1])
-def test_little_text_that_tells_nothing_of_the_features_gives_the_best_constants(scale):
+def test_little_text_that_tells_nothing_of_the_features_gives_the_best_constants(scale, monkeypatch):
+    monkeypatch.setattr(fit, "EPOCHS", 6 if SLOW else 30)
     features, _ = sample(300, 4)
     features *= scale
     probs = of_two(300, 0.8)
-    gate = fit.fit(features, probs, NAMES, epochs=6 if SLOW else 30)
+    gate = fitted(features, probs)
     best = min((nats(Gate.constant(NAMES, [1 - w, w]), features, probs), w) for w in np.linspace(0.01, 0.99, 99))
     assert gate.kind == "constant" or scale  # what noise there is may be followed a little
     assert nats(gate, features, probs) < best[0] + 0.01
     assert abs(gate.weights(features)[:, 1].mean() - best[1]) < 0.06  # the fallback, five in a hundred, would be far off
-    assert gate.to_bytes() == fit.fit(features, probs, NAMES, epochs=6 if SLOW else 30).to_bytes()
+    assert gate.to_bytes() == fitted(features, probs).to_bytes()
 
 
 def test_little_text_that_tells_who_is_right_when_gives_weights_linear_in_the_features():
     features, _ = sample(400, 4)
     probs = of_two(400, 0.5 + 0.45 * np.sign(features[:, 0]))
-    gate = fit.fit(features, probs, NAMES)
+    gate = fitted(features, probs)
     unseen, _ = sample(400, 5)
     truth = of_two(400, 0.5 + 0.45 * np.sign(unseen[:, 0]))
     assert gate.kind == "linear" and len(gate.to_bytes()) < 500
@@ -152,16 +157,18 @@ def test_little_text_that_tells_who_is_right_when_gives_weights_linear_in_the_fe
 
 
 @pytest.mark.parametrize("rows", [1, 3, fit.FOLDS])
-def test_a_handful_of_positions_leaves_the_fallback_a_share(rows):
+def test_a_handful_of_positions_leaves_the_fallback_a_share(rows, monkeypatch):
+    monkeypatch.setattr(fit, "EPOCHS", 3)
     features, _ = sample(rows)
-    gate = fit.fit(features, of_two(rows, 1.0), NAMES, epochs=3)
+    gate = fitted(features, of_two(rows, 1.0))
     assert fit.FALLBACK < gate.weights(features)[0, 1] < (rows + fit.FALLBACK) / (rows + fit.PRIOR)
 
 
-def test_a_gate_of_two_hundred_positions_is_as_good_as_an_expert_that_is_always_the_best():
+def test_a_gate_of_two_hundred_positions_is_as_good_as_an_expert_that_is_always_the_best(monkeypatch):
     """The fallback's weights once counted as ten positions: 0.06 bits a token."""
+    monkeypatch.setattr(fit, "EPOCHS", 3)
     features, _ = sample(200)
-    gate = fit.fit(features, of_two(200, 1.0), NAMES, epochs=3)
+    gate = fitted(features, of_two(200, 1.0))
     unseen, _ = sample(2000, 6)
     truth = of_two(2000, 1.0)
     assert nats(gate, unseen, truth) + np.log(truth[:, 1]).mean() < 0.01
