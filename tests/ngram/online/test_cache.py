@@ -187,11 +187,11 @@ def test_what_a_block_keeps_while_it_is_counted_is_its_rows_before(trained, orde
 
 def test_a_context_that_a_block_makes_opens_no_longer_one_to_it():
     """A table that has (1, 2, 3) but not (2, 3), which the block counts: until it ends, 3 is the longest context there."""
-    tokens = [np.arange(5), np.array([2]), np.array([3]), np.array([0])]
-    parents, counts = [np.zeros(5), np.array([1]), np.zeros(1), np.zeros(1)], [np.array([2, 3, 3, 3, 1]), *[np.array([2])] * 3]
-    columns = [[column.astype(kind) for column in given] for given, kind in ((tokens, np.uint16), (parents, np.uint32), (counts, np.uint16))]
+    tokens = [np.array(column, np.uint16) for column in (range(5), [2], [3], [0])]
+    parents = [np.array(column, np.uint32) for column in ([0] * 5, [1], [0], [0])]
+    counts = [np.array(column, np.uint16) for column in ([2, 3, 3, 3, 1], [2], [2], [2])]
     pruned = [np.zeros(size, np.uint32) for size in (1, 5, 1, 1)]
-    table = NgramTable(5, 4, *columns, pruned, np.tile([0.5, 1.0, 1.5], (4, 1)), {})
+    table = NgramTable(5, 4, tokens, parents, counts, pruned, np.tile([0.5, 1.0, 1.5], (4, 1)))
     cache, still, text = OnlineCache(table), OnlineCache(table), array([4, 0, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3])
     block, rows = Block(cache, 1, len(text) - 1), np.empty((len(text) - 1, 5))
     cache.score_then_update(text, 1, len(text), block=block)
