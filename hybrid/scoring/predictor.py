@@ -9,7 +9,8 @@ function of its position in the stream and of the tokens before it, and not of h
     network              as its source says: frozen, or learning from its own chunks (test_time_training.py)
 
 Cache and match model, which need the text alone, read ahead; network and product follow on the device; the gate, which learns from all of
-them, comes last: each on a thread of its own, in the order of the text.
+them, comes last: each on a thread of its own, in the order of the text.  Watched targets are held against their distributions on another,
+many at a time, so that nothing waits for them.
 
 So a caller may stop anywhere and ask for the whole distribution of the position that comes next (`row`), in the state in which it is
 scored.  A reader who does not know the text, decoder or audit, gets the same bits from the tokens before it (network.ahead False).
@@ -22,6 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from threading import Lock
@@ -47,7 +49,24 @@ from ngram.score_first import Tokens
 AHEAD = 8  # blocks that cache and match model may be ahead of network and product, and these of the gate
 Asked = tuple[F64, F32]  # distribution (V,) and features (1, F) of a target, by an expert that has not seen it
 Told = tuple[ChunkScores, dict[int, Asked]]  # an expert's scores of a stretch, and what it said of watched targets
-Later = dict[int, Callable[[], F64]]  # what makes the whole distributions (V,) of watched targets
+TOGETHER = 64  # watched targets whose distributions are made at once, with one transfer from the device
+
+
+@dataclass
+class Noted:
+    """What was known of target t before it was looked at; copies.
+
+    there: log-probabilities (1, V) of the network and, for the product, of the cache at the beginning of the block, of `size` targets.
+    here: distributions (V,) of cache and match model.  weights (K,), token and its reported probability: once it is scored."""
+
+    t: int
+    features_1F: F32
+    there: list[Tensor]
+    size: int
+    here: list[F64]
+    weights_K: F64 | None = None
+    token: int = 0
+    reported: float = 0.0
 
 
 class Predictor:
@@ -82,7 +101,8 @@ class Predictor:
             self.product = product or ProductScorer(keep=keep_rows)
         self._caches = [cache] if twin is None else [cache, twin]
         self._experts: list[StreamCache | MatchModel] = [*self._caches, *([match] if match is not None else [])]
-        self._threads = {id(part): ThreadPoolExecutor(1) for part in (*self._experts, None)}  # None: the gate
+        self._threads = {id(part): ThreadPoolExecutor(1) for part in (*self._experts, None, Noted)}  # None: the gate
+        self._noted = list[Noted]()  # scored, and not yet held against their distributions
         self._beside = False  # whether they are used
         self._block = Block(cache, 0, 0)  # the open one
         self._watch = np.unique(np.asarray(watch, np.int64))
@@ -116,7 +136,9 @@ class Predictor:
             return None
         block = self._opened(tokens, t)
         asked = [self._ask(expert, tokens, t) for expert in (block.cache, self.match) if expert is not None]
-        return self._row_later(tokens, t, neural, block, asked)()
+        noted = self._note(tokens, t, neural, block, asked)
+        noted.weights_K = self.mixture.weights(noted.features_1F)[0]
+        return next(self._rows([noted]))
 
     def close(self) -> None:
         """Ends the helper threads."""
@@ -153,7 +175,7 @@ class Predictor:
 
     def _score(self, tokens: Tokens, start: int, stop: int, *, learn: bool) -> BlendScores:
         """Any range, cut where blocks end; with `learn`, what learns after every token or chunk does."""
-        self._beside, by_token, scored = self.network.ahead and not self.by_chunk, learn and not self.by_chunk, list[Future[None]]()
+        self._beside, by_token, scored = self.network.ahead and not self.by_chunk, learn and not self.by_chunk, list[Future[Future[None]]]()
         out = BlendScores(np.zeros((stop - start, len(EXPERTS))), np.empty(stop - start), np.empty((stop - start, len(EXPERTS))))
         waiting, first = deque[tuple[int, int, Block, list[Future[Told]]]](), start
         while start < stop or waiting:
@@ -176,8 +198,9 @@ class Predictor:
                 begin, end = self._chunk(len(tokens), a)
                 if self.by_chunk and learn and b == end < len(tokens):
                     self._learn_chunk(tokens, begin, end)
-        for one in (*scored, *(self._on(expert, int) for expert in self._experts)):  # these: nobody waited for a cache that only counted
-            one.result()
+        held = [one.result() for one in scored]
+        for last in (*held, self._on(Noted, self._settle), *(self._on(expert, int) for expert in self._experts)):
+            last.result()  # of the experts: nobody waited for a cache that only counted
         return out
 
     def _on(self, part: object, task: Callable[..., Any], *given: Any) -> Future[Any]:
@@ -211,8 +234,8 @@ class Predictor:
 
     def _multiply(
         self, tokens: Tokens, start: int, stop: int, block: Block, told: Sequence[Told], probs_nK: F64
-    ) -> tuple[F32, Tensor, Later]:
-        """Features (n, F), probabilities of the product (n,) on the device, and `_row_later` of watched targets; the others' → probs (n, K)."""
+    ) -> tuple[F32, Tensor, list[Noted]]:
+        """Features (n, F), probabilities of the product (n,) on the device, and watched targets; the others' probabilities → probs (n, K)."""
         pieces = self.network.take(tokens, start, stop)
         probs_nK[:, NEURAL] = np.exp(-np.concatenate([piece.nll_nats for piece in pieces]))
         for expert, (scores, _) in zip((NGRAM, MATCH), told, strict=False):
@@ -220,12 +243,12 @@ class Predictor:
         features_nF = features_of(np.concatenate([piece.features() for piece in pieces]), *(scores.features for scores, _ in told))
         with self._timed("product"):
             product_n = self._product(tokens, start, stop, block, rows_of(pieces), features_nF)
-        rows = Later()
+        noted = list[Noted]()
         with self._timed("check"):
             for t in told[0][1]:
                 if rows_of([neural := self.network.look(tokens, t)]):
-                    rows[t] = self._row_later(tokens, t, neural, block, [asked[t] for _, asked in told])
-        return features_nF, product_n, rows
+                    noted.append(self._note(tokens, t, neural, block, [asked[t] for _, asked in told]))
+        return features_nF, product_n, noted
 
     def _product(self, tokens: Tokens, start: int, stop: int, block: Block, mine: Sequence[Rows], features_nF: F32) -> Tensor:
         """(n,) float64; 0 where no rank has the network's row, and without a product."""
@@ -244,27 +267,39 @@ class Predictor:
             dist.all_reduce(product_n, group=self.ranks.patient_group)  # zero elsewhere: the sum is an exact gather
         return product_n
 
-    def _row_later(self, tokens: Tokens, t: int, neural: NeuralScores, block: Block, asked: Sequence[Asked]) -> Callable[[], F64]:
-        """Makes (V,) float64: the whole distribution of target t, from what is known now, and from the gate as it is then."""
+    def _note(self, tokens: Tokens, t: int, neural: NeuralScores, block: Block, asked: Sequence[Asked]) -> Noted:
+        """Target t, whose network row is here; copies."""
         assert neural.rows is not None
-        features_1F, there = features_of(neural.features(), *(told for _, told in asked)), [neural.rows[0].double()]
+        there = [neural.rows.clone()]
         if self.product is not None:
-            there.append(self.product.row(tokens, block, t, neural.rows, self.mixture.exponents(features_1F)))
-        return partial(self._mixed_row, features_1F, torch.stack(there), [row_V for row_V, _ in asked])
+            there.append(self.product.second(tokens, block, t, there[0]))
+        return Noted(t, features_of(neural.features(), *(told for _, told in asked)), there, block.size, [row_V for row_V, _ in asked])
 
-    def _mixed_row(self, features_1F: F32, there: Tensor, here: Sequence[F64]) -> F64:
+    def _rows(self, noted: Sequence[Noted]) -> Iterator[F64]:
+        """(V,) float64: the whole distribution of each; all are of blocks of one size, and at most so many."""
+        logp_SV, *second = (torch.cat(rows) for rows in zip(*(one.there for one in noted), strict=True))
+        there = [logp_SV.double()]
+        if self.product is not None:
+            exponents_S2 = self.mixture.exponents(np.concatenate([one.features_1F for one in noted]))
+            there.append(self.product.rows(logp_SV, second[0], exponents_S2, noted[0].size))
+        for one, there_EV in zip(noted, torch.stack(there, 1).cpu().numpy(), strict=True):
+            yield self._mixed_row(one, there_EV)
+
+    def _mixed_row(self, one: Noted, there_EV: F64) -> F64:
+        assert one.weights_K is not None
         rows_KV = np.zeros((len(EXPERTS), self.cache.vocab_size))
-        rows_KV[NEURAL : NEURAL + len(there)] = there.cpu().numpy()  # and PRODUCT
-        rows_KV[NGRAM : NGRAM + len(here)] = here  # and MATCH
+        rows_KV[NEURAL : NEURAL + len(there_EV)] = there_EV  # and PRODUCT
+        rows_KV[NGRAM : NGRAM + len(one.here)] = one.here  # and MATCH
         rows_KV[NEURAL] = np.exp(rows_KV[NEURAL])
-        return self.mixture.mixed_row(self.mixture.weights(features_1F)[0], rows_KV)
+        return self.mixture.mixed_row(one.weights_K, rows_KV)
 
     def _finish(
-        self, tokens: Tokens, start: int, out: BlendScores, learn: bool, features_nF: F32, product_n: Tensor, watched: Later
-    ) -> None:
-        """Mixes a piece, holds its watched targets against their distributions and, with `learn`, has the gate learn it."""
+        self, tokens: Tokens, start: int, out: BlendScores, learn: bool, features_nF: F32, product_n: Tensor, watched: Sequence[Noted]
+    ) -> Future[None]:
+        """Mixes a piece and, with `learn`, has the gate learn it.  Returns what holds its watched targets against their distributions."""
         with self._timed("check"):
-            rows = {t: make() for t, make in watched.items()}
+            for one in watched:
+                one.weights_K = self.mixture.weights(one.features_1F)[0]
         with self._timed("product"):
             out.probs[:, PRODUCT] = product_n.cpu().numpy()
         if self.product is not None and not (out.probs[:, PRODUCT] > 0).all():
@@ -272,15 +307,28 @@ class Predictor:
         with self._timed("gate"):
             out.weights[:] = self.mixture.weights(features_nF)
             out.mixed[:] = self.mixture.mixed(out.weights, out.probs)
-        with self._timed("check"):
-            for t, row_V in rows.items():
-                check_row(row_V, int(tokens[t]), float(out.mixed[t - start]), t)
-                self.checked += 1
+        for one in watched:
+            one.token, one.reported = int(tokens[one.t]), float(out.mixed[one.t - start])
         self._scored.append((features_nF, out.probs))
         if self.collect:
             self.collected.append(self._scored[-1])
         if learn:
             self._teach_gate()
+        return self._on(Noted, self._hold, watched)
+
+    def _hold(self, watched: Sequence[Noted]) -> None:
+        for one in watched:
+            if self._noted and (one.size != self._noted[0].size or len(self._noted) == min(TOGETHER, one.size)):
+                self._settle()
+            self._noted.append(one)
+
+    def _settle(self) -> None:
+        """Holds what was reported of the noted targets against their distributions."""
+        noted, self._noted = self._noted, []
+        with self._timed("check"):
+            for one, row_V in zip(noted, self._rows(noted) if noted else (), strict=True):
+                check_row(row_V, one.token, one.reported, one.t)
+                self.checked += 1
 
     def _teach_gate(self) -> None:
         with self._timed("gate"):

@@ -38,7 +38,7 @@ class Kept:
 
 class ProductScorer:
     """The product's probabilities, from the network's rows and the cache's, which are those of the beginning of a block: `open`, before its cache
-    counts any of it, then `score` and `row` for targets that it has counted since.
+    counts any of it, then `score` and `second` for targets that it has counted since.
 
     by_parts: the block's parts must be filled as its targets are counted.  kept: what was scored, where `keep` is set."""
 
@@ -62,18 +62,19 @@ class ProductScorer:
         mixed_SV, whole_S = self._mix(logp_SV, second_SV, exponents_S2, block.size)
         return torch.exp(-(whole_S - mixed_SV.gather(1, targets[:, None])[:, 0]).double())
 
-    def row(self, tokens: Tokens, block: Block, t: int, logp_1V: Tensor, exponents_12: F64) -> Tensor:
-        """(V,) float64, on the device: the whole distribution of target t, which was scored last or comes next; its entries are the bits that
-        `score` gives."""
+    def second(self, tokens: Tokens, block: Block, t: int, like: Tensor) -> Tensor:
+        """(1, V) the cache's log-probabilities of target t of the block, which was scored last or comes next; a copy."""
         at = t - self._read[0]
         if self.by_parts and 0 <= at < len(self._read[1]):
-            second_1V = self._read[1][at : at + 1]
-        else:
-            if self.by_parts:
-                block.cache.score(tokens, t, t + 1, block=block)
-            second_1V = self._log_rows(tokens, block, t, t + 1, logp_1V)
-        mixed_1V, whole_1 = self._mix(logp_1V, second_1V, exponents_12, block.size)
-        return torch.exp(-(whole_1[:, None] - mixed_1V).double())[0]
+            return self._read[1][at : at + 1].clone()
+        if self.by_parts:
+            block.cache.score(tokens, t, t + 1, block=block)
+        return self._log_rows(tokens, block, t, t + 1, like)
+
+    def rows(self, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64, size: int) -> Tensor:
+        """(S, V) float64, on the device: whole distributions of targets of blocks of `size`; their entries are the bits that `score` gives."""
+        mixed_SV, whole_S = self._mix(logp_SV, second_SV, exponents_S2, size)
+        return torch.exp(-(whole_S[:, None] - mixed_SV).double())
 
     def _log_rows(self, tokens: Tokens, block: Block, first: int, last: int, like: Tensor) -> Tensor:
         """(S, V) log-probabilities by the cache of targets first … last-1."""

@@ -25,9 +25,11 @@ STAGE = 2.0  # a table shrinks by at most this factor before the values are comp
 _FILL = 0.993  # share of the bytes asked for at which the search stops
 _MAX_TRIALS = 16
 # A table that fits is kept whole: all of it is tried where a trial would keep this share, or where what fills the bytes is not sure to
-# be much less than all
+# be much less than all.  All of a small one is tried first where it may fit: some of its
+# n-grams can take more bytes than all
 _NEARLY = 0.9
 _SURELY = 1.5
+_SMALL = 1 << 20
 # Price in bits of an n-gram that is expected e times and counted c times: log2(1 + 2/e) for its membership, a fit to the codec's
 # own buckets, log2(√c) for its count, as the levels lie √c apart, and 1 for its part of its context's total.  At 0.78 MB on
 # books this saves 6 % of the bytes, or 0.0018 BPB, against pruning by worth alone.
@@ -95,6 +97,9 @@ class Stages:
         low, begun = self._unigrams, self._begun
         if len(low.data) > max_bytes:
             raise SeedgramError(f"n-gram table: {max_bytes} bytes are too few; the unigrams alone need {len(low.data)}")
+        may_fit = self._whole <= _SMALL and self._made[0].guess[-1] <= 2 * max_bytes
+        if may_fit and len((whole := self._made[0].coded(self._whole)).data) <= max_bytes:
+            return whole.read(), whole.data
         low, high = (begun, None) if len(begun.data) <= max_bytes else (low, begun)
         for stage in self._made[self._at(max_bytes) :: -1]:
             low = _search(stage, max_bytes, low, high)

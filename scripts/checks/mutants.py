@@ -59,13 +59,13 @@ WEIGHTS = "            out.weights[:] = self.mixture.weights(features_nF)\n"
 COUNTED = "        return self.base[targets] + (self.space[targets] & ~self.silent[previous])"
 PRINTED = '        table.add_row(name, f"{result[key]:.4f}" if'
 SUMMED = "    ngram, mixed = (bits_per_byte(float(-np.log(p).sum()), total_bytes)"
-FEATURES = "        rows = Later()\n"
+FEATURES = "        noted = list[Noted]()\n"
 INPUTS = "        inputs_BL[row, : end - begin] = tokens[begin:end]"
 LOG = "        return torch.exp(-(whole_S - mixed_SV.gather(1, targets[:, None])[:, 0]).double())"
 NATS = "    nll_S = -logp_SV.gather(1, targets_S[:, None])[:, 0]\n"
 LOADED = "    return stream.read(0, usable)"
 SIZES = "        size = np.array([len(piece) for piece in pieces.piece_bytes])\n"
-OTHERS_NATS = "            dist.all_reduce(torch.from_numpy(out), group=ranks.patient_group)"
+OTHERS_NATS = "        dist.all_reduce(torch.from_numpy(out), group=ranks.patient_group)"
 ROWS = "        rows = [(at, min(at + self.seq_len, stop - 1)) for at in range(start - 1, stop - 1, self.seq_len)]\n"
 
 FAULTS = (
@@ -132,8 +132,8 @@ FAULTS = (
     Fault(
         "cache counts the token before it looks",
         KERNELS,
-        "        if len(prob):\n            i = t - start\n",
-        "        count_token(state, cursor, place, token)\n        if len(prob):\n            i = t - start\n",
+        "        if len(prob):\n            prob[t - start]",
+        "        count_token(state, cursor, place, token)\n        if len(prob):\n            prob[t - start]",
     ),
     Fault(
         "a row's order-1 mass is too large",

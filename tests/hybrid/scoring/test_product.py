@@ -86,7 +86,8 @@ def test_the_path_to_the_targets_alone_says_the_same_in_double_and_nearly_so_in_
                 np.testing.assert_allclose(found.cpu(), expected[a - 1 : b - 1], rtol=tolerance)
             for t in (begin, end - 1):
                 logp_1V = neural[t - begin : t - begin + 1]
-                row = scorer.row(tokens, block, t, logp_1V, exponents[t - 1 : t]).cpu().numpy()
+                second_1V = scorer.second(tokens, block, t, logp_1V)
+                row = scorer.rows(logp_1V, second_1V, exponents[t - 1 : t], block.size)[0].cpu().numpy()
                 assert abs(row.sum() - 1) <= 10 * tolerance
                 assert row[tokens[t]] == scorer.score(tokens, block, [(t, logp_1V)], exponents[t - 1 : t])[0]
             assert torch.equal(rows_on(block, begin, end, logp.device).cpu(), spread(block, begin, end, torch.device("cpu")))
