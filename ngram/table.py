@@ -71,8 +71,7 @@ class NgramTable:
 
     def first_child(self, n: int) -> I64:
         """(M_n + 1,) offsets: the children of context i of order n are rows first[i]…first[i+1]-1 of order n+1."""
-        size = 1 if n == 0 else len(self.tokens[n - 1])
-        return np.concatenate([[0], np.cumsum(np.bincount(self.parents[n], minlength=size))])
+        return np.concatenate([[0], np.cumsum(np.bincount(self.parents[n], minlength=len(self.pruned[n])))])
 
 
 def stored_counts(exact: Sequence[I64]) -> dict[str, Any]:

@@ -34,9 +34,7 @@ def history_start(tokens: Array, t: int, bos: int) -> int:
 @njit
 def length_bucket(length: int) -> int:
     """0…BUCKETS-1."""
-    if length < 16:
-        return length
-    return min(16 + (length - 16) // 8, BUCKETS - 1)
+    return length if length < 16 else min(16 + (length - 16) // 8, BUCKETS - 1)
 
 
 @njit

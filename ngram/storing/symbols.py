@@ -116,14 +116,13 @@ def code_classed(coder: Coder, rows: npt.NDArray[Any], columns: npt.NDArray[Any]
 
 def _code_class(coder: Coder, prior: F64, count: int, symbols: I32 | None) -> tuple[I32, F64]:
     weights = prior * _PRIOR_WEIGHT
-    parts, done, block = [], 0, _FIRST_BLOCK
+    parts, done = [], 0
     while done < count:
-        size = min(block, count - done)
+        size = min(max(done, _FIRST_BLOCK), count - done)
         part = coder.code(_categorical(weights / weights.sum()), size, None if symbols is None else symbols[done : done + size])
         weights = weights + np.bincount(part, minlength=len(weights))
         parts.append(part)
         done += size
-        block = done
     return np.concatenate(parts), weights / weights.sum()
 
 
