@@ -87,7 +87,8 @@ def test_an_odd_value_of_any_flag_is_carried_out_or_refused_in_one_line(place: P
     outside = os.listdir(place.parent)
     code, _, errors = run(*arguments, *([f"{flag}={value}"] if flag else ["--", value]))
     assert code in (0, 2), (flag, value, errors)
-    assert "Traceback" not in errors and len(errors.splitlines()) == (1 if code else 0), (flag, value, errors)
+    said = [line for line in errors.splitlines() if "held what was prepared from other text" not in line]  # by the example before
+    assert "Traceback" not in errors and len(said) == (1 if code else 0), (flag, value, errors)
     assert os.listdir(place.parent) == outside and (place / "a.jsonl").read_bytes() == jsonl(TEXTS)
 
 
