@@ -44,10 +44,17 @@ def part(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def folder(text: str) -> str:
+    """The name of a folder to write."""
+    if text == "-":
+        raise argparse.ArgumentTypeError("- is standard output, and this writes a folder; give the name of one")
+    return text
+
+
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """What every source of documents has in common; every default is PrepareConfig's."""
     default = PrepareConfig(out="")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for shards, tokenizer.model and manifest.json")
+    parser.add_argument("--out", type=folder, required=True, metavar="DIR", help="folder for shards, tokenizer.model and manifest.json")
     parser.add_argument("--tokenizer", metavar="M", help="SentencePiece model, tokenizer.json or Hugging Face folder to use; else a lossless BPE is trained")
     parser.add_argument(
         "--vocab-size", type=int, default=default.vocab_size, metavar="N", help="pieces of a trained tokenizer [%(default)s]"

@@ -73,6 +73,7 @@ FLAGS = [
 @example(flag="--seed", value="99999999999999999999")
 @example(flag="--out", value="")
 @example(flag="--out", value="x" * 300)
+@example(flag="--out", value="-")
 @example(flag="--vocab-size", value="-1")
 @example(flag="--vocab-size", value="99999999999999999999")
 @example(flag="--val-fraction", value="nan")
