@@ -25,8 +25,7 @@ STAGE = 2.0  # a table shrinks by at most this factor before the values are comp
 _FILL = 0.993  # share of the bytes asked for at which the search stops
 _MAX_TRIALS = 16
 # A table that fits is kept whole: all of it is tried where a trial would keep this share, or where what fills the bytes is not sure to
-# be much less than all.  All of a small one is tried first where it may fit: some of its
-# n-grams can take more bytes than all
+# be much less than all.  All of a small one is tried first where it may fit: some of its n-grams can take more bytes than all
 _NEARLY = 0.9
 _SURELY = 1.5
 _SMALL = 1 << 20

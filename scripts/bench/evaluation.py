@@ -11,7 +11,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -58,11 +58,8 @@ def in_turns(name: str, art: artifact.Artifact, tokens: Tokens, options: EvalOpt
     spent: dict[bool, list[float]] = {True: [], False: []}
     for turn in range(rounds):
         for watching in (True, False) if turn % 2 else (False, True):
-            if watching:
-                seconds, bits = scored(f"{name}", art, tokens, options, ranks)
-            else:
-                with nothing_watched():
-                    seconds, bits = scored(f"{name}, nothing watched", art, tokens, options, ranks)
+            with nullcontext() if watching else nothing_watched():
+                seconds, bits = scored(name if watching else f"{name}, nothing watched", art, tokens, options, ranks)
             spent[watching].append(seconds)
     with_, without = (float(np.median(spent[watching])) for watching in (True, False))
     print(f"{name}: {(len(tokens) - 1) / with_:,.0f} tokens/s (median); watching costs {100 * (with_ / without - 1):.2f} % of {without:.3f} s", flush=True)

@@ -36,7 +36,7 @@ from ngram.storing.model_file import model_bytes
 from ngram.storing.table_codec import encode
 from ngram.tokenizer import Tokenizer
 from scripts.bench.common import make_parser, markdown
-from scripts.bench.counting import external, suffix_array
+from scripts.bench.other_counters import external, suffix_array
 
 ORDER = 4  # tokens that the first half of a key holds
 STRENGTH = 5.0  # of the shorter context's distribution, in counts
