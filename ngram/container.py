@@ -166,9 +166,9 @@ def unpack(data: bytes, magic: bytes, version: int, name: str) -> tuple[dict[str
     try:
         if header_size > min(MAX_HEADER_BYTES, len(data) - _PREFIX.size - DIGEST_BYTES):
             raise ValueError("header longer than the file")
-        header = json.loads(data[_PREFIX.size : _PREFIX.size + header_size])
-        table = header.pop("sections")
         offset = _PREFIX.size + header_size
+        header = json.loads(data[_PREFIX.size : offset])
+        table = header.pop("sections")
         sections: dict[str, bytes] = {}
         for section, size in table:
             if not isinstance(section, str) or type(size) is not int or not 0 <= size <= len(data) - DIGEST_BYTES - offset:

@@ -188,8 +188,7 @@ def _read(default: Any, found: Any, where: str) -> Any:
     """What JSON says in place of `default`, in the same type."""
     if dataclasses.is_dataclass(default):
         names = {field.name for field in dataclasses.fields(default)}
-        if not isinstance(found, Mapping) or set(found) != names:
-            wrong = sorted(set(found) ^ names) if isinstance(found, Mapping) else "no object"
+        if wrong := sorted(set(found) ^ names) if isinstance(found, Mapping) else "no object":
             raise ConfigError(f"{where}: unknown or missing fields: {wrong}")
         kind: Any = type(default)
         return kind(**{name: _read(getattr(default, name), found[name], f"{where}.{name}") for name in names})
@@ -209,7 +208,7 @@ GROUP_OF = {field.name: key.partition(".")[0] for key, field in FIELDS.items()} 
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """One flag for every field of every group, with its default and range in the help; absent flags stay absent."""
+    """One flag for every field of every group, with its default in the help; absent flags stay absent."""
     sections = {name: parser.add_argument_group(name) for name in (FIRST, *(f"{group} settings" for group in GROUPS), PUBLISHED)}
     for key, field in FIELDS.items():
         section = sections[field.metadata["section"] or f"{GROUP_OF[field.name]} settings"]
@@ -227,7 +226,7 @@ def add_flag(parser: argparse._ActionsContainer, flag: str, field: Any, **more: 
         shape = {"choices": field.metadata["choices"]}
     else:
         shape = {"type": kind, "metavar": "N" if kind is int else "X"}
-    default = field.default if "default" in more else "%(default)s"  # absent flags stay absent: the default is the field's
+    default = field.default if "default" in more else "%(default)s"
     parser.add_argument(flag, help=f"{field.metadata['help']} [{default}]", **{"default": field.default, **shape, **more})
 
 
@@ -243,7 +242,7 @@ def training_differences(one: Config, other: Config) -> list[str]:
     """Dotted names of the settings that differ and that training reads: all but those of packing and evaluation alone.
 
     Counting reads cache.ngram_order, late quantisation-aware training quant.weight_bits and weight_step."""
-    read = {key for key in ("preset", *FIELDS) if not key.startswith(("cache", "quant"))} | {"cache.ngram_order"}
+    read = ["preset", *(key for key in FIELDS if key.startswith(("model", "train"))), "cache.ngram_order"]
     if max(one.train.qat_from, other.train.qat_from) >= 0:
-        read |= {"quant.weight_bits", "quant.weight_step"}
-    return [key for key in ("preset", *FIELDS) if key in read and attrgetter(key)(one) != attrgetter(key)(other)]
+        read += ["quant.weight_bits", "quant.weight_step"]
+    return [key for key in read if attrgetter(key)(one) != attrgetter(key)(other)]

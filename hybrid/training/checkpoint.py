@@ -25,23 +25,17 @@ except ImportError:  # Windows: two runs in one folder are not noticed there
 INTERRUPTED = 75  # exit code of a run that a signal has stopped, to be continued (sysexits.h: EX_TEMPFAIL)
 MAGIC = b"SGCKPT\0\0"
 VERSION = 4  # 2: digests of the training shards, 3: no average of the weights, fewer settings, 4: tensors by number
-_DTYPES = {
-    str(d).removeprefix("torch."): d
-    for d in (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool)
-}
 
 
 def snapshot(tree: Any) -> tuple[list[torch.Tensor], str]:
-    """Copies of a tree's tensors on the host, taken now, and the tree of dicts, lists and numbers as JSON, where {"tensor": i} stands
-    for the i-th.  The slow writing may follow later on another thread."""
+    """Copies of a tree's tensors on the host, taken now, and the tree of dicts, lists and numbers as JSON, where {"tensor": i} is the i-th."""
     tensors: list[torch.Tensor] = []
 
     def keep(tensor: torch.Tensor) -> dict[str, int]:
         tensors.append(tensor.detach().to("cpu", copy=True))
         return {"tensor": len(tensors) - 1}
 
-    skeleton = json.dumps(tree, default=keep)
-    return tensors, skeleton
+    return tensors, json.dumps(tree, default=keep)
 
 
 def save(path: Path, tensors: Sequence[torch.Tensor], skeleton: str) -> None:
@@ -62,7 +56,7 @@ def load(path: Path) -> Any:
         tensors = []
         for (dtype, shape), section in zip(header["tensors"], sections.values(), strict=True):
             data = torch.frombuffer(bytearray(section), dtype=torch.uint8) if section else torch.empty(0, dtype=torch.uint8)
-            tensors.append(data.view(_DTYPES[dtype]).reshape(shape).clone())
+            tensors.append(data.view(getattr(torch, dtype)).reshape(shape).clone())
         return json.loads(header["tree"], object_hook=lambda part: tensors[part["tensor"]] if part.keys() == {"tensor"} else part)
     except (LookupError, ValueError, TypeError, RuntimeError, AttributeError, OverflowError, RecursionError) as error:
         raise FileFormatError(f"{path}: malformed checkpoint ({str(error).splitlines()[0]}); delete it and start again") from None

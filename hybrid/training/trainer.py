@@ -55,7 +55,7 @@ compiler_cache = partial(functorch_config.patch, autograd_cache_allow_custom_aut
 class Trainer:
     """Weights, optimisers and counts of one run; `run` is the loop.
 
-    config, loader, ranks, log: see their modules.  model: on the device already.  val_tokens: scored by --val-every, never trained on."""
+    model: on the device already.  val_tokens: scored by --val-every, never trained on."""
 
     def __init__(
         self, config: Config, loader: Loader, model: HybridLM, ranks: Ranks, log: RunLog, val_tokens: U16 | None = None
@@ -156,13 +156,12 @@ class Trainer:
         warmup_s = self._warm_up_or_resume(writer)
         patience_s = self.ranks.timeout_s if self.ranks.world > 1 else math.inf
         losses = LossReader(state.step, patience_s)
-        begin, saved_at, stop, interrupted = time.monotonic() - state.wall_s, time.monotonic(), False, False
+        begin, saved_at = time.monotonic() - state.wall_s, time.monotonic()
         with self.log.bar("training"), terminated() as signals:
             while True:
                 state.wall_s = time.monotonic() - begin
                 progress, stop = self.ranks.agree(state.progress(), bool(signals))
                 if progress >= 1.0 or stop:
-                    interrupted = stop and progress < 1.0
                     break
                 self._enter_phase(progress)
                 rows = self.batches.loader.batch(state.step)
@@ -181,7 +180,7 @@ class Trainer:
         synchronize(self.ranks.device)
         losses.drain()
         state.wall_s = time.monotonic() - begin
-        return self._finish(writer, losses, warmup_s, interrupted)
+        return self._finish(writer, losses, warmup_s, interrupted=progress < 1.0)
 
     def _enter_phase(self, progress: float) -> None:
         """Starts what begins at a share of the run: progressive freezing, late rounding."""

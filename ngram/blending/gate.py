@@ -14,6 +14,7 @@ import json
 import math
 import struct
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 
@@ -210,8 +211,8 @@ class Gate:
             with np.errstate(invalid="ignore"):  # what is no number is refused below
                 flat = np.frombuffer(data, dtype="<f4", offset=_HEAD.size + length).astype(np.float64)
             outputs = found - 1
-            shapes = [(features,), (features,), (hidden, features), (hidden,), (outputs, hidden), (outputs, features), (outputs,)]
-            shapes.append((2, features + 1))
+            net = (hidden, features), (hidden,), (outputs, hidden), (outputs, features), (outputs,)
+            shapes = [(features,), (features,), *net, (2, features + 1)]
             sizes = [math.prod(shape) for shape in shapes]
             if magic != _MAGIC or outputs < 1 or len(flat) != sum(sizes) or not np.isfinite(flat).all() or not math.isfinite(rate):
                 raise ValueError("wrong magic, size or values")
@@ -229,7 +230,4 @@ class Gate:
 
 def mix(weights_NK: F64, probs_NK: F64) -> F64:
     """Linear mixture of K probabilities a row: (N, K), (N, K) → (N,) float64."""
-    total = weights_NK[:, 0] * probs_NK[:, 0]
-    for k in range(1, weights_NK.shape[1]):
-        total = total + weights_NK[:, k] * probs_NK[:, k]
-    return total
+    return reduce(np.add, (weights_NK * probs_NK).T)

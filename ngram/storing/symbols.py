@@ -135,9 +135,14 @@ def code_numbers(coder: Coder, classes: I32, numbers: I64 | None) -> I64:
         bits = np.clip(lengths - 1 - low, 0, _DIRECT_BITS)
         for width in range(1, _DIRECT_BITS + 1):
             index = np.flatnonzero(bits == width)
-            part = None if numbers is None else ((numbers[index] >> low) & ((1 << width) - 1)).astype(np.int32)
-            out[index] |= coder.code(constriction.stream.model.Uniform(1 << width), len(index), part).astype(np.int64) << low
+            out[index] |= _code_bits(coder, low, width, len(index), None if numbers is None else numbers[index])
     return out
+
+
+def _code_bits(coder: Coder, low: int, width: int, count: int, numbers: I64 | None) -> I64:
+    """Codes `width` bits of each number, from bit `low` on, as they are; returned in their place."""
+    bits = None if numbers is None else ((numbers >> low) & ((1 << width) - 1)).astype(np.int32)
+    return coder.code(constriction.stream.model.Uniform(1 << width), count, bits).astype(np.int64) << low
 
 
 def code_positions(coder: Coder, size: int, count: int, positions: I64 | None) -> I64:
@@ -163,9 +168,7 @@ def code_positions(coder: Coder, size: int, count: int, positions: I64 | None) -
             raise altered("a gap reaches past the end")
         open_ = open_[part == escape]
     for low in range(0, shift, _DIRECT_BITS):
-        width = min(_DIRECT_BITS, shift - low)
-        bits = None if gaps is None else ((gaps >> low) & ((1 << width) - 1)).astype(np.int32)
-        out |= coder.code(constriction.stream.model.Uniform(1 << width), count, bits).astype(np.int64) << low
+        out |= _code_bits(coder, low, min(_DIRECT_BITS, shift - low), count, gaps)
     out = np.cumsum(out + 1) - 1
     if out[-1] >= size:
         raise altered("a gap reaches past the end")

@@ -61,7 +61,7 @@ def encode_read(table: NgramTable, suffixes: list[I64] | None = None) -> tuple[b
     The orders' symbols and models are worked out side by side, then coded in order."""
     if not 1 <= table.order <= MAX_ORDER or not 1 <= table.vocab_size <= MAX_VOCAB or len(table.tokens[0]) != table.vocab_size:
         raise SeedgramError(f"n-gram table: order {table.order}, vocabulary {table.vocab_size}: cannot be written; use orders 1…8")
-    levels, rows = level_values(FINENESS), suffixes if suffixes is not None else suffix_rows(table)
+    levels, rows = level_values(FINENESS), suffixes or suffix_rows(table)
     truths = each(lambda n: _truth(table, n, levels, rows[n - 1]), range(1, table.order + 1))
     alphabets = [(int(t.levels.max(initial=-1)) + 1, int(t.totals.max(initial=-1)) + 1) for t in truths]
     orders = [truth.order for truth in truths]
@@ -95,7 +95,7 @@ def _table(head: Head, orders: list[_Order]) -> NgramTable:
         bos=head.bos,
         tokens=[o.tokens for o in orders],
         parents=[o.parents.astype(np.uint32) for o in orders],
-        pruned=[np.array([head.pruned], np.uint32)] + [_pruned(o) for o in orders[1:]],
+        pruned=[np.array([head.pruned], np.uint32), *map(_pruned, orders[1:])],
         discounts=head.discounts,
         **stored_counts([o.counts for o in orders]),
     )
