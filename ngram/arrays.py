@@ -1,6 +1,6 @@
 """Names for the types of arrays, what holds a token, and one digest of arrays for states, runs and tables.
 
-A token is a uint16 where its vocabulary has at most 65,535 (`NARROW`), else a uint32.  The type's largest value, `pad_of`, is no token.
+A token is a uint16 where its vocabulary has at most 65,535 (`NARROW`), else a uint32; the type's largest value, `pad_of`, is none.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ def token_type(vocab_size: int) -> Any:
 
 
 def pad_of(kind: Any) -> int:
-    """"No token" among tokens of a dtype: fills a history to the left of its beginning."""
+    """"No token" among tokens of a dtype: fills a history before its beginning."""
     return int(np.iinfo(kind).max)
 
 

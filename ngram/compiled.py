@@ -2,8 +2,8 @@
 
 numba's own cache misses a callee that changed in another file, and keeps an index per kernel that processes read, change and write
 back, so that processes which start together may load machine code that another has just replaced.  Here each pair of kernel and
-argument types has a file of its own (private_files.py), named by a digest of everything its machine code follows from.  Nothing is ever
-updated, so nothing needs a lock.  Any error of the cache costs a compilation, never a result.
+argument types has a file of its own (private_files.py), named by a digest of everything its machine code follows from.  Nothing is
+updated, so nothing needs a lock; an error of the cache costs a compilation, never a result.
 """
 
 import functools
@@ -59,7 +59,7 @@ def package_folder(file: str) -> Path:
 
 @functools.cache
 def machine_key() -> str:
-    """What all kernels of this process share, as a folder's name: their sources, the versions that compile them, the processor."""
+    """What all kernels of this process share, as a folder's name: sources, versions that compile them, processor."""
     versions = (sys.version, platform.machine(), numba.__version__, llvmlite.__version__, np.__version__)
     processor = (llvmlite.binding.get_host_cpu_name(), llvmlite.binding.get_host_cpu_features().flatten())
     settings = sorted(item for item in os.environ.items() if item[0].startswith("NUMBA_") and item[0] not in NOT_IN_CODE)
@@ -88,7 +88,7 @@ class KernelCache(caching.NullCache):
 
     numba's classes beneath its public ones differ between versions, and whatever goes wrong here is mended by compiling: hence `except Exception`."""
 
-    announces = False  # for commands to set, on their first rank: one line says why the first start takes long; a library says nothing
+    announces = False  # for commands to set, on their first rank: one line says why the first start takes long
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function

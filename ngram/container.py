@@ -7,8 +7,7 @@
     sections  raw bytes, back to back
     32 bytes  SHA-256 of everything above
 
-The same content gives the same bytes: no times, no paths, no pickle.  Sizes are checked against the file's length
-before anything is allocated from them.
+The same content gives the same bytes: no times, no paths, no pickle.  Sizes are checked before anything is allocated from them.
 """
 
 import errno
@@ -29,7 +28,7 @@ from ngram.errors import FileFormatError, SeedgramError
 
 _PREFIX = struct.Struct("<8sII")
 DIGEST_BYTES = 32
-MAX_HEADER_BYTES = 1 << 20  # a header is settings and checksums; a megabyte is already absurd
+MAX_HEADER_BYTES = 1 << 20  # a header is settings and checksums: this is absurd
 MAX_NAME_BYTES = 255  # of one file name, on every file system in use
 STANDARD = "-"  # stands for standard input and output wherever a file is named
 _kept: list[Any] = []  # standard output, where it is kept for the file "-"
@@ -39,14 +38,14 @@ _kept: list[Any] = []  # standard output, where it is kept for the file "-"
 def appearing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """The file `path`, open for writing: every output of the project is written through this.
 
-    A regular file, or a new one, is written under a temporary name beside it, flushed to disk and renamed when the body ends well, so it
-    appears whole or not at all; it keeps its mode, and a symbolic link keeps pointing at it.  A pipe, a terminal or a device is written to
-    directly, and "-" is standard output.  Raises SeedgramError, naming the file, when it cannot be written; the old file then stays."""
+    A regular file, or a new one, is written under a temporary name beside it, flushed to disk and renamed when the body ends well: it
+    appears whole or not at all, keeps its mode, and symbolic links keep pointing at it.  A pipe or a device is written to directly; "-" is
+    standard output.  Raises SeedgramError, naming the file, when it cannot be written; the old file then stays."""
     name = os.fspath(path)
     try:
         with _open_stream(name) if _is_stream(name) else _replacing(Path(os.path.realpath(name))) as file:
             yield file
-    except BrokenPipeError:  # the reader went away: run_cli ends the program without a word
+    except BrokenPipeError:  # run_cli ends the program without a word
         raise
     except OSError as error:
         raise _unwritable(name, error) from None
@@ -111,7 +110,7 @@ def _open_stream(name: str) -> Iterator[IO[bytes]]:
 def _replacing(target: Path) -> Iterator[IO[bytes]]:
     target.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileNotFoundError):
-        os.stat(target)  # a name too long is refused now, not when the work is done
+        os.stat(target)  # a name too long is refused before the work
     temporary = target.parent / f".{target.name[:32]}.{secrets.token_hex(4)}"
     file = open(temporary, "xb")
     try:
@@ -123,7 +122,7 @@ def _replacing(target: Path) -> Iterator[IO[bytes]]:
             os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
         os.replace(temporary, target)
     except BaseException:
-        with suppress(OSError):  # a folder that became read-only keeps it; what stopped the writing is the news
+        with suppress(OSError):  # what stopped the writing is the news
             os.unlink(temporary)
         raise
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class SeedgramError(Exception):
-    """Bad input or a missing resource.  The message says what was wrong, where, and what to do."""
+    """Bad input or a missing resource: what was wrong, where, and what to do."""
 
 
 class FileFormatError(SeedgramError):

@@ -1,7 +1,6 @@
 """The pieces of a tokenizer: what each token decodes to, which is all that training and scoring need.  tokenizer.py encodes.
 
-A model is SentencePiece's, or a Hugging Face tokenizer in the form that huggingface.py writes: a list of what its pieces decode to, and what
-that module needs to encode.
+A model is SentencePiece's, or a Hugging Face tokenizer as huggingface.py writes it: what its pieces decode to, and what encodes.
 """
 
 import functools
@@ -96,5 +95,5 @@ class Pieces:
         return processor(self.model + _NO_NORMALISER, self.name).encode
 
     def decode_bytes(self, tokens: Iterable[int]) -> bytes:
-        """What the tokens say, piece by piece; control pieces say nothing."""
+        """What the tokens say; control pieces say nothing."""
         return b"".join(map(self.piece_bytes.__getitem__, tokens))

@@ -23,7 +23,7 @@ IN_USE_S = 600.0  # a folder that was used since then may still be in use: it st
 
 
 def user_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
-    """Where kernels are kept; None: nowhere."""
+    """Of kernels; None: nowhere."""
     named = environment.get(VARIABLE)
     if named is not None:
         return Path(named, "kernels").absolute() if named else None
@@ -43,7 +43,7 @@ def store_of(kind: str, key: Callable[[], str]) -> "Store":
 
 
 class Store:
-    """Whole files in one folder that only this user can write; without such a folder nothing is kept and nothing is found."""
+    """Whole files in one folder that only this user can write; without such a folder nothing is kept or found."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
@@ -72,7 +72,7 @@ class Store:
 
 
 def _seal(name: str, content: bytes) -> bytes:
-    """What stands before a file's content: the digest of both, so that no file is taken for another."""
+    """Stands before a file's content, so that no file is taken for another."""
     return hashlib.sha256(name.encode() + content).digest()
 
 
@@ -90,6 +90,6 @@ def _made(folder: Path) -> Path:
 
 
 def _is_private(folder: Path) -> bool:
-    """Whether a folder and the one above belong to this user and nobody else can look into them, so that what lies there is the user's own."""
+    """Whether a folder and the one above belong to this user and are closed to all others, so that what lies there is the user's own."""
     found = [os.lstat(place) for place in (folder.parent, folder)]
     return all(stat.S_ISDIR(one.st_mode) and one.st_uid == os.geteuid() and not one.st_mode & 0o077 for one in found)

@@ -7,7 +7,7 @@ A chunk is a range [start, stop) of target positions of the whole stream.  Posit
         result = order.score(start, stop)["cache"]     # every part frozen
         order.update(start, stop)                      # allowed, never required, after the last chunk
 
-Anything else raises LeakageError and names the positions.  Every rank runs the same loop over the same chunks.
+Anything else raises LeakageError and names the positions.  Every rank runs the same loop.
 """
 
 from collections.abc import Iterator, Mapping
@@ -78,7 +78,7 @@ class ScoreFirst:
         """The same as one-token chunks over start … stop-1, in one call of every part.
 
         A part must have `score_then_update(tokens, start, stop)` whose result and final state equal those of
-        `for t in range(start, stop): score(t, t + 1); update(t, t + 1)`; a part that learns by blocks documents its own block."""
+        `for t in range(start, stop): score(t, t + 1); update(t, t + 1)`; one that learns by blocks documents its block."""
         self._check_learning(start, stop)
         self.check_next(start, stop)
         results = {name: part.score_then_update(self.tokens, start, stop) for name, part in self.parts.items()}  # type: ignore[attr-defined]
@@ -86,7 +86,7 @@ class ScoreFirst:
         return results
 
     def digests(self) -> dict[str, str]:
-        """The digest of every part's state."""
+        """Of every part's state."""
         return {name: part.digest() for name, part in self.parts.items()}
 
     def _check_learning(self, start: int, stop: int) -> None:

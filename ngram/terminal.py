@@ -18,7 +18,7 @@ class UsageError(SeedgramError):
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """argparse whose errors are one line and exit code 2, like every other bad input here."""
+    """argparse whose errors are one line and exit code 2, like those of all bad input here."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")
@@ -50,7 +50,7 @@ def carry_out(run: Callable[[argparse.Namespace], int], flags: argparse.Namespac
 
 @contextmanager
 def stage(title: str) -> Iterator[None]:
-    """Says on stderr what is going on, with the time it has taken, while the body runs (a terminal only)."""
+    """Says on stderr what is going on, and for how long, while the body runs (a terminal only)."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 

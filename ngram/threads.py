@@ -27,11 +27,11 @@ def each(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Resu
 
 
 class Worker:
-    """Calls functions one after the other on a thread of its own, in the order in which they were handed over.
+    """Calls functions one after the other, in the order given, on a thread of its own.
 
     An error ends the work: what still waits is dropped, and the owner's next call raises it.  The thread exists only while there
-    is work, so a process that exits waits for unfinished work and for nothing else.
-    name: of the thread.  most: functions that may wait; `submit` blocks while there are as many.  daemon: no process waits for it."""
+    is work, so a process that exits waits for unfinished work alone.
+    name: of the thread.  most: functions that may wait; `submit` blocks while as many do.  daemon: no process waits for it."""
 
     def __init__(self, name: str, most: int, *, daemon: bool = False) -> None:
         self._name, self._most, self._daemon = name, most, daemon
@@ -58,7 +58,7 @@ class Worker:
             return not self._busy
 
     def wait(self) -> None:
-        """Returns when everything is done and the thread has ended.  Raises what the work raised."""
+        """Returns when all is done and the thread has ended.  Raises what the work raised."""
         if self._thread is not None:
             self._thread.join()
         self._raise()

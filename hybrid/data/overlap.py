@@ -88,10 +88,8 @@ def check_scored(paths: Sequence[Path], bos: int, *, allowed: bool = False) -> N
         case {"settings": {"keep_duplicates": False}}:
             return
     if (again := repeats(Stream(paths), bos)).documents:
-        warn(
-            f"{paths[0]}: {again.documents:,} of {again.of_documents:,} documents, {again.share:.2%} of the tokens, have come before in these "
-            "shards: what learns as it scores finds them easy"
-        )
+        what = f"{again.documents:,} of {again.of_documents:,} documents, {again.share:.2%} of the tokens,"
+        warn(f"{paths[0]}: {what} have come before in these shards: what learns as it scores finds them easy")
 
 
 def _say_or_refuse(what: str, allowed: bool) -> None:

@@ -24,6 +24,7 @@ from ngram.table import MAX_VOCAB
 SHARD_MAGIC = 20240520  # the challenge's, as its format version, header and shard length
 SHARD_TYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<u2"), 2: np.dtype("<u4")}  # format version → type of its tokens; 2 is ours
 HEADER_INTS = 256
+HEADER_BYTES = 4 * HEADER_INTS
 BOS = 1
 SCAN_TOKENS = 1 << 24  # vocabulary checks read this many tokens at a time: 32 MB
 
@@ -37,7 +38,6 @@ def read_shard(path: str | os.PathLike[str], vocab_size: int | None = None) -> T
 
     vocab_size: when given, every token is checked to be below it.  Raises ShardError naming the file and the remedy."""
     name = os.fspath(path)
-    header_bytes = 4 * HEADER_INTS
     try:
         size = os.path.getsize(name)
         header = np.fromfile(name, dtype="<i4", count=HEADER_INTS)
@@ -48,7 +48,7 @@ def read_shard(path: str | os.PathLike[str], vocab_size: int | None = None) -> T
     kind = SHARD_TYPES.get(int(header[1]))
     if kind is None:
         raise ShardError(f"{name}: shard version {header[1]}, this program reads 1 and 2; make it again with scripts/prepare_data.py")
-    promised, found = int(header[2]), (size - header_bytes) / kind.itemsize
+    promised, found = int(header[2]), (size - HEADER_BYTES) / kind.itemsize
     if promised < 0 or found != promised:
         raise ShardError(f"{name}: header promises {promised:,} tokens, file holds {found:,g}; copy or download it again")
     remedy = "use the tokenizer it was made with"
@@ -56,7 +56,7 @@ def read_shard(path: str | os.PathLike[str], vocab_size: int | None = None) -> T
         raise ShardError(f"{name}: its tokens have {8 * kind.itemsize} bits, not as a vocabulary of {vocab_size}; {remedy}")
     if promised == 0:
         return np.zeros(0, kind)
-    tokens = np.memmap(name, dtype=kind, mode="r", offset=header_bytes, shape=(promised,))
+    tokens = np.memmap(name, dtype=kind, mode="r", offset=HEADER_BYTES, shape=(promised,))
     for start in range(0, promised if vocab_size else 0, SCAN_TOKENS):
         outside = start + np.flatnonzero(tokens[start : start + SCAN_TOKENS] >= vocab_size)
         if len(outside):
@@ -69,9 +69,9 @@ def find_shards(path: str | os.PathLike[str], split: str) -> list[Path]:
     place = Path(path)
     if os.path.isfile(place):
         return [place]
-    found = sorted(path for path in place.glob("*.bin") if re.fullmatch(rf"[^.].*_{split}_\d+\.bin", path.name)) if os.path.isdir(place) else []
+    state, files = (f"no *_{split}_*.bin in it", place.glob("*.bin")) if os.path.isdir(place) else ("no such folder", ())
+    found = sorted(path for path in files if re.fullmatch(rf"[^.].*_{split}_\d+\.bin", path.name))
     if not found:
-        state = "no such folder" if not os.path.isdir(place) else f"no *_{split}_*.bin in it"
         raise DataError(f"{place}: {state}; make shards with scripts/prepare_data.py --out {place}")
     return found
 
@@ -108,7 +108,7 @@ class Stream:
         for path, shard, start in zip(self.paths[first:], self.shards[first:], self.starts[first:], strict=False):
             if start >= stop:
                 return
-            if isinstance(shard, np.memmap) and shard.base.size() < 4 * HEADER_INTS + shard.nbytes:  # type: ignore[union-attr, operator]
+            if isinstance(shard, np.memmap) and shard.base.size() < HEADER_BYTES + shard.nbytes:  # type: ignore[union-attr, operator]
                 raise ShardError(f"{path}: cut while it was being read; copy it again, then --resume")
 
     def check_unchanged(self) -> None:
@@ -176,8 +176,8 @@ class Loader:
         self._offset = rank * self.rows_per_rank
         name = self.stream.paths[0]
         if holdout_tokens >= len(self.stream) - 1:
-            less = f"lower --holdout-tokens, say to {len(self.stream) // 10}"
-            raise DataError(f"{name}: {len(self.stream):,} tokens leave nothing after holding out {holdout_tokens:,}; {less}")
+            what = f"{len(self.stream):,} tokens leave nothing after holding out {holdout_tokens:,}"
+            raise DataError(f"{name}: {what}; lower --holdout-tokens, say to {len(self.stream) // 10}")
         self.train_tokens = holdout_start(self.stream, holdout_tokens, bos)
         self.rows_per_epoch = (self.train_tokens - 1) // seq_len
         if self.rows_per_epoch < 1:

@@ -35,7 +35,7 @@ class DeviceError(SeedgramError):
 def of_peers(error: BaseException) -> BaseException:
     """A RankError for an error of a collective that means that a peer is gone; any other as it is."""
     words = str(error).lower()
-    if not isinstance(error, dist.DistError) and not (isinstance(error, RuntimeError) and ("gloo" in words or "nccl" in words)):
+    if not (isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and ("gloo" in words or "nccl" in words))):
         return error
     if "timed out" in words or "timeout" in words:
         return RankError("another rank has been silent for too long; see what holds it up, or raise --rank-timeout, then --resume")
@@ -88,18 +88,17 @@ class Ranks:
 def start(device: str = "auto", timeout_s: float = TIMEOUT_S) -> Ranks:
     """Reads torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK) and joins the process group.
 
-    device: "auto" (CUDA when there is one), "cuda" or "cpu".  timeout_s: a rank silent for so long while training is taken for
-    dead.  Raises UsageError for any other device, DeviceError naming the setting to change."""
+    device: "auto" (CUDA when there is one), "cuda" or "cpu".  timeout_s: as TIMEOUT_S.
+    Raises UsageError for any other device, DeviceError naming the setting to change, RankError where the group does not form."""
     known_device(device)
     world, rank, local = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)))
-    cuda = torch.cuda.is_available()
-    if device == "cuda" and not cuda:
+    use_cuda, chosen = device != "cpu" and torch.cuda.is_available(), torch.device("cpu")
+    if device == "cuda" and not use_cuda:
         raise DeviceError("--device cuda: this torch sees no CUDA device; use --device cpu or install a CUDA build of torch")
-    use_cuda = device == "cuda" or (device == "auto" and cuda)
-    if use_cuda and local >= torch.cuda.device_count():
-        raise DeviceError(f"local rank {local} has no GPU, the machine has {torch.cuda.device_count()}; lower torchrun's --nproc_per_node")
-    chosen = torch.device("cuda", local) if use_cuda else torch.device("cpu")
     if use_cuda:
+        if local >= torch.cuda.device_count():
+            raise DeviceError(f"local rank {local} has no GPU, the machine has {torch.cuda.device_count()}; lower torchrun's --nproc_per_node")
+        chosen = torch.device("cuda", local)
         torch.cuda.set_device(chosen)
     if world == 1:
         return Ranks(rank, world, chosen)

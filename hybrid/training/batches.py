@@ -29,10 +29,8 @@ class Batches:
         self.micro_rows = max(1, min(config.train.microbatch_tokens, per_rank) // config.train.seq_len)
         rows = loader.rows_per_rank
         if rows * config.train.seq_len * ranks.world != config.train.batch_tokens or rows % self.micro_rows:
-            raise TrainError(
-                f"--batch-tokens {config.train.batch_tokens} does not split into {ranks.world} ranks of whole microbatches of "
-                f"{self.micro_rows} rows of {config.train.seq_len} tokens; choose multiples of one another"
-            )
+            parts = f"{ranks.world} ranks of whole microbatches of {self.micro_rows} rows of {config.train.seq_len} tokens"
+            raise TrainError(f"--batch-tokens {config.train.batch_tokens} does not split into {parts}; choose multiples of one another")
 
     def to_device(self, rows: U16) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Inputs and targets (micro_rows, seq_len) int64 on the device, one pair a microbatch."""
@@ -74,9 +72,8 @@ class LossReader:
         self._step += 1
         loss = float(host)
         if not math.isfinite(loss):
-            raise TrainError(
-                f"step {self._step}: the loss or a gradient is NaN or infinite ({loss}); lower --matrix-lr, then --resume from the last checkpoint"
-            )
+            what = f"the loss or a gradient is NaN or infinite ({loss})"
+            raise TrainError(f"step {self._step}: {what}; lower --matrix-lr, then --resume from the last checkpoint")
         self._window.append(loss)
 
     def drain(self) -> None:

@@ -81,9 +81,8 @@ def check_resume(path: Path, resume: str | None) -> None:
     if resume == "yes" and not path.exists():
         finished = path.with_name("summary.json").exists()
         left = f": a run has finished here, and {path.with_name('artifact.bin')} is what eval.py scores" if finished else ""
-        raise SeedgramError(
-            f"{path}: no checkpoint to --resume from{left}; leave --resume out to train from the beginning, or give --resume=auto to do so where there is none"
-        )
+        how = "leave --resume out to train from the beginning, or give --resume=auto to do so where there is none"
+        raise SeedgramError(f"{path}: no checkpoint to --resume from{left}; {how}")
 
 
 class RunFolder:

@@ -60,9 +60,7 @@ class RunLog:
                 self._file.write(json.dumps(line) + "\n")
                 self._file.flush()
             except OSError as error:
-                with suppress(OSError):  # it tries to write again before it closes
-                    self._file.close()
-                self._file = None
+                self.close()
                 raise SeedgramError(f"{self.path}: cannot write the log: {error.strerror}; free space, then --resume") from None
 
     def show(self, event: str, **values: Any) -> None:
@@ -93,6 +91,6 @@ class RunLog:
 
     def close(self) -> None:
         if self._file is not None:
-            with suppress(OSError):  # every record was flushed when it was made
+            with suppress(OSError):  # every record was flushed when it was made, or its error raised; closing tries to write again
                 self._file.close()
             self._file = None

@@ -51,14 +51,14 @@ class RunState:
         self.gradients = flat_gradients(self.parameters)
 
     def progress(self) -> float:
-        """Share of the run that is done: of the steps, of the seconds, or the larger of both when both are limited."""
+        """Share of the run that is done: of the steps or the seconds, the larger where both are limited."""
         return self._share_done(self.step, self.wall_s)
 
     def _share_done(self, step: int, wall_s: float) -> float:
-        steps, seconds = self.config.train.steps, self.config.train.seconds
-        if not steps and not seconds:
+        limits = ((step, self.config.train.steps), (wall_s, self.config.train.seconds))
+        if not (shares := [done / limit for done, limit in limits if limit]):
             raise TrainError("a run needs a limit; give --seconds or --steps")
-        return min(1.0, max(step / steps if steps else 0.0, wall_s / seconds if seconds else 0.0))
+        return min(1.0, max(shares))
 
     def to_tree(self) -> dict[str, Any]:
         """All of it, for checkpoint.snapshot."""
@@ -95,10 +95,8 @@ class RunState:
     def _check(self, tree: dict[str, Any]) -> None:
         """Raises TrainError unless `tree` is a checkpoint of this run.  Settings that only packing and evaluation read may differ."""
         if other := training_differences(Config.from_json(tree["config"]), self.config):
-            raise TrainError(
-                f"--resume: the checkpoint was made with other settings: {', '.join(other)}; repeat those or use another --out"
-                " (only what packing and evaluation alone read may change)"
-            )
+            what = f"with other settings: {', '.join(other)}; repeat those or use another --out"
+            raise TrainError(f"--resume: the checkpoint was made {what} (only what packing and evaluation alone read may change)")
         if tree["world"] != self.world:
             raise TrainError(f"--resume: the checkpoint was made by {tree['world']} ranks, these are {self.world}; start as many or use another --out")
         if tree["data"] != self.shard_digests:

@@ -5,7 +5,7 @@ itself, where p̄ = (λ(h) + discounted share)·p(w|h′), less what h's other w
 over raw counts.  The price of an n-gram is about the bits that the codec needs for it, few where the shorter context leads one to expect
 it.  An n-gram is worth at least as much as any that has it as its context or suffix, so the most valuable ones are closed under both.
 An n-gram that is left out counts in its suffix with all its occurrences instead of as one left neighbour (Kneser pruning: Siivola,
-Hirsimäki & Virpioja 2007), because the shorter n-gram must now predict all of them.
+Hirsimäki & Virpioja 2007), as the shorter n-gram must now predict all of them.
 """
 
 from collections.abc import Callable
@@ -24,8 +24,8 @@ from ngram.threads import each
 STAGE = 2.0  # a table shrinks by at most this factor before the values are computed again
 _FILL = 0.993  # share of the bytes asked for at which the search stops
 _MAX_TRIALS = 16
-# A table that fits is kept whole: all of it is tried where a trial would keep this share, or where what fills the bytes is not sure to
-# be much less than all.  All of a small one is tried first where it may fit: some of its n-grams can take more bytes than all
+# A table that fits is kept whole: all of it is tried where a trial would keep this share, or where what fills the bytes is not surely much
+# less.  All of a small one is tried first where it may fit: some of its n-grams can take more bytes than all
 _NEARLY = 0.9
 _SURELY = 1.5
 _SMALL = 1 << 20
@@ -35,15 +35,15 @@ _SMALL = 1 << 20
 _RARITY = 2.0
 _COUNT_BITS = 0.5
 _FIXED_BITS = 1.0
-# First guess of the bytes of the first n of M n-grams: so many bits a bit of price, less by √(n/M).  Within 5 % on tables of 20 M and 72 M
-# tokens of web text that hold what occurs twice; twice too much on those that hold everything (LOG.md).
+# First guess of the bytes of the first n of M n-grams: so many bits a bit of price, less by √(n/M).  Within 5 % on tables of what occurs
+# twice in 20 M and 72 M tokens of web text; twice too much on those of everything (LOG.md).
 _PRICED = 2.95
 _COMMON = 1.5
 
 
 @dataclass(frozen=True)
 class Ground:
-    """A table with what pruning reads of it: raw counts and `suffix_rows`."""
+    """What pruning reads: a table, its raw counts and its `suffix_rows`."""
 
     table: NgramTable
     raw: list[U32]
@@ -126,8 +126,7 @@ class Stages:
 def _search(stage: _Stage, max_bytes: int, low: _Coded, high: _Coded | None) -> _Coded:
     """The table that fills max_bytes; low fits, high does not.  Trials go where the guess says, scaled to the nearest one before."""
     guess, whole, target = stage.guess, len(stage.ranking), max_bytes * (1 + _FILL) / 2
-    if high is not None and high.size > whole:
-        high = None
+    high = high if high is not None and high.size <= whole else None
     for trial in range(_MAX_TRIALS):
         top = whole if high is None else high.size - 1
         filled = len(low.data) >= max_bytes * _FILL
@@ -144,15 +143,14 @@ def _search(stage: _Stage, max_bytes: int, low: _Coded, high: _Coded | None) -> 
 
 
 def ground_of(table: NgramTable) -> Ground:
-    """What pruning reads of a table.  Raises SeedgramError when it has no raw counts or is not closed under suffixes."""
+    """Raises SeedgramError when the table has no raw counts or is not closed under suffixes."""
     if table.raw is None:
         raise SeedgramError("n-gram table: has no raw counts to prune by; give ngram.storing.prune.with_raw of it")
     return Ground(table, table.raw, suffix_rows(table))
 
 
 def sums(index: npt.NDArray[np.integer], values: npt.NDArray[np.integer], size: int) -> I64:
-    # Exact below 2^53 in all: bincount adds in float64.
-    return np.bincount(index, weights=values, minlength=size).astype(np.int64)
+    return np.bincount(index, values, size).astype(np.int64)  # exact below 2^53 in all: bincount adds in float64
 
 
 def ranking_of(ground: Ground) -> tuple[I64, F64]:
@@ -163,7 +161,8 @@ def ranking_of(ground: Ground) -> tuple[I64, F64]:
     for n in range(table.order, 2, -1):
         np.maximum.at(values[n - 3], table.parents[n - 1], values[n - 2])
         np.maximum.at(values[n - 3], ground.suffixes[n - 1], values[n - 2])
-    return np.argsort(-np.concatenate([np.empty(0), *values]), kind="stable"), np.concatenate([np.empty(0), *prices])
+    value, price = (np.concatenate([np.empty(0), *parts]) for parts in (values, prices))
+    return np.argsort(-value, kind="stable"), price
 
 
 def _values(ground: Ground) -> tuple[list[F64], list[F64]]:
@@ -189,7 +188,7 @@ def _values(ground: Ground) -> tuple[list[F64], list[F64]]:
 
 def _divergence(share: F64, backoff: F64, low: F64) -> F64:
     """Bits an occurrence of the context, by which p = share + backoff·low beats (backoff + share)·low for this word and all others."""
-    # Nothing to back off to (λ = 0 or p(w|h′) = 0): then the word cannot be missed at any price.
+    # Nothing to back off to (λ = 0 or p(w|h′) = 0): the word cannot be missed at any price.
     with np.errstate(divide="ignore", invalid="ignore"):
         prob = share + backoff * low
         own = np.where(prob > 0, prob * np.log2(prob / ((backoff + share) * low)), 0)

@@ -20,7 +20,7 @@ from ngram.table import MAX_ORDER, MAX_VOCAB
 VERSION, WIDE_VERSION = 1, 2
 MAX_FINENESS = 4
 _HEAD, _WIDE_HEAD = struct.Struct("<HBBHHQ"), struct.Struct("<HBBIIQ")
-# No table is denser than this, so the size of the data bounds what a reader allocates.  A whole corpus takes 2.2 bits an n-gram.
+# No table is denser, so the data's size bounds what a reader allocates.  A whole corpus takes 2.2 bits an n-gram.
 _GRAMS_A_BYTE = 8
 _SPARE_GRAMS = 1 << 18  # allowed beyond that: the n-grams of a few words repeated over and over take almost no bytes
 
@@ -39,7 +39,6 @@ class Head:
 
 
 def pack_head(head: Head) -> bytes:
-    """The header's bytes."""
     version, layout = (VERSION, _HEAD) if head.vocab_size <= NARROW else (WIDE_VERSION, _WIDE_HEAD)
     start = layout.pack(version, len(head.sizes), head.fineness, head.vocab_size, head.bos, head.pruned)
     columns = np.array(head.sizes, "<u4").tobytes() + np.array(head.alphabets, "<u2").tobytes()
@@ -47,7 +46,7 @@ def pack_head(head: Head) -> bytes:
 
 
 def pad(data: bytes, ngrams: int) -> bytes:
-    """Lengthens extremely dense data by zeros until `read_head` accepts that it holds so many n-grams."""
+    """Lengthens very dense data by zeros until `read_head` accepts that it holds so many n-grams."""
     missing = max(0, ngrams - _SPARE_GRAMS - _GRAMS_A_BYTE * len(data))
     return data + bytes(-(-missing // (4 * _GRAMS_A_BYTE)) * 4)
 

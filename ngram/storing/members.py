@@ -27,11 +27,10 @@ def group_children(first, classes):
     """Children of each context, the highest class first, then by token.
 
     first (C + 1,) offsets of the contexts' children; classes (M,) uint8 < CLASSES of the children.
-    Returns members (M,) uint32 children in that order, rank (M,) uint32 the inverse, group_first (C + 1,) int64 offsets
-    into group_stop (G,) int64 (end of each group in members) and group_class (G,) uint8."""
+    Returns members (M,) uint32 in that order, rank (M,) uint32 the inverse, group_first (C + 1,) int64 offsets into group_stop (G,) int64
+    (end of each group in members) and group_class (G,) uint8."""
     contexts = len(first) - 1
-    members = np.empty(len(classes), np.uint32)
-    rank = np.empty(len(classes), np.uint32)
+    members, rank = np.empty(len(classes), np.uint32), np.empty(len(classes), np.uint32)
     tally = np.zeros(CLASSES, np.int64)
     group_first = np.zeros(contexts + 1, np.int64)
     group_stop = np.empty(len(classes), np.int64)  # at most so many: pages that are never written take no memory

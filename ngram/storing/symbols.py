@@ -1,8 +1,8 @@
 """Entropy-coded streams: what the coder is told about each symbol.  The coding itself is constriction's range coder.
 
-One class serves both directions (`Coder`): every function below takes the true symbols when writing and None when
-reading, and returns the symbols either way, so writer and reader cannot drift apart.  Probabilities come from integers
-and IEEE sums, products and quotients only, never from a math library's log or exp: the same bits on every machine.
+One class serves both directions (`Coder`): every function takes the true symbols when writing and None when reading, and returns the
+symbols either way, so writer and reader cannot drift apart.  Probabilities come from integers and IEEE sums, products and quotients only,
+never from a math library's log or exp: the same bits on every machine.
 """
 
 import math
@@ -39,7 +39,7 @@ class Coder:
         self._noted: list[tuple[Any, I32]] = []
 
     def code(self, model: Any, count: int, symbols: I32 | None) -> I32:
-        """Codes `count` symbols with one model.  Returns int32 (count,).  Raises FileFormatError on impossible data."""
+        """Codes `count` symbols with one model: int32 (count,).  Raises FileFormatError on impossible data."""
         if count == 0:
             return np.empty(0, np.int32)
         if self._reader is None:
@@ -52,7 +52,7 @@ class Coder:
             raise altered("impossible code words") from None
 
     def words(self, *others: "Coder") -> U32:
-        """Everything that this coder has noted, and then the others, as code words."""
+        """All that this coder has noted, then the others, as code words."""
         writer = constriction.stream.queue.RangeEncoder()
         for coder in (self, *others):
             for model, symbols in coder._noted:

@@ -1,13 +1,13 @@
 """NgramTable ↔ bytes: about 6 bits an n-gram, exact n-grams, counts on a log scale.
 
 The orders are coded from the lowest up.  For order n, first each context h (an n-gram of order n-1) gets the sum of its children's
-counts, T(h), or the note that it has none.  Its children are a subset of the children of its suffix context h′, so what is coded is which
-of these candidates are members.  Every candidate (h, w) falls into a bucket by T(h)/T(h′), by w's count under h′ (both together say how
+counts, T(h), or the note that it has none.  Its children are among those of its suffix context h′, so what is coded is which of these
+candidates are members.  Every candidate (h, w) falls into a bucket by T(h)/T(h′), by w's count under h′ (both together say how
 often h w is to be expected) and roughly by T(h); the members of a bucket are coded as geometric gaps.  Last come the members' counts,
 given T(h), the number of h's children and the expected count.  (Subsets: Raj & Whittaker 2003; the rest is adaptive arithmetic coding.)
 
 A reader gets the same n-grams with counts and pruned masses on the log scale, and no raw counts.  A context without children keeps
-no pruned mass, as it would not change any probability.
+no pruned mass: it would change no probability.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ class _Order:
 
 @dataclass
 class _Truth:
-    """What the writer knows of one order: its symbols, and what the reader will have."""
+    """What the writer knows of one order: its symbols, and what a reader will have."""
 
     totals: I32  # (contexts,) 0: no children, else 1 + level of T(h)
     levels: I32  # (M,) level of the count, less 1 above order 1
@@ -55,9 +55,9 @@ def encode(table: NgramTable) -> bytes:
 
 
 def encode_read(table: NgramTable, suffixes: list[I64] | None = None) -> tuple[bytes, Callable[[], NgramTable]]:
-    """The table's bytes, and a function that gives what `decode` would read from them, without reading them.
+    """The table's bytes, and a function that gives what `decode` would read from them.
 
-    suffixes: `suffix_rows(table)` where the caller has them already.  Raises SeedgramError as `encode` does.
+    suffixes: `suffix_rows(table)` where the caller has them.  Raises SeedgramError as `encode` does.
     The orders' symbols and models are worked out side by side, then coded in order."""
     if not 1 <= table.order <= MAX_ORDER or not 1 <= table.vocab_size <= MAX_VOCAB or len(table.tokens[0]) != table.vocab_size:
         raise SeedgramError(f"n-gram table: order {table.order}, vocabulary {table.vocab_size}: cannot be written; use orders 1…8")
