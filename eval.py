@@ -5,7 +5,7 @@
 
 Reads nothing but the artifact and the shards.  Works score-first: every token is scored before anything learns from it, and about one
 token in a thousand is held against its whole distribution at the moment it is scored.  hybrid/cli/evaluate.py, which `seedgram eval`
-shares, loads the artifact, has hybrid/scoring/evaluate.py score the stream, and shows the table.
+shares, reads the flags and shows the table; hybrid/scoring/evaluate.py scores.
 
 `eval.py audit` and `eval.py certify` prove the figure that this prints: they are commands of `seedgram` and replace this process.
 """

@@ -1,9 +1,7 @@
 """`njit` for every kernel of the project: numba's, with the machine code kept in a folder of the user, so that only a first start compiles.
 
-numba's own cache misses a callee that changed in another file, and keeps an index per kernel that processes read, change and write
-back, so that processes which start together may load machine code that another has just replaced.  Here each pair of kernel and
-argument types has a file of its own (private_files.py), named by a digest of everything its machine code follows from.  Nothing is
-updated, so nothing needs a lock; an error of the cache costs a compilation, never a result.
+Each pair of kernel and argument types has a file of its own (private_files.py), named by a digest of everything its machine code follows
+from; docs/decisions.md says why numba's own cache does not serve.  An error of the cache costs a compilation, never a result.
 """
 
 import functools

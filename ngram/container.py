@@ -1,11 +1,4 @@
-"""The one file layout of the project: magic, JSON header with a section table, sections, SHA-256 of all before it.
-
-    8 bytes   magic
-    4 bytes   format version, little-endian
-    4 bytes   length of the header in bytes, little-endian
-    header    UTF-8 JSON with sorted keys; its "sections" lists [name, size_bytes] in file order
-    sections  raw bytes, back to back
-    32 bytes  SHA-256 of everything above
+"""The one file layout of the project (docs/formats.md): magic, JSON header with a section table, sections, SHA-256 of all before it.
 
 The same content gives the same bytes: no times, no paths, no pickle.  Sizes are checked before anything is allocated from them.
 """

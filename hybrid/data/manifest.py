@@ -1,9 +1,6 @@
-"""The folder that `prepare` writes: shards, tokenizer, an index of documents a split, and the manifest that names them all.
+"""The folder that `prepare` writes (docs/formats.md): shards, tokenizer, an index of documents a split, and the manifest that names them all.
 
-    <name>_train_000000.bin …  tokens (shards.py)            tokenizer.model
-    <name>_train_documents.idx  tokens, bytes and digest of every document, in the order of the shards (prepared.py)
-    manifest.json              written last; until then one stands there that says "incomplete"
-"""
+The manifest is written last; until then one stands there that says "incomplete"."""
 
 import hashlib
 import json

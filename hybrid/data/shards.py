@@ -1,8 +1,6 @@
 """Token shards in the challenge's format, and a loader that is a pure function of the step number.
 
-A shard is 256 little-endian int32 (`[20240520, 1, n_tokens, 0…]`), then n_tokens little-endian uint16, at most 10^8
-of them; BOS stands before each document.  Version 2 holds uint32, for vocabularies above 65,535 tokens.
-
+A shard is a header (docs/formats.md) and at most 10^8 tokens; BOS stands before each document.
 Shapes: N tokens of a stream, T = seq_len, H = history (tokens carried before each row).
 """
 
@@ -21,7 +19,7 @@ from ngram.errors import FileFormatError
 from ngram.splitmix import GAMMA, mix64, splitmix64
 from ngram.table import MAX_VOCAB
 
-SHARD_MAGIC = 20240520  # the challenge's, as its format version, header and shard length
+SHARD_MAGIC = 20240520  # the challenge's, as its format version and header
 SHARD_TYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<u2"), 2: np.dtype("<u4")}  # format version → type of its tokens; 2 is ours
 HEADER_INTS = 256
 HEADER_BYTES = 4 * HEADER_INTS

@@ -1,10 +1,6 @@
 """How all ranks end when one fails: one line that says why, from the first rank, and no process left waiting.
 
-Every rank leaves with a last word: an empty one, or what went wrong.  The first rank waits for those of the others, prints the first
-that is not empty and passes it on; the others wait for its own.  A connection that is closed without one is that of a killed rank.
-
-Threads wait, as a collective may not notice: Gloo tells whoever waits for a message to begin that the connection is closed, but not who
-is in the middle of one.  That rank waits until the group's time is over, in C++, where SIGTERM is not heard.
+Every rank leaves with a last word, an empty one or what went wrong, for which threads of the others wait: docs/faults.md says why.
 """
 
 import os

@@ -78,8 +78,8 @@ class Ranks:
     def close(self) -> None:
         """Leaves the process groups, and ends their threads: those still at work while Python exits may abort the process.
 
-        A group lives as long as anything refers to it, so the references held here go too.  Functions of torch.distributed.nn.functional
-        hold the default group as a default argument if that module is first imported once the group exists, as the compiler does."""
+        A group lives as long as anything refers to it, as Ranks does, and functions of torch.distributed.nn.functional, by a default
+        argument, where that module is first imported once the group exists, as the compiler does."""
         self.host_group = self.patient_group = None
         if dist.is_initialized():
             dist.destroy_process_group()

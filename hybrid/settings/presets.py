@@ -1,14 +1,7 @@
 """The systems of the family: each sets what differs from the defaults (config.py), and nothing else.
 
 Shapes are those of the pull requests named (public repository openai/parameter-golf).  Comments say where a source leaves a setting
-open or this project departs from it.  Common decisions:
-
-- Query gain, residual mix, gains per feature, softcap 30 and tied embeddings are the challenge's baseline; U-net skips too, where the
-  published parameter counts contain them.
-- `orthogonal` maps keep singular values 1: the published division by √columns leaves at most 0.044, and 1 trained better.
-- Runs are short (110 s on one GPU): 131,072 tokens a step or fewer instead of 524,288 and more, Muon momentum 0.95 instead of
-  0.99, learning rate falling over the last half, a matrix learning rate of 0.02 or 0.03 instead of 0.04.
-- Weights are stored in the fewest bits that leave room for a cache under 16,000,000 bytes: a source's own where it fits.
+open or this project departs from it; docs/decisions.md has what all share.
 """
 
 from typing import Any

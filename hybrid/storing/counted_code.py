@@ -2,9 +2,8 @@
 
     python -m hybrid.storing.counted_code      # the files with their sizes, largest first
 
-That is the import closure of `train_gpt.py` and `eval.py`.  The tools that prove a score are not counted: `eval.py audit` and
-`eval.py certify` become `seedgram`, a program of its own that no training and no scoring starts.  It runs the counted predictor, and adds an
-auditor and a range coder that the printed figure does not depend on.
+That is the import closure of `train_gpt.py` and `eval.py`.  Not counted are the tools that prove a score, which it does not depend on:
+`eval.py audit` and `eval.py certify` become `seedgram`, a program of its own that no training and no scoring starts.
 """
 
 from functools import cache

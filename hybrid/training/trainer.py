@@ -47,8 +47,8 @@ class TrainResult:
     interrupted: bool
 
 
-# Inside, torch keeps on disk what it compiles even where our own backward passes are in it: a second start takes seconds.  They are
-# part of the cache's key.  It is a setting of the whole process, put back at the end.
+# Inside, torch keeps on disk what it compiles even where our own backward passes are in it, which are part of the cache's key: a second
+# start takes seconds.  It is a setting of the whole process, put back at the end.
 compiler_cache = partial(functorch_config.patch, autograd_cache_allow_custom_autograd_functions=True)
 
 
@@ -64,7 +64,7 @@ class Trainer:
         self.batches = Batches(config, loader, ranks)
         self.state = RunState(config, model, ranks.world, loader.digests)
         compiling = config.train.compile and ranks.device.type == "cuda"
-        # CUDA graphs: with other work beside it, the host is too slow for some hundred launches a direction (LOG.md, 2026-11-26)
+        # CUDA graphs: docs/decisions.md
         graphs: Any = torch.compile(model.loss, dynamic=False, fullgraph=True, options={"triton.cudagraphs": True}) if compiling else None
         self.loss = graphs or model.loss
         order = config.cache.ngram_order

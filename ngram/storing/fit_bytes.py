@@ -29,9 +29,8 @@ _MAX_TRIALS = 16
 _NEARLY = 0.9
 _SURELY = 1.5
 _SMALL = 1 << 20
-# Price in bits of an n-gram that is expected e times and counted c times: log2(1 + 2/e) for its membership, a fit to the codec's
-# own buckets, log2(√c) for its count, as the levels lie √c apart, and 1 for its part of its context's total.  At 0.78 MB on
-# books this saves 6 % of the bytes, or 0.0018 BPB, against pruning by worth alone.
+# Price in bits of an n-gram that is expected e times and counted c times: log2(1 + 2/e) for its membership, a fit to the codec's own
+# buckets, log2(√c) for its count, as the levels lie √c apart, and 1 for its part of its context's total (docs/decisions.md)
 _RARITY = 2.0
 _COUNT_BITS = 0.5
 _FIXED_BITS = 1.0

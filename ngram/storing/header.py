@@ -1,11 +1,4 @@
-"""The header of a coded table, which is not entropy-coded, and the bounds that a reader checks before it allocates anything.
-
-2 bytes   format version (little-endian, as all)       1 byte    order        1 byte    fineness of the count scale
-2 bytes   vocabulary size      2 bytes   BOS           8 bytes   pruned mass of the empty context; version 2, for vocabularies
-above 65,535: 4 bytes each of vocabulary size and BOS
-24·order  discounts, float64   4·order   n-grams of each order                4·order   symbols of counts, of totals: uint16 each
-the rest  range-coded words, uint32
-"""
+"""The header of a coded table (docs/formats.md), and the bounds that a reader checks before it allocates anything."""
 
 import struct
 from dataclasses import dataclass

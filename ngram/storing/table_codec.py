@@ -1,10 +1,6 @@
-"""NgramTable ↔ bytes: about 6 bits an n-gram, exact n-grams, counts on a log scale.
+"""NgramTable ↔ bytes: about 6 bits an n-gram, exact n-grams, counts on a log scale; docs/formats.md says what is coded, order by order.
 
-The orders are coded from the lowest up.  For order n, first each context h (an n-gram of order n-1) gets the sum of its children's
-counts, T(h), or the note that it has none.  Its children are among those of its suffix context h′, so what is coded is which of these
-candidates are members.  Every candidate (h, w) falls into a bucket by T(h)/T(h′), by w's count under h′ (both together say how
-often h w is to be expected) and roughly by T(h); the members of a bucket are coded as geometric gaps.  Last come the members' counts,
-given T(h), the number of h's children and the expected count.  (Subsets: Raj & Whittaker 2003; the rest is adaptive arithmetic coding.)
+Legend: T(h) the sum of the counts of context h's children, h′ its suffix context, whose children are the candidates (Raj & Whittaker 2003).
 
 A reader gets the same n-grams with counts and pruned masses on the log scale, and no raw counts.  A context without children keeps
 no pruned mass: it would change no probability.
