@@ -37,6 +37,13 @@ def output(name: str) -> str:
     return name
 
 
+def folder(name: str) -> str:
+    """A flag's value that names a folder to write; "-" is refused."""
+    if name == STANDARD:
+        raise argparse.ArgumentTypeError("- is standard output, and this writes a folder; give the name of one")
+    return name
+
+
 def carry_out(run: Callable[[argparse.Namespace], int], flags: argparse.Namespace) -> int:
     """A command's exit code; where one of its outputs is "-", standard output holds that and nothing else.
 

@@ -15,7 +15,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_scoring_flags(parser)
     parser.add_argument("--bytes", type=int, required=True, metavar="N", help="validation text to encode, from its beginning; bytes")
     parser.add_argument("--order-bytes", type=int, default=-1, metavar="N", help="of its beginning, in eval.py's order [65536 on CUDA, 4096 on a CPU]")
-    parser.add_argument("--out", type=output, required=True, metavar="F", help="the coded file; F.order is the one in eval.py's order")
+    parser.add_argument("--out", type=output, required=True, metavar="F", help="the coded file, if it is proven; F.order is the one in eval.py's order")
     add_ranks_flag(parser)
     parser.add_argument("--streams", type=int, default=0, metavar="N", help="streams side by side, 0: 64 on a CPU, 256 on CUDA [0]")
 

@@ -17,7 +17,7 @@ from hybrid.data.prepare import PrepareConfig, prepare
 from hybrid.data.splitting import OVERLAP
 from hybrid.scoring.report import write_json
 from ngram.documents import KINDS, KNOWN
-from ngram.terminal import OneLineParser, carry_out, output, warn
+from ngram.terminal import OneLineParser, carry_out, folder, output, warn
 
 FEW_TOKENS = 2048  # of validation text: below, bits per byte move by tenths with the choice of the text
 SHOWN_UNREAD = 5  # names of files that were not read, on screen
@@ -42,13 +42,6 @@ def part(text: str) -> tuple[int, int]:
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 1/8")
     return int(found[1]), int(found[2])
-
-
-def folder(text: str) -> str:
-    """The name of a folder to write."""
-    if text == "-":
-        raise argparse.ArgumentTypeError("- is standard output, and this writes a folder; give the name of one")
-    return text
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 from hybrid.cli.fetching import progress
 from hybrid.data import fineweb
 from hybrid.data.fineweb import FinewebConfig
-from ngram.terminal import warn
+from ngram.terminal import folder, warn
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     default = FinewebConfig("")
-    parser.add_argument("--out", required=True, help="folder of the shards; a second call goes on where a first one was cut off")
+    parser.add_argument("--out", type=folder, required=True, help="folder of the shards; a second call goes on where a first one was cut off")
     parser.add_argument("--variant", default=default.variant, help="tokenizer family, such as sp1024 or sp8192 [%(default)s]")
     parser.add_argument("--train-shards", type=int, default=default.train_shards, metavar="N", help="of 100,000,000 tokens, from the first on [%(default)s]")
     parser.add_argument("--dataset", default=default.dataset, metavar="OWNER/NAME", help="where it is published [%(default)s]")

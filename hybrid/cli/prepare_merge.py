@@ -13,11 +13,12 @@ from hybrid.data import prepared
 from hybrid.data.assemble import assemble
 from hybrid.data.prepare import check_out
 from hybrid.data.shards import DataError
+from ngram.terminal import folder
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("parts", nargs="+", metavar="PART", help="folders of all parts, in any order")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for shards, tokenizer.model and manifest.json")
+    parser.add_argument("--out", type=folder, required=True, metavar="DIR", help="folder for shards, tokenizer.model and manifest.json")
 
 
 def run(flags: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from hybrid.submitting.checks import Limits
 from hybrid.submitting.records import Identity
 from hybrid.submitting.submit import submit
 from ngram.container import atomic_write
-from ngram.terminal import UsageError, output, warn
+from ngram.terminal import UsageError, folder, output, warn
 
 NEEDED = ("data", "out", "name", "author", "github_id", "blurb")
 
@@ -26,7 +26,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders of one system, a seed each; the first one's artifact is shipped")
     parser.add_argument("--code", type=output, metavar="F", help="write only the runnable archive of the code there")
     parser.add_argument("--data", help="folder of shards: the ones that the runs were trained on, and those that they were scored on")
-    parser.add_argument("--out", help="folder to write; must not be there")
+    parser.add_argument("--out", type=folder, help="folder to write; must not be there")
     parser.add_argument("--name", help="of the submission")
     parser.add_argument("--author", help="who submits")
     parser.add_argument("--github-id", metavar="G", help="the author's account there")

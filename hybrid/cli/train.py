@@ -11,7 +11,7 @@ from hybrid.settings import presets
 from hybrid.settings.challenge_env import challenge_settings
 from hybrid.settings.config import Config, override
 from hybrid.settings.config import add_flags as add_settings
-from ngram.terminal import OneLineParser, UsageError, carry_out, output
+from ngram.terminal import OneLineParser, UsageError, carry_out, folder, output
 
 NEEDED = ("data", "tokenizer", "out")
 EPILOG = "Defaults in brackets are those of a new configuration; --preset P --describe prints a preset's own values."
@@ -48,7 +48,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=presets.names(), default="seed1095", help="system to train [seed1095]")
     parser.add_argument("--data", help="folder of shards")
     parser.add_argument("--tokenizer", help="SentencePiece model of the shards")
-    parser.add_argument("--out", help="run folder, written to")
+    parser.add_argument("--out", type=folder, help="run folder, written to")
     resume = "continue from RUN/checkpoint.bin (a finished run that kept it is only packed again); auto: or start from the beginning where there is none"
     parser.add_argument("--resume", nargs="?", const="yes", choices=("yes", "auto"), help=resume)
     parser.add_argument("--allow-overlap", action="store_true", help="train although validation documents are training documents too")
