@@ -68,23 +68,30 @@ class Stretch:
 
 
 def certify(path: str, data: str, out: str, wanted: CertifyOptions, ranks: Ranks) -> dict[str, Any]:
-    """Writes the coded files `out` and `out`.order, decodes them in separate processes, compares; the certificate as a JSON-able dict."""
+    """Codes `out` and `out`.order, decodes them in separate processes, compares; the certificate as a JSON-able dict.
+
+    The files are written when everything has passed: nothing of their names is there that was not proven."""
     art, device = artifact.load(path), ranks.device
     order_bytes = ORDER_BYTES[device.type] if wanted.order_bytes < 0 else wanted.order_bytes
     whole = _stretch(art, data, wanted.size_bytes, wanted.options)
     streams = wanted.streams or stream_coder.STREAMS[device.type]
-    wide, _ = _code(path, art, whole, out, streams, wanted.options, device)
+    files: dict[str, bytes] = {}
+    wide, _, files[out] = _code(path, art, whole, out, streams, wanted.options, device)
     printed = run_eval(path, data, dataclasses.replace(wanted.options, max_tokens=len(whole.tokens)), device, wanted.ranks)
     artifact_bytes = os.path.getsize(path)
     faults = [*wide.pop("faults"), printed.fault(len(whole.tokens) - 1, len(whole.said), artifact_bytes)]
     in_order = None
     if order_bytes:
         part = _stretch(art, data, min(order_bytes, len(whole.said)), wanted.options)
-        in_order, coded = _code(path, art, part, f"{out}.order", IN_ORDER, wanted.options, device)
+        name = f"{out}.order"
+        in_order, coded, files[name] = _code(path, art, part, name, IN_ORDER, wanted.options, device)
         exactly = run_eval(path, data, dataclasses.replace(wanted.options, max_tokens=len(part.tokens), exact=True), device, wanted.ranks)
         faults += [*in_order.pop("faults"), *_compare(exactly, printed, coded, part, artifact_bytes)]
         in_order["printed_bpb"] = exactly.bpb
     faults = [fault for fault in faults if fault]
+    if not faults:
+        for name, content in files.items():
+            atomic_write(name, content)
     eval_bpb = float(printed.bits.sum()) / len(whole.said)
     return {
         "passed": not faults,
@@ -119,13 +126,14 @@ def _compare(exactly: Printed, printed: Printed, coded: Coded, part: Stretch, ar
 
 def _code(
     path: str, art: artifact.Artifact, stretch: Stretch, out: str, streams: int, options: EvalOptions, device: torch.device
-) -> tuple[dict[str, Any], Coded]:
-    """Writes the stretch to `out` and decodes it elsewhere: the figures, with "faults", a list of reasons why it is not certified."""
+) -> tuple[dict[str, Any], Coded, bytes]:
+    """Codes the stretch for `out` and decodes it elsewhere: the figures, with "faults", a list of reasons why it is not certified, what the
+    coder did, and the file's bytes."""
     sha, kept = stream_coder.artifact_sha256(path), {name: getattr(options, name) for name in stream_coder.CODED_OPTIONS}
     settings = Settings(len(stretch.tokens), streams, stretch.kind, EvalOptions(**kept))
     data, coded = stream_coder.encode(art, sha, stretch.tokens, settings, device, stretch.said)
-    atomic_write(out, data)
     with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "coded").write_bytes(data)
         decoded = _decode_elsewhere(path, out, Path(folder))
         same_tokens = np.array_equal(np.fromfile(Path(folder) / "tokens", dtype="<u2"), stretch.tokens)
         same_bytes = (Path(folder) / "bytes").read_bytes() == stretch.said
@@ -155,7 +163,7 @@ def _code(
         "encode_seconds": coded.seconds,
         "decode_seconds": decoded["seconds"],
     }
-    return figures, coded
+    return figures, coded, data
 
 
 def text(result: dict[str, Any]) -> str:
@@ -195,8 +203,8 @@ def _stretch(art: artifact.Artifact, data: str, size_bytes: int, options: EvalOp
 
 
 def _decode_elsewhere(path: str, out: str, folder: Path) -> dict[str, Any]:
-    """Runs the decoder as its own process in an empty folder; its report."""
-    command = [sys.executable, "-m", "hybrid", "decompress", str(Path(out).resolve()), "--artifact", str(Path(path).resolve())]
+    """Runs the decoder of `folder`/coded as its own process in that folder, where nothing else is; its report."""
+    command = [sys.executable, "-m", "hybrid", "decompress", "coded", "--artifact", str(Path(path).resolve())]
     command += ["-o", "bytes", "--tokens", "tokens", "--json", "report"]
     done = subprocess.run(
         command,

@@ -292,6 +292,32 @@ def test_more_text_than_there_is_and_a_failing_decoder_are_one_error(tiny_file, 
         certificate(tiny_file, tmp_path, 50)
 
 
+@pytest.mark.parametrize("fails", ["interrupted", "printed otherwise"])
+def test_a_coded_file_has_its_name_only_when_everything_is_proven(tiny_file, tmp_path, monkeypatch, fails):
+    """Until then an older file of that name stays."""
+    write_shard(tmp_path / "x_val_000000.bin", tiny.stream(seed=2, count=3))
+    (tmp_path / "F").write_bytes(b"before")
+
+    def decoded(path, out, folder):
+        if fails == "interrupted":
+            raise KeyboardInterrupt
+        compress.decompress(folder / "coded", folder / "bytes", path, folder / "tokens")
+        return {"wall_s": 1.0, "tokens_per_s": 1.0, "seconds": {}}
+
+    def printed(path, data, options, *_):
+        return Printed(1.0, options.max_tokens - 1, 1, 1, {"blended_bpb": 1.0, "artifact_bytes": 1}, np.ones(options.max_tokens - 1))
+
+    monkeypatch.setattr(certify, "_decode_elsewhere", decoded)
+    monkeypatch.setattr(certify, "run_eval", printed)
+    if fails == "interrupted":
+        with pytest.raises(KeyboardInterrupt):
+            certificate(tiny_file, tmp_path, 50, order_bytes=0)
+    else:
+        result = certificate(tiny_file, tmp_path, 50, order_bytes=0)
+        assert result["tokens_equal"] and result["bytes_equal"] and len(result["faults"]) == 1
+    assert (tmp_path / "F").read_bytes() == b"before" and not (tmp_path / "F.order").exists()
+
+
 def test_decoded_bytes_that_are_not_the_original_ones_are_refused_before_anything_is_written(tiny_file, tmp_path):
     art, sha = artifact.load(tiny_file), stream_coder.artifact_sha256(tiny_file)
     tokens = tiny.stream(seed=2, count=2)
