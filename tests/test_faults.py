@@ -178,6 +178,7 @@ def test_a_log_that_cannot_grow_is_said(worker: Worker, tmp_path: Path) -> None:
     result = worker.run(tmp_path)
     assert result["codes"] == [2, 2] and result["hung"] == []
     assert len(errors(result["said"][0])) == 1 and "cannot write the log: No space left" in result["said"][0]
+    assert "free space, then start again" in result["said"][0] and "--resume" not in result["said"][0]  # there is nothing to continue from
 
 
 def test_a_folder_that_becomes_read_only_keeps_its_checkpoint(worker: Worker, tmp_path: Path) -> None:

@@ -61,7 +61,8 @@ class RunLog:
                 self._file.flush()
             except OSError as error:
                 self.close()
-                raise SeedgramError(f"{self.path}: cannot write the log: {error.strerror}; free space, then --resume") from None
+                again = "--resume" if self.path.with_name("checkpoint.bin").exists() else "start again"
+                raise SeedgramError(f"{self.path}: cannot write the log: {error.strerror}; free space, then {again}") from None
 
     def show(self, event: str, **values: Any) -> None:
         """The same record on disk and as one aligned line on screen."""
