@@ -1,7 +1,7 @@
 """Private folders of whole files below the user's cache folder: what can be made again, kept for the next start.
 
-A kind of files, as `kernels`, lies in `$XDG_CACHE_HOME/seedgram/kernels` (`~/.cache` without that variable; `~/Library/Caches` on macOS), a
-folder for each key.  SEEDGRAM_CACHE_DIR names another place; set and empty, it switches the cache off.
+A kind of files, as `kernels`, has a folder for each key in `$XDG_CACHE_HOME/seedgram/kernels`, or where that system keeps such files.
+SEEDGRAM_CACHE_DIR names another place; set and empty, it switches the cache off.
 """
 
 import hashlib

@@ -53,8 +53,8 @@ class TokenBytes:
 def accounting(paths: Sequence[str | os.PathLike[str]], model: bytes) -> tuple[TokenBytes, str]:
     """What scoring divides by for some shards, and the same in words, for every output beside a figure.
 
-    Tokens of losslessly prepared shards decode to the documents' bytes, a space at the beginning of a document included.  The challenge drops
-    that space: in other shards the tokenizer may have put it in, and no figure may be divided by a byte that was not there.
+    Tokens of losslessly prepared shards decode to the documents' bytes, a space at the beginning included.  The challenge drops that space:
+    in other shards the tokenizer may have put it in, and no figure may be divided by a byte that was not there.
     Raises DataError as `check_shards`, which this calls."""
     encoding = check_shards(paths, model).get("encoding", "")
     how = {

@@ -31,8 +31,8 @@ _leaving = threading.Lock()
 def together(ranks: Ranks) -> Iterator[None]:
     """Around everything that several ranks do: when one fails, all end, and the first rank says why in one line.
 
-    With one rank: nothing.  Leaves the process on failure, with exit code 2 (1 for a fault in the program), without
-    destructors, which may wait for peers that are gone; a checkpoint that is being written is waited for."""
+    With one rank: nothing.  Leaves the process on failure, with exit code 2 (1 for a fault in the program), without destructors, which may
+    wait for peers that are gone, but not before a checkpoint is written."""
     if ranks.world == 1:
         yield
         return

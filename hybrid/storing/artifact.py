@@ -25,9 +25,9 @@ from ngram.threads import each
 
 MAGIC = b"SEEDGRAM"
 VERSION = 3  # 2: sections are packed by brotli alone; fewer settings; 3: large sections in parts
-MAX_EXPANSION = 64  # raw bytes a packed byte, beside SPARE_BYTES: weights are near-random, and even half zeros stay below
+MAX_EXPANSION = 64  # raw bytes a packed byte, beside SPARE_BYTES: even of weights that are half zeros
 SPARE_BYTES = 1 << 20
-MAX_MAP_ENTRIES = 1 << 31  # 4 GiB, regenerated from seeds: no file pays for them, so nothing else bounds them
+MAX_MAP_ENTRIES = 1 << 31  # 4 GiB, regenerated from seeds: nothing else bounds them
 STORED_AS_IS = {"ngram", "gate"}  # entropy-coded already, or tiny
 
 
@@ -116,7 +116,7 @@ def load(path: str | os.PathLike[str], decode: Callable[[bytes], NgramTable] = t
 
 
 def _parse(header: Mapping[str, Any], packed: Mapping[str, bytes]) -> tuple[Config, dict[str, torch.Tensor], dict[str, bytes]]:
-    """Settings, weights and sections, each well-formed by itself.  Raises FileFormatError for what parsers raise, and only they run here."""
+    """Settings, weights and sections, each well-formed by itself.  Raises FileFormatError for whatever the parsers raise."""
     try:
         config = Config.from_json(header["config"])
         if not isinstance(header["maps"], dict):
@@ -141,7 +141,7 @@ def _unpacked(section: bytes, chosen: Any, raw_bytes: Any) -> bytes:
 
 
 def _check_shapes(config: Config, state: Mapping[str, torch.Tensor]) -> None:
-    """Raises FileFormatError unless the stored tensors are those of the model: before memory is taken for maps that no file pays for."""
+    """Raises FileFormatError unless the stored tensors are those of the model, before memory is taken for its maps."""
     with torch.device("meta"):
         plan = HybridLM(config.model, fill_maps=False)
     wanted = {name: tensor.shape for name, tensor in plan.state_dict().items()}

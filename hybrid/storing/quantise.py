@@ -2,8 +2,7 @@
 
 A quantised row is `integer · scale`, integers in ±(2^(bits-1) - 1), one value a byte (the codecs squeeze unused bits out); of more than
 8 bits, the upper 8 are kept apart from the noisy rest.  The scale is a float16 times a power of two that the tensor shares, so that tiny
-rows keep their precision.  The clipping point of each row is the one with the least squared error.  Plain numpy with a fixed order of
-summation: the same weights give the same bytes.
+rows keep their precision.  Plain numpy with a fixed order of summation: the same weights give the same bytes.
 """
 
 import io
@@ -75,8 +74,8 @@ def dequantise_rows(integers_OI: Integers, stored: F16, exponent: int) -> F32:
 def _scales(name: str, values: F32, top: int, config: QuantConfig, counts_V: F64 | None) -> F64:
     """(O,) scales by the settings of the tensor's kind: the best, or given steps.
 
-    An entropy coder pays for spread, not for range, so rows of one importance get one step; a row of the tied embedding matters as often as
-    its token occurs.  Nothing is clipped then: a row whose entries are too large for its step gets a larger one."""
+    An entropy coder pays for spread, not for range, so rows of one importance get one step; one of the tied embedding matters as often as
+    its token occurs.  Nothing is clipped then: a row with entries too large for its step gets a larger one."""
     kind, is_tied = parameter_kind(name, values.ndim), name == "embedding"
     step = config.weight_step if kind == "matrix" else config.embed_step if is_tied else config.table_step
     if not step:

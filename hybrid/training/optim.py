@@ -19,7 +19,7 @@ PAD_BELOW = 128  # short sides up to this are padded to one common batch: launch
 
 
 def newton_schulz(x_NSL: Tensor, iterations: int) -> Tensor:
-    """Nearly the nearest semi-orthogonal matrices of a batch (N, short, long), in its dtype.  Zero rows or columns stay zero."""
+    """Nearly the nearest semi-orthogonal matrices of a batch (N, short, long).  Zero rows or columns stay zero."""
     a, b, c = NS_COEFFICIENTS
     x = x_NSL / (x_NSL.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(iterations):

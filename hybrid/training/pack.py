@@ -80,7 +80,7 @@ def pack(
 def _fit_gate(
     config: Config, model: HybridLM, ahead: TableAhead, loader: Loader, ranks: Ranks, packer: artifact.Packer, log: RunLog
 ) -> dict[str, Any]:
-    """Adds the sections "ngram", which fills what the budget leaves, and "gate"; returns the gate's kind and the positions it was fitted on."""
+    """Adds "ngram", which fills what the budget leaves, and "gate"; returns the gate's kind and the positions it was fitted on."""
     with log.phase("table") as figures:  # what is left of it
         stages = ahead.stages()
         figures |= ahead.figures

@@ -4,8 +4,8 @@ The worth of n-gram h w is the number of bits that the counted text would cost m
 itself, where p̄ = (λ(h) + discounted share)·p(w|h′), less what h's other words gain by the larger λ: the relative entropy of Stolcke (1998),
 over raw counts.  The price of an n-gram is about the bits that the codec needs for it, few where the shorter context leads one to expect
 it.  An n-gram is worth at least as much as any that has it as its context or suffix, so the most valuable ones are closed under both.
-An n-gram that is left out counts in its suffix with all its occurrences instead of as one left neighbour (Kneser pruning: Siivola,
-Hirsimäki & Virpioja 2007), as the shorter n-gram must now predict all of them.
+One that is left out counts in its suffix, which must now predict it, with all its occurrences instead of as one left neighbour (Kneser
+pruning: Siivola, Hirsimäki & Virpioja 2007).
 """
 
 from collections.abc import Callable
