@@ -19,7 +19,7 @@ class DataError(SeedgramError):
 
 
 class LeakageError(SeedgramError):
-    """A score would have seen its own token, or a state update came out of order."""
+    """A score would have seen its own token, or an update came out of order."""
 
 
 def one_line(error: BaseException) -> str:

@@ -18,7 +18,7 @@ EPILOG = "Defaults in brackets are those of a new configuration; --preset P --de
 
 
 def settings_of(flags: argparse.Namespace, environment: Mapping[str, str]) -> Config:
-    """What the flags and the environment say; places that only the environment names are filled in.  Raises UsageError or ConfigError."""
+    """What flags and environment say; places that only the environment names are filled in.  Raises UsageError or ConfigError."""
     outside = challenge_settings(environment)
     for name in NEEDED:
         setattr(flags, name, getattr(flags, name) or outside.get(name))
@@ -62,7 +62,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Prints a description, or trains; the exit code says whether the run ended or a signal stopped it."""
+    """Prints a description, or trains; the exit code says whether a signal stopped the run."""
     settings = settings_of(flags, os.environ)
     from hybrid.model.parameters import describe  # torch loads here, and not for --help
     from hybrid.parallel import failures, ranks

@@ -83,7 +83,7 @@ def check_manifest(paths: Sequence[Path], *, allowed: bool = False) -> dict[str,
 
 
 def check_scored(paths: Sequence[Path], bos: int, *, allowed: bool = False) -> None:
-    """`check_manifest` before scoring; also says when documents come again in the shards, which `prepare` would have left out."""
+    """`check_manifest` before scoring; also warns of documents that come again, which `prepare` would have left out."""
     match check_manifest(paths, allowed=allowed):
         case {"settings": {"keep_duplicates": False}}:
             return

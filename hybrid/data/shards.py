@@ -88,7 +88,7 @@ class Stream:
 
     @cached_property
     def digests(self) -> list[str]:
-        """Of each shard, as it was when this was first asked for."""
+        """Of each shard, as it was when first asked for."""
         return [digest(shard) for shard in self.shards]
 
     def read(self, start: int, stop: int) -> Tokens:
@@ -118,7 +118,7 @@ class Stream:
 
 
 def predictable(paths: Iterable[str | os.PathLike[str]], vocab_size: int | None = None) -> Stream:
-    """A stream to score.  Raises DataError when there is nothing in it: token 0 is given, so a stream needs two."""
+    """A stream to score.  Raises DataError where there is nothing in it: token 0 is given, so it needs two."""
     stream = Stream(paths, vocab_size)
     if len(stream) < 2:
         raise DataError(f"{stream.paths[0]}: {len(stream)} tokens, and so none to predict; make it again from more text")
@@ -132,7 +132,7 @@ def permutation(count: int, seed: int, epoch: int) -> I64:
 
 
 def holdout_start(stream: Stream, holdout_tokens: int, bos: int = BOS) -> int:
-    """Where the held-out end begins: at the BOS nearest to holdout_tokens before the end; exactly there when none lies within half that."""
+    """Where the held-out end begins: at the BOS nearest to holdout_tokens before the end; exactly there if none is within half that."""
     exact = len(stream) - holdout_tokens
     if holdout_tokens == 0:
         return exact

@@ -8,7 +8,7 @@ DEVICES = ("auto", "cuda", "cpu")
 
 
 def known_device(name: str) -> str:
-    """The name, where it is one of DEVICES.  Raises UsageError for any other, rather than run on the CPU without a word."""
+    """The name, if it is one of DEVICES.  Raises UsageError for any other, rather than run on the CPU unasked."""
     if name in DEVICES:
         return name
     if name.startswith("cuda:"):

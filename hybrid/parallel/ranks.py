@@ -33,7 +33,7 @@ class DeviceError(SeedgramError):
 
 
 def of_peers(error: BaseException) -> BaseException:
-    """A RankError for an error of a collective that means that a peer is gone; any other as it is."""
+    """A RankError for a collective's error that means that a peer is gone; any other as it is."""
     words = str(error).lower()
     if not (isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and ("gloo" in words or "nccl" in words))):
         return error

@@ -180,7 +180,7 @@ class Config:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Config":
-        """Raises ConfigError on unknown or missing fields, wrong types and values out of range."""
+        """Raises ConfigError on unknown or missing fields, wrong types, values out of range."""
         return _read(cls(), data, "config")
 
 

@@ -21,7 +21,7 @@ from ngram.compiled import njit
 DAMPING = 0.01  # share of the mean diagonal added to it, as in the paper
 BLOCK = 128  # columns whose updates are gathered before they reach the rest; a multiple of 4
 ROWS = 16  # that a thread rounds at a time
-MAX_FAN_IN = 4096  # above, the second moments alone take hundreds of megabytes; such matrices are rounded to nearest
+MAX_FAN_IN = 4096  # above, second moments take hundreds of megabytes: rounded to nearest
 
 
 def second_moments(model: HybridLM, windows: Iterable[Tensor]) -> dict[str, F64]:

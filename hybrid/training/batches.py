@@ -43,7 +43,7 @@ class Batches:
 
 
 class LossReader:
-    """Reads the losses of the steps after `step` without waiting for the device: each is copied asynchronously and read QUEUE_STEPS later.
+    """Reads the losses of the steps after `step` QUEUE_STEPS later, without waiting for the device.
 
     timeout_s: that the device may take for one step.  Raises TrainError, naming the step, for a NaN or infinite loss, and RankError when
     the device hangs (in NCCL, on a rank that is gone)."""

@@ -1,7 +1,7 @@
 """Checkpoints: everything a killed run needs to end in the same bits, in one atomic file.  No pickle.
 
 The file is a container (ngram/container.py): JSON header with the settings and numbers, one section per tensor.  Counts are not
-stored: on resume they are counted again, at millions of tokens a second, which gives the same table bit for bit.
+stored: counted again on resume, at millions of tokens a second, they give the same table bit for bit.
 """
 
 import json
@@ -75,7 +75,7 @@ class Writer(Worker):
 
 
 def check_resume(path: Path, resume: str | None) -> None:
-    """Raises SeedgramError for a --resume with nothing to continue from: it would train from the beginning, and nobody would know.
+    """Raises SeedgramError for a --resume with nothing to continue from, which would train from the beginning without a word.
 
     resume: "yes", "auto" (start from the beginning where there is no checkpoint), or None."""
     if resume == "yes" and not path.exists():

@@ -24,8 +24,8 @@ from ngram.table import NgramTable
 def fit_gate(model: HybridLM, table: NgramTable, holdout_tokens: Tokens, device: torch.device, config: Config) -> Gate:
     """The gate for `model` and `table` as a reader of the artifact gets them.
 
-    holdout_tokens (n,) uint16: training text that was neither trained on nor counted; the cache goes on learning over it exactly
-    as at evaluation.  First the product's exponents are fitted, on its beginning; with them the weights, on all of it.  Below
+    holdout_tokens (n,) uint16: training text that was neither trained on nor counted; the cache goes on learning over it as at
+    evaluation.  First the product's exponents are fitted, on its beginning; with them the weights, on all of it.  Below
     fit.SMALLEST positions the exponents are constants, and the gate is a smaller one; without any: the fallback gate."""
     if len(holdout_tokens) < 2:
         return load_gate()

@@ -27,7 +27,7 @@ class Inputs:
 
 
 def read_inputs(data: str, tokenizer_path: str, settings: Config, ranks: Ranks, *, allow_overlap: bool = False) -> Inputs:
-    """Reads and checks everything that a run of `settings` needs.
+    """Reads and checks all that a run of `settings` needs.
 
     data: folder of shards.  tokenizer_path: the SentencePiece model that made them.  allow_overlap: of validation and training documents.
     Raises SeedgramError, naming the file or setting."""

@@ -155,7 +155,7 @@ def build(model: nn.Module, config: TrainConfig) -> list[Optimiser]:
 
 
 def lr_factor(share: float, config: TrainConfig) -> float:
-    """Multiplier of every learning rate at this share of the run: linear rise, flat, linear fall to lr_floor."""
+    """Multiplier of learning rates at this share of the run: linear rise, flat, linear fall to lr_floor."""
     rise = 1.0 if config.lr_warmup <= 0 else min(1.0, (share + 1e-3) / config.lr_warmup)
     fall = 1.0 if config.lr_decay <= 0 else min(1.0, max(0.0, 1 - share) / config.lr_decay)
     return min(rise, config.lr_floor + (1 - config.lr_floor) * fall)

@@ -61,8 +61,8 @@ def pack(
 ) -> dict[str, Any]:
     """Writes `out`/artifact.bin; returns its books as "bytes" ({section: bytes}), and what the "gate" is.  Rank 0 only.
 
-    The gate is fitted on what a reader of the file will have: dequantised weights, decoded cache, and the training text that
-    was held out from both training and counting.  The loss through quantisation is measured on that text, too."""
+    The gate is fitted on what a reader of the file will have, dequantised weights and decoded cache, over the training text that was
+    neither trained on nor counted.  The loss through quantisation is measured on that text, too."""
     packer = artifact.Packer(config, tokenizer, map_checksums(model))
     with log.phase("quantised"):
         calibration = _calibration(config, model, loader, ranks), _token_counts(config, loader)

@@ -1,4 +1,4 @@
-"""One log, two readers: JSON lines on disk, one aligned line on screen, the same keys."""
+"""One log, two readers: JSON lines on disk, an aligned line on screen, the same keys."""
 
 import json
 import platform
@@ -19,7 +19,7 @@ from ngram.terminal import stage
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Commit, versions and device: what a reader of the log needs to judge its figures."""
+    """Commit, versions and device, to judge the log's figures by."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     return {"commit": _commit(), "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version(), "device": name}
 
@@ -72,7 +72,7 @@ class RunLog:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[dict[str, Any]]:
-        """Says on a terminal what is going on while the body runs, then shows the figures that it put into the dict, and the seconds."""
+        """Says on a terminal what is going on while the body runs, then shows the figures that it put into the dict, and its seconds."""
         begin, figures = time.monotonic(), dict[str, Any]()
         with stage(name):
             yield figures
@@ -81,7 +81,7 @@ class RunLog:
 
     @contextmanager
     def bar(self, what: str) -> Iterator[None]:
-        """Shows the share of the run that is done, and the newest figures beside it, while the body runs."""
+        """Shows the share of the run that is done, and the newest figures, while the body runs."""
         columns = "{task.description}", BarColumn(), "{task.percentage:>3.0f}%", TimeElapsedColumn(), "{task.fields[note]}"
         with Progress(*columns, console=self._console, transient=True, disable=self._console.quiet) as self._bar:
             self._task = self._bar.add_task(what, total=1.0, note="")

@@ -1,4 +1,4 @@
-"""What a run has reached: weights, optimisers, steps and seconds.  It goes into a checkpoint, and a resumed run continues from it."""
+"""What a run has reached: weights, optimisers, steps and seconds; what a checkpoint holds."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from hybrid.training.batches import TrainError
 
 @contextmanager
 def _fitting() -> Iterator[None]:
-    """Turns what goes wrong with a checkpoint's contents into one line."""
+    """Turns what is wrong with a checkpoint's contents into one line."""
     try:
         yield
     except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, OverflowError) as error:
@@ -39,7 +39,7 @@ class RunState:
         self.optimisers = optim.build(self.model, self.config.train)
 
     def freeze_late(self) -> None:
-        """Progressive freezing: what was trained so far stays as it is, and is stored like any learned weight."""
+        """Progressive freezing: what was trained stays as it is, and is stored like any learned weight."""
         self.model.freeze_learned()
         self._collect()
         self.frozen_late = True

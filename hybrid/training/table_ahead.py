@@ -1,4 +1,4 @@
-"""TableAhead: from counts to a table that only waits for its size, made beside training once everything is counted."""
+"""From counts to a table that only waits for its size, made beside training once everything is counted."""
 
 import time
 from functools import partial

@@ -1,8 +1,7 @@
 """The training loop: loader → model → optimisers, n-grams counted beside it on the host, checkpoints off the hot path.
 
-One step: rows from the loader (host) → copy to the device → forward, backward → sum of gradients over ranks → optimisers; the
-same rows go to the counting thread the first time that they are seen.  The host runs at most QUEUE_STEPS ahead of the device, so
-the wall clock it reads is the device's to within that many steps, and nothing waits.
+docs/architecture.md follows a row through it.  The host runs at most QUEUE_STEPS ahead of the device, so the wall clock it reads is the
+device's to within that many steps, and nothing waits.
 """
 
 import math
@@ -74,9 +73,8 @@ class Trainer:
         self.val_tokens = val_tokens
 
     def forward_backward(self, rows: U16) -> torch.Tensor:
-        """Accumulates gradients of the mean loss over all ranks.  Returns this rank's mean loss, a scalar on the device in nats.
-
-        It is NaN if the gradient of any rank is NaN or infinite."""
+        """Accumulates gradients of the mean loss over all ranks.  Returns this rank's mean loss, a scalar on the device in nats, NaN where
+        the gradient of any rank is NaN or infinite."""
         pairs = self.batches.to_device(rows)
         total = torch.zeros((), device=self.ranks.device)
         for inputs, targets in pairs:
@@ -101,7 +99,7 @@ class Trainer:
         self.state.gradients.zero_()
 
     def count(self, step: int, rows: U16) -> None:
-        """Hands the rows seen for the first time to the counting thread; when there are none left, the table is begun on idle cores."""
+        """Hands rows seen for the first time to the counting thread; when none are left, the table is begun on idle cores."""
         if self.ahead is not None and not self.ahead.begun:
             fresh = self.batches.loader.is_first_epoch(step)
             if fresh.any():
@@ -111,7 +109,7 @@ class Trainer:
                 self.ahead.begin()
 
     def warm_up(self) -> float:
-        """Compiles and warms everything that the run will use, then restores weights and optimisers.  Counts nothing.  Returns seconds."""
+        """Compiles and warms all that the run will use, then restores weights and optimisers.  Counts nothing.  Returns seconds."""
         begin = time.monotonic()
         before = [p.detach().clone() for p in self.state.parameters]
         fresh = [optimiser.state_dict() for optimiser in self.state.optimisers]
@@ -139,7 +137,7 @@ class Trainer:
         self.model.set_fake_bits(self.config.quant.weight_bits, self.config.quant.weight_step)
 
     def _warm_later_phases(self, rows: U16) -> None:
-        """The graphs of late rounding and of progressive freezing, so that nothing is compiled in the middle of a run."""
+        """The graphs of late rounding and of progressive freezing, so that nothing is compiled mid-run."""
         if self.config.train.qat_from >= 0:
             self._round()
             self.forward_backward(rows)
@@ -190,7 +188,7 @@ class Trainer:
             self._round()
 
     def _watch(self) -> float:
-        """Logs the validation loss over the first VAL_TOKENS; returns the seconds it took, which the clock does not count."""
+        """Logs the validation loss over the first VAL_TOKENS; returns the seconds it took, outside the clock."""
         begin = time.monotonic()
         synchronize(self.ranks.device)
         if self.val_tokens is not None:
@@ -212,7 +210,7 @@ class Trainer:
         return warmup_s
 
     def restore(self, tree: dict[str, Any]) -> None:
-        """Continues from a checkpoint's tree, and counts again what was counted before.  Raises TrainError when it does not fit this run."""
+        """Continues from a checkpoint's tree, counting anew.  Raises TrainError when it does not fit this run."""
         self.state.restore(tree)
         for step in range(self.state.step):
             if not self.batches.loader.is_first_epoch(step).any():

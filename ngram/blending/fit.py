@@ -1,4 +1,4 @@
-"""Fitting a gate by maximum likelihood, on held-out text: deterministic, stopped early by a split of that same text."""
+"""Fitting a gate by maximum likelihood, on held-out text: deterministic, stopped early by a split of that text."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -52,8 +52,8 @@ def fit(features_NF: F32, probs_NK: F64, gate: Gate) -> Gate:
 
 
 def _fit_little(x_NF: F64, probs_NK: F64, base: Gate) -> Gate:
-    """A gate without hidden units.  How many epochs its weights learn from the features, beginning at the best constants, is what predicts
-    stretches of the text best that were held out in turn: none at all leaves the constants."""
+    """A gate without hidden units.  Its weights learn from the features, beginning at the best constants, for as many epochs as predict
+    stretches best that were held out in turn: none leaves the constants."""
 
     def training(gate: Gate, rows: np.ndarray) -> Iterator[None]:
         gate.parameters[4][:] = _constants(probs_NK[rows])

@@ -3,7 +3,7 @@
 A small softmax network: weights(x) = (1 - FLOOR) · softmax([0, W2 · tanh(W1 x + b1) + W3 x + b2]) + FLOOR / K over standardised,
 clipped features x.  The mixture Σ_k weight_k · p_k is a distribution as long as the weights do not look at the token that comes.
 Fitted by maximum likelihood on text that was neither trained on nor counted; then adapted score-first, one gradient step a chunk.
-Everything is float64 in plain loops: a row's weights do not depend on the batch it is in, and every rank computes the same bits.
+All is float64 in plain loops: a row's weights do not depend on its batch, and every rank computes the same bits.
 The same features give the exponents of the expert that multiplies two others (product.py); those stay as fitted.
 
 Shapes: N positions, F features, K experts, H hidden units.
@@ -216,15 +216,15 @@ class Gate:
             sizes = [math.prod(shape) for shape in shapes]
             if magic != _MAGIC or outputs < 1 or len(flat) != sum(sizes) or not np.isfinite(flat).all() or not math.isfinite(rate):
                 raise ValueError("wrong magic, size or values")
+            arrays = [part.reshape(shape) for part, shape in zip(np.split(flat, np.cumsum(sizes)[:-1]), shapes, strict=True)]
+            if not (arrays[1] > 0).all():
+                raise ValueError("scale must be positive")
         except (struct.error, ValueError, TypeError) as error:
             raise FileFormatError(f"gate: malformed gate ({error}); pack the artifact again") from None
         if stored != tuple(names):
             raise FileFormatError(f"gate: gate made for features {', '.join(map(str, stored))}, this program has {', '.join(names)}; fit it again")
         if experts and found != experts:
             raise FileFormatError(f"gate: gate of {found} experts, this program has {experts}; pack the artifact again")
-        arrays = [part.reshape(shape) for part, shape in zip(np.split(flat, np.cumsum(sizes)[:-1]), shapes, strict=True)]
-        if not (arrays[1] > 0).all():
-            raise FileFormatError("gate: malformed gate (scale must be positive); pack the artifact again")
         return cls(stored, arrays[0], arrays[1], arrays[2:7], rate, arrays[7])
 
 

@@ -9,7 +9,7 @@ CLASSES = 64  # of a candidate: its count as a child of the suffix context, thre
 
 @njit
 def sort_range(values, start, stop):
-    """Sorts values[start:stop] in place, by insertion where it is short, which it nearly always is."""
+    """Sorts values[start:stop] in place, by insertion where it is short, as nearly always."""
     if stop - start > 32:
         values[start:stop] = np.sort(values[start:stop])
         return
