@@ -8,8 +8,8 @@ from ngram.container import atomic_write
 from ngram.terminal import OneLineParser, output
 
 
-def parse(argv: list[str], prog: str = "eval.py") -> argparse.Namespace:
-    parser = OneLineParser(prog=prog, description="Scores an artifact on validation shards; `audit` and `certify` prove the score.")
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = OneLineParser(prog="eval.py", description="Scores an artifact on validation shards; `audit` and `certify` prove the score.")
     add_flags(parser)
     return parser.parse_args(argv)
 

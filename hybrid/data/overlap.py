@@ -73,7 +73,7 @@ def check_overlap(train: Stream, val: Stream, bos: int, *, allowed: bool = False
         _say_or_refuse(f"{val.paths[0]}: {shared.documents:,} of {shared.of_documents:,} validation documents, {shared.share:.2%} of the tokens,", allowed)
 
 
-def check_manifest(paths: Sequence[Path], *, allowed: bool = False) -> dict[str, Any]:
+def check_manifest(paths: Sequence[Path], *, allowed: bool) -> dict[str, Any]:
     """The manifest of some validation shards.  The same check for a folder that was prepared with --overlap keep."""
     manifest = manifest_of(paths)
     match manifest:
@@ -82,7 +82,7 @@ def check_manifest(paths: Sequence[Path], *, allowed: bool = False) -> dict[str,
     return manifest
 
 
-def check_scored(paths: Sequence[Path], bos: int, *, allowed: bool = False) -> None:
+def check_scored(paths: Sequence[Path], bos: int, *, allowed: bool) -> None:
     """`check_manifest` before scoring; also warns of documents that come again, which `prepare` would have left out."""
     match check_manifest(paths, allowed=allowed):
         case {"settings": {"keep_duplicates": False}}:
