@@ -31,7 +31,7 @@ def thresholds(min_raw: Sequence[int] | None, order: int, counted: int) -> list[
     return wanted
 
 
-def build_table(run: Run, vocab_size: int, bos: int, order: int | None = None, min_raw: Sequence[int] | None = None) -> NgramTable:
+def build_table(run: Run, vocab_size: int, bos: int, order: int | None = None, min_raw: Sequence[int] | None = None, spent: bool = False) -> NgramTable:
     """Kneser–Ney table of a run; n-grams whose raw count is under min_raw[n-1] are dropped.
 
     order: that of the longest n-grams, at most and by default run.order; the table holds all shorter ones too.
@@ -40,7 +40,7 @@ def build_table(run: Run, vocab_size: int, bos: int, order: int | None = None, m
     of everything counted.  An n-gram whose context was never counted (rows cut out of a stream) is left out.
     Kneser & Ney (1995), Chen & Goodman (1999).  Raises SeedgramError on an order or thresholds that make no sense."""
     wanted = thresholds(min_raw, run.order if order is None else order, run.order)
-    builder = _Builder(run, vocab_size, bos, len(wanted))
+    builder = _Builder(run, vocab_size, bos, len(wanted), spent)
     for n in range(1, len(wanted) + 1):
         builder.add_order(n, wanted[n - 1] if n > 1 else 1)
     return builder.table()
@@ -53,19 +53,20 @@ class _Builder:
     """The orders so far.  entries, starts, filled: of the next one, as in kernels.place; below: of the last one, as there; moved: rows in the table of
     what was placed last, None while all is in it."""
 
-    def __init__(self, run: Run, vocab_size: int, bos: int, top: int):
+    def __init__(self, run: Run, vocab_size: int, bos: int, top: int, spent: bool):
         self.vocab_size, self.bos, self.top, self.total = vocab_size, bos, top, run.total()
         self.orders: list[_Order] = []
         self.pruned: list[U32] = []
         self.token_bits = int(vocab_size).bit_length()
         found = self._walk(run)
-        # Room for one order after the other: fresh memory would cost as much time as what is written to it.
-        self.rooms = [np.empty((max(self.sizes[n::2], default=0), 2), np.int64) for n in (0, 1)]
-        self.suffix_rooms = [np.empty(max(self.sizes[n:-1:2], default=0), np.uint32) for n in (0, 1)]
-        self.entries, self.starts = np.zeros((vocab_size, 2), np.int64), np.tile(np.arange(vocab_size), (len(self.cuts) - 1, 1))
-        self.entries[:, 0] = np.arange(vocab_size) | (0 if top == 1 else len(self.records) - 6) << TOKEN_BITS  # an empty list
-        self.entries[np.where(found < 0, ~found, found) & ((1 << TOKEN_BITS) - 1), 0] = found
-        self.filled = self.starts + self.tally[0]
+        # What comes next is written where something is done with: fresh memory would cost as much time as what is written to it.
+        hi, lo = (run.hi, run.lo) if spent else np.empty((2, len(run)), np.uint64)
+        self.words = hi.view(np.int64), np.empty(self.stride // 2, np.int64)
+        self.suffixes = *lo.view(np.uint32).reshape(2, -1), np.empty(len(run), np.uint32)
+        words, self.starts = np.arange(vocab_size), np.tile(np.arange(vocab_size), (len(self.cuts) - 1, 1))
+        words |= (0 if top == 1 else len(self.records) - 6) << TOKEN_BITS  # an empty list
+        words[np.where(found < 0, ~found, found) & ((1 << TOKEN_BITS) - 1)] = found
+        self.entries, self.filled = (words, np.zeros(vocab_size, np.uint32), np.zeros(vocab_size, np.uint32)), self.starts + self.tally[0]
         self.below = np.zeros(1, np.uint32), np.zeros_like(self.starts), np.ones_like(self.starts)
         self.moved: U32 | None = None
 
@@ -80,7 +81,7 @@ class _Builder:
         groups = np.repeat(np.arange(len(cuts)), np.diff(self.cuts))
         least = max(1, self.top - kernels.TAIL_BITS // self.token_bits)
         setting = np.array([self.top, self.bos, run.bits, least, self.token_bits])
-        stride = 2 * len(run)  # of an order: a record and the first word of a list for each entry, at most
+        stride = self.stride = 2 * max(len(run), self.vocab_size)  # of an order: a record and the first word of a list for each entry, at most
         self.records = np.empty(self.top * stride + 6, np.int64)  # most of it is never touched and takes no memory
         self.records[-6:] = 0
         found = np.zeros((len(cuts), self.top, 5), np.int64)
@@ -101,10 +102,12 @@ class _Builder:
     def add_order(self, n: int, min_raw: int) -> None:
         """Adds the next order, and makes the entries of the one behind it.  n-grams that occur less than min_raw times are dropped."""
         size, highest, tally = self.sizes[n - 1], n == self.top, self.tally[n % self.top]
-        suffixes, grown = self.suffix_rooms[(n - 1) % 2][: 0 if highest else size], self.rooms[n % 2][: None if highest else self.sizes[n]]
-        tokens, counts = np.empty(size, token_type(self.vocab_size)), np.empty(size, np.uint16)
-        both = grown.reshape(-1).view(np.uint32) if highest and 8 * size <= grown.nbytes else np.empty(2 * size, np.uint32)
-        parents, raw = both[:size], both[size : 2 * size]
+        kind, words = token_type(self.vocab_size), self.words[(n + 1 - self.top) % 2]
+        room = self.records[(n - 1) * self.stride : n * self.stride].view(np.uint8)
+        pieces = np.split(words.view(np.uint8) if highest else room, np.cumsum([4 * size, 4 * [*self.sizes, 0][n], kind.itemsize * size]))
+        raw, parents, tokens = pieces[0].view(np.uint32), pieces[1].view(np.uint32), pieces[2].view(kind)
+        counts = (room if highest else pieces[3]).view(np.uint16)[:size]
+        grown = words, parents, parents if n > self.top - 2 else self.suffixes[(self.top - 2 - n) % 3]
         stops = np.cumsum(tally.T.reshape(-1)).reshape(tally.T.shape).T
         starts, room = stops - tally, self.starts + self.tally[n - 1]
         places, ends = starts.copy(), room.copy()
@@ -112,14 +115,14 @@ class _Builder:
 
         def part(group: int) -> U32:
             over, span = np.empty((self.total // FULL + 1, 2), np.uint32), self.cuts[group : group + 2]
-            buckets, out = (self.starts, self.filled, ends), (tokens, parents, counts, raw)
-            found = kernels.place(self.records, self.entries, grown, span, setting, buckets, self.below, places[group], suffixes, out, over)
+            buckets, out = (self.starts, self.filled, ends), (tokens, counts, raw)
+            found = kernels.place(self.records, self.entries, grown, span, setting, buckets, self.below, places[group], out, over)
             return over[:found]
 
         over = np.concatenate(each(part, range(len(starts))))
-        self.below = suffixes, self.starts, np.maximum(ends, ends[0]) if n == 1 else ends  # single tokens have no second one
+        self.below = self.entries[2], self.starts, np.maximum(ends, ends[0]) if n == 1 else ends  # single tokens have no second one
+        order, pruned = (tokens, self.entries[1], counts, raw, over), np.zeros(len(self.orders[-1][0]) if n > 1 else 1, np.uint32)
         self.entries, self.starts, self.filled = grown, starts, places
-        order, pruned = (tokens, parents, counts, raw, over), np.zeros(len(self.orders[-1][0]) if n > 1 else 1, np.uint32)
         if min_raw > 1 or self.moved is not None or not np.array_equal(ends, room):
             order, pruned = self._drop(order, min_raw)
         self.orders.append(order)

@@ -98,8 +98,7 @@ def walk(
 
 @njit
 def place(
-    records: Array, entries: Array, grown: Array, group: Array, setting: Array, buckets: Array, below: Array, places: Array, suffixes: Array,
-    out: Array, over: Array,
+    records: Array, entries: Array, grown: Array, group: Array, setting: Array, buckets: Array, below: Array, places: Array, out: Array, over: Array
 ) -> int:  # fmt: skip
     """The rows of one order whose first token is in a group (first, behind the last), and the entries of the next order that prolong them.
 
@@ -111,7 +110,9 @@ def place(
     vocab, width, n, top, bos = setting
     starts, filled, ends = buckets
     theirs, their_starts, their_ends = below
-    tokens, parents, counts, raws = out
+    words, parents, suffixes = entries
+    grown_words, grown_parents, grown_suffixes = grown
+    tokens, counts, raws = out
     mask, k = (1 << width) - 1, 0
     lists, facts, neighbours, unused = np.empty((4, BLOCK), np.int64)
     for a in range(group[0], group[1]):
@@ -120,14 +121,13 @@ def place(
             for block in range(at, filled[g, a], BLOCK):
                 size, m = min(BLOCK, filled[g, a] - block), 0
                 for i in range(size if n < top else 0):
-                    lists[m] = entries[block + i, 0] >> TOKEN_BITS
+                    lists[m] = words[block + i] >> TOKEN_BITS
                     m += lists[m] >= 0
                 for i in range(m):  # no branch waits for memory here, so these reads overlap; most lists end within two lines of the cache
                     facts[i], neighbours[i], unused[i] = records[lists[i]], records[lists[i] + 1], records[lists[i] + 5]
                 m = 0
                 for i in range(size):
-                    word, pair = entries[block + i, 0], entries[block + i, 1]
-                    context = pair & U32_MAX
+                    word, context = words[block + i], parents[block + i]
                     if j < end:
                         j += theirs[j] < context
                     while j < end and theirs[j] < context:
@@ -135,7 +135,7 @@ def place(
                     if j == end or theirs[j] != context:
                         m += word >= 0
                         continue
-                    raw, token, grown_pair = word >> TOKEN_BITS, word & _LOW_TOKEN, (at << 32) | j
+                    raw, token = word >> TOKEN_BITS, word & _LOW_TOKEN
                     count = raw
                     if word < 0:
                         raw, count, token, tail = 1, 1, token ^ _LOW_TOKEN, ~raw
@@ -143,7 +143,7 @@ def place(
                         if n < top and first != vocab:
                             to = places[first]
                             places[first] = to + 1
-                            grown[to, 0], grown[to, 1] = ~(tail >> width << TOKEN_BITS | token), grown_pair
+                            grown_words[to], grown_suffixes[to], grown_parents[to] = ~(tail >> width << TOKEN_BITS | token), at, j
                     elif n < top:
                         begin, fact, neighbour = raw + 1, facts[m], neighbours[m]
                         raw, left = fact >> LEFT_BITS, (fact & ((1 << LEFT_BITS) - 1)) >> 1
@@ -156,13 +156,13 @@ def place(
                             first = (neighbour ^ flip) & _LOW_TOKEN
                             to = places[first]
                             places[first] = to + 1
-                            grown[to, 0], grown[to, 1] = (((neighbour ^ flip) & ~_LOW_TOKEN) | token) ^ flip, grown_pair
-                    tokens[at], parents[at], counts[at], raws[at] = token, j, min(count, FULL), raw
+                            word = (((neighbour ^ flip) & ~_LOW_TOKEN) | token) ^ flip
+                            grown_words[to], grown_suffixes[to], grown_parents[to] = word, at, j
+                    suffixes[at], parents[at] = suffixes[block + i], j
+                    tokens[at], counts[at], raws[at] = token, min(count, FULL), raw
                     if count > FULL:
                         over[k, 0], over[k, 1] = at, count
                         k += 1
-                    if n < top:
-                        suffixes[at] = (pair >> 32) & U32_MAX
                     at += 1
             free, ends[g, a] = slice(at, ends[g, a]), at
             parents[free], counts[free], raws[free] = 0, 0, 0
