@@ -38,6 +38,7 @@ def build_table(run: Run, vocab_size: int, bos: int, order: int | None = None, m
     min_raw: one threshold an order, never falling, so that the table stays closed under prefix and suffix; order 1 keeps
     every token.  What is dropped adds its adjusted count to its context's `pruned`; discounts and adjusted counts are those
     of everything counted.  An n-gram whose context was never counted (rows cut out of a stream) is left out.
+    spent: nobody reads the run again, so it may be written over.
     Kneser & Ney (1995), Chen & Goodman (1999).  Raises SeedgramError on an order or thresholds that make no sense."""
     wanted = thresholds(min_raw, run.order if order is None else order, run.order)
     builder = _Builder(run, vocab_size, bos, len(wanted), spent)
@@ -59,14 +60,14 @@ class _Builder:
         self.pruned: list[U32] = []
         self.token_bits = int(vocab_size).bit_length()
         found = self._walk(run)
-        # What comes next is written where something is done with: fresh memory would cost as much time as what is written to it.
-        hi, lo = (run.hi, run.lo) if spent else np.empty((2, len(run)), np.uint64)
-        self.words = hi.view(np.int64), np.empty(self.stride // 2, np.int64)
+        # Rooms that orders share: fresh memory would cost as much time as what is written to it.
+        hi, lo = (run.hi, run.lo) if spent and run.hi.flags.writeable else np.empty((2, len(run)), np.uint64)
+        self.words = np.empty(self.stride // 2, np.int64), hi.view(np.int64)
         self.suffixes = *lo.view(np.uint32).reshape(2, -1), np.empty(len(run), np.uint32)
         words, self.starts = np.arange(vocab_size), np.tile(np.arange(vocab_size), (len(self.cuts) - 1, 1))
         words |= (0 if top == 1 else len(self.records) - 6) << TOKEN_BITS  # an empty list
         words[np.where(found < 0, ~found, found) & ((1 << TOKEN_BITS) - 1)] = found
-        self.entries, self.filled = (words, np.zeros(vocab_size, np.uint32), np.zeros(vocab_size, np.uint32)), self.starts + self.tally[0]
+        self.entries, self.filled = (words, *np.zeros((2, vocab_size), np.uint32)), self.starts + self.tally[0]
         self.below = np.zeros(1, np.uint32), np.zeros_like(self.starts), np.ones_like(self.starts)
         self.moved: U32 | None = None
 
@@ -81,7 +82,7 @@ class _Builder:
         groups = np.repeat(np.arange(len(cuts)), np.diff(self.cuts))
         least = max(1, self.top - kernels.TAIL_BITS // self.token_bits)
         setting = np.array([self.top, self.bos, run.bits, least, self.token_bits])
-        stride = self.stride = 2 * max(len(run), self.vocab_size)  # of an order: a record and the first word of a list for each entry, at most
+        stride = self.stride = 2 * max(len(run), self.vocab_size)  # of an order: at most a record and a list's first word an entry; then columns
         self.records = np.empty(self.top * stride + 6, np.int64)  # most of it is never touched and takes no memory
         self.records[-6:] = 0
         found = np.zeros((len(cuts), self.top, 5), np.int64)
@@ -102,12 +103,12 @@ class _Builder:
     def add_order(self, n: int, min_raw: int) -> None:
         """Adds the next order, and makes the entries of the one behind it.  n-grams that occur less than min_raw times are dropped."""
         size, highest, tally = self.sizes[n - 1], n == self.top, self.tally[n % self.top]
-        kind, words = token_type(self.vocab_size), self.words[(n + 1 - self.top) % 2]
-        room = self.records[(n - 1) * self.stride : n * self.stride].view(np.uint8)
-        pieces = np.split(words.view(np.uint8) if highest else room, np.cumsum([4 * size, 4 * [*self.sizes, 0][n], kind.itemsize * size]))
-        raw, parents, tokens = pieces[0].view(np.uint32), pieces[1].view(np.uint32), pieces[2].view(kind)
-        counts = (room if highest else pieces[3]).view(np.uint16)[:size]
-        grown = words, parents, parents if n > self.top - 2 else self.suffixes[(self.top - 2 - n) % 3]
+        # Columns lie where records were that nobody reads again, those of the highest order also where entries were.
+        kind, words, done = token_type(self.vocab_size), self.words[(n - self.top) % 2], self.records[(n - 1) * self.stride :].view(np.uint8)
+        pieces = np.split(words.view(np.uint8) if highest else done, np.cumsum([4 * size, 4 * [*self.sizes, 0][n], kind.itemsize * size]))
+        contexts = pieces[1].view(np.uint32)  # of the next order, whose suffixes nobody asks for if it is the highest
+        out = pieces[2].view(kind), (done if highest else pieces[3]).view(np.uint16)[:size], pieces[0].view(np.uint32)
+        grown = words, contexts, contexts if n > self.top - 2 else self.suffixes[(n - self.top) % 3]
         stops = np.cumsum(tally.T.reshape(-1)).reshape(tally.T.shape).T
         starts, room = stops - tally, self.starts + self.tally[n - 1]
         places, ends = starts.copy(), room.copy()
@@ -115,13 +116,13 @@ class _Builder:
 
         def part(group: int) -> U32:
             over, span = np.empty((self.total // FULL + 1, 2), np.uint32), self.cuts[group : group + 2]
-            buckets, out = (self.starts, self.filled, ends), (tokens, counts, raw)
+            buckets = self.starts, self.filled, ends
             found = kernels.place(self.records, self.entries, grown, span, setting, buckets, self.below, places[group], out, over)
             return over[:found]
 
         over = np.concatenate(each(part, range(len(starts))))
         self.below = self.entries[2], self.starts, np.maximum(ends, ends[0]) if n == 1 else ends  # single tokens have no second one
-        order, pruned = (tokens, self.entries[1], counts, raw, over), np.zeros(len(self.orders[-1][0]) if n > 1 else 1, np.uint32)
+        order, pruned = (out[0], self.entries[1], *out[1:], over), np.zeros(len(self.orders[-1][0]) if n > 1 else 1, np.uint32)
         self.entries, self.starts, self.filled = grown, starts, places
         if min_raw > 1 or self.moved is not None or not np.array_equal(ends, room):
             order, pruned = self._drop(order, min_raw)

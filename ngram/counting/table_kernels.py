@@ -8,8 +8,8 @@ travel along, so that memory is only searched for the n-grams that end with the 
 
 A record of an n-gram is an int64: place of its list << 18 | first token; in the highest order raw count << 18 | first token; of one that occurred once,
 ~(tokens to its left, the nearest lowest << 18 | first token), which is negative.  A list: raw count << 20 | left neighbours << 1 | whether PAD is one
-more, then their records.  An entry, an n-gram in its bucket, is two int64: its record, with the last token for the first; row of its suffix << 32
-| row of the suffix's context.  Shapes: V tokens, G groups of tokens.
+more, then their records.  An entry, an n-gram in its bucket: its record, with the last token for the first; the rows of its suffix's context
+and, uint32, of its suffix.  Shapes: V tokens, G groups of tokens.
 """
 
 import numpy as np
@@ -102,10 +102,11 @@ def place(
 ) -> int:  # fmt: skip
     """The rows of one order whose first token is in a group (first, behind the last), and the entries of the next order that prolong them.
 
-    records: as from `walk`.  entries (·, 2): of this order; grown (·, 2), places (V,): the next one's to fill, and where each bucket goes on.
+    records: as from `walk`.  entries: (records, contexts, suffixes) of this order, of which contexts become parents and suffixes move to the rows;
+    grown, places (V,): the next one's to fill, and where each bucket goes on.
     setting (5,): V, bits of a token left of an n-gram that occurred once, order, highest order, BOS.  buckets: (starts, filled, ends) (G, V), by
     group of the second token and first token: where entries and rows begin, entries end, and the room for rows ends, on return the rows.
-    below: (suffixes, starts, ends) of the order below; suffixes: of these rows, to fill.  out: (tokens, parents, counts, raw) to fill.
+    below: (suffixes, starts, ends) of the order below.  out: (tokens, counts, raw) to fill.
     over (·, 2): receives rows and counts over 65,535; returns how many.  An n-gram without its context is left out; a free row has raw = 0."""
     vocab, width, n, top, bos = setting
     starts, filled, ends = buckets
@@ -158,8 +159,9 @@ def place(
                             places[first] = to + 1
                             word = (((neighbour ^ flip) & ~_LOW_TOKEN) | token) ^ flip
                             grown_words[to], grown_suffixes[to], grown_parents[to] = word, at, j
-                    suffixes[at], parents[at] = suffixes[block + i], j
-                    tokens[at], counts[at], raws[at] = token, min(count, FULL), raw
+                    if at < block + i:
+                        suffixes[at] = suffixes[block + i]
+                    tokens[at], parents[at], counts[at], raws[at] = token, j, min(count, FULL), raw
                     if count > FULL:
                         over[k, 0], over[k, 1] = at, count
                         k += 1
