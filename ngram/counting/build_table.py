@@ -47,7 +47,7 @@ def build_table(run: Run, vocab_size: int, bos: int, order: int | None = None, m
     return builder.table()
 
 
-_Order = tuple[Tokens, U32, U16, U32, U32]  # columns of a table, and (K, 2) rows and counts over 65,535
+_Order = tuple[U32, Tokens, U16, U32, U32]  # parents and other columns of a table, and (K, 2) rows and counts over 65,535
 
 
 class _Builder:
@@ -108,7 +108,7 @@ class _Builder:
         pieces = np.split(words.view(np.uint8) if highest else done, np.cumsum([4 * size, 4 * [*self.sizes, 0][n], kind.itemsize * size]))
         contexts = pieces[1].view(np.uint32)  # of the next order, whose suffixes nobody asks for if it is the highest
         out = pieces[2].view(kind), (done if highest else pieces[3]).view(np.uint16)[:size], pieces[0].view(np.uint32)
-        grown = words, contexts, contexts if n > self.top - 2 else self.suffixes[(n - self.top) % 3]
+        grown = words, contexts if n > self.top - 2 else self.suffixes[(n - self.top) % 3], contexts
         stops = np.cumsum(tally.T.reshape(-1)).reshape(tally.T.shape).T
         starts, room = stops - tally, self.starts + self.tally[n - 1]
         places, ends = starts.copy(), room.copy()
@@ -121,8 +121,8 @@ class _Builder:
             return over[:found]
 
         over = np.concatenate(each(part, range(len(starts))))
-        self.below = self.entries[2], self.starts, np.maximum(ends, ends[0]) if n == 1 else ends  # single tokens have no second one
-        order, pruned = (out[0], self.entries[1], *out[1:], over), np.zeros(len(self.orders[-1][0]) if n > 1 else 1, np.uint32)
+        self.below = self.entries[1], self.starts, np.maximum(ends, ends[0]) if n == 1 else ends  # single tokens have no second one
+        order, pruned = (self.entries[2], *out, over), np.zeros(len(self.orders[-1][0]) if n > 1 else 1, np.uint32)
         self.entries, self.starts, self.filled = grown, starts, places
         if min_raw > 1 or self.moved is not None or not np.array_equal(ends, room):
             order, pruned = self._drop(order, min_raw)
@@ -131,7 +131,7 @@ class _Builder:
 
     def _drop(self, order: _Order, min_raw: int) -> tuple[_Order, U32]:
         """The n-grams that stay, and for each of their contexts the adjusted counts of those that go."""
-        tokens, parents, counts, raw, over = order
+        parents, tokens, counts, raw, over = order
         adjusted = counts.astype(np.uint32)
         adjusted[over[:, 0]] = over[:, 1]
         contexts = parents if self.moved is None else self.moved[parents]
@@ -142,10 +142,10 @@ class _Builder:
         pruned = np.bincount(contexts[goes], adjusted[goes], len(self.orders[-1][0]))
         over = over[stays[over[:, 0]]]
         over[:, 0] = self.moved[over[:, 0]]
-        return (tokens[stays], contexts[stays], counts[stays], raw[stays], over), np.minimum(pruned, U32_MAX).astype(np.uint32)
+        return (contexts[stays], tokens[stays], counts[stays], raw[stays], over), np.minimum(pruned, U32_MAX).astype(np.uint32)
 
     def table(self) -> NgramTable:
-        tokens, parents, counts, raw, over = map(list, zip(*self.orders, strict=True))
+        parents, tokens, counts, raw, over = map(list, zip(*self.orders, strict=True))
         excess = {n: (part[:, 0].copy(), part[:, 1].copy()) for n, part in enumerate(over, 1) if len(part)}
         discounts = estimate_discounts(self.count_of_counts[:, 1:])
         return NgramTable(self.vocab_size, self.bos, tokens, parents, counts, self.pruned, discounts, excess, raw)

@@ -8,8 +8,8 @@ travel along, so that memory is only searched for the n-grams that end with the 
 
 A record of an n-gram is an int64: place of its list << 18 | first token; in the highest order raw count << 18 | first token; of one that occurred once,
 ~(tokens to its left, the nearest lowest << 18 | first token), which is negative.  A list: raw count << 20 | left neighbours << 1 | whether PAD is one
-more, then their records.  An entry, an n-gram in its bucket: its record, with the last token for the first; the rows of its suffix's context
-and, uint32, of its suffix.  Shapes: V tokens, G groups of tokens.
+more, then their records.  An entry, an n-gram in its bucket: its record, with the last token for the first; the rows of its suffix and of the
+suffix's context, uint32.  Shapes: V tokens, G groups of tokens.
 """
 
 import numpy as np
@@ -96,13 +96,20 @@ def walk(
             at[n] += 1
 
 
+@njit(forceinline=True)
+def _append(entries: Array, places: Array, first: int, entry: tuple[int, int, int]) -> None:
+    to = places[first]
+    places[first] = to + 1
+    entries[0][to], entries[1][to], entries[2][to] = entry
+
+
 @njit
 def place(
     records: Array, entries: Array, grown: Array, group: Array, setting: Array, buckets: Array, below: Array, places: Array, out: Array, over: Array
 ) -> int:  # fmt: skip
     """The rows of one order whose first token is in a group (first, behind the last), and the entries of the next order that prolong them.
 
-    records: as from `walk`.  entries: (records, contexts, suffixes) of this order, of which contexts become parents and suffixes move to the rows;
+    records: as from `walk`.  entries: (records, suffixes, contexts) of this order, of which suffixes move to the rows and contexts become parents;
     grown, places (V,): the next one's to fill, and where each bucket goes on.
     setting (5,): V, bits of a token left of an n-gram that occurred once, order, highest order, BOS.  buckets: (starts, filled, ends) (G, V), by
     group of the second token and first token: where entries and rows begin, entries end, and the room for rows ends, on return the rows.
@@ -111,8 +118,7 @@ def place(
     vocab, width, n, top, bos = setting
     starts, filled, ends = buckets
     theirs, their_starts, their_ends = below
-    words, parents, suffixes = entries
-    grown_words, grown_parents, grown_suffixes = grown
+    words, suffixes, parents = entries
     tokens, counts, raws = out
     mask, k = (1 << width) - 1, 0
     lists, facts, neighbours, unused = np.empty((4, BLOCK), np.int64)
@@ -142,9 +148,7 @@ def place(
                         raw, count, token, tail = 1, 1, token ^ _LOW_TOKEN, ~raw
                         first = tail & mask
                         if n < top and first != vocab:
-                            to = places[first]
-                            places[first] = to + 1
-                            grown_words[to], grown_suffixes[to], grown_parents[to] = ~(tail >> width << TOKEN_BITS | token), at, j
+                            _append(grown, places, first, (~(tail >> width << TOKEN_BITS | token), at, j))
                     elif n < top:
                         begin, fact, neighbour = raw + 1, facts[m], neighbours[m]
                         raw, left = fact >> LEFT_BITS, (fact & ((1 << LEFT_BITS) - 1)) >> 1
@@ -155,10 +159,7 @@ def place(
                                 neighbour = records[e]
                             flip = neighbour >> 63  # all ones of one that occurred once
                             first = (neighbour ^ flip) & _LOW_TOKEN
-                            to = places[first]
-                            places[first] = to + 1
-                            word = (((neighbour ^ flip) & ~_LOW_TOKEN) | token) ^ flip
-                            grown_words[to], grown_suffixes[to], grown_parents[to] = word, at, j
+                            _append(grown, places, first, ((((neighbour ^ flip) & ~_LOW_TOKEN) | token) ^ flip, at, j))
                     if at < block + i:
                         suffixes[at] = suffixes[block + i]
                     tokens[at], parents[at], counts[at], raws[at] = token, j, min(count, FULL), raw
