@@ -56,11 +56,11 @@ class _Builder:
 
     def __init__(self, run: Run, vocab_size: int, bos: int, top: int, spent: bool):
         self.vocab_size, self.bos, self.top, self.total = vocab_size, bos, top, run.total()
-        self.orders: list[_Order] = []
+        self.orders: list[Sequence[Tokens]] = []
         self.pruned: list[U32] = []
         self.token_bits = int(vocab_size).bit_length()
         found = self._walk(run)
-        # Rooms that orders share: fresh memory would cost as much time as what is written to it.
+        # Orders share rooms: fresh memory would cost as much time as what is written to it.
         hi, lo = (run.hi, run.lo) if spent and run.hi.flags.writeable else np.empty((2, len(run)), np.uint64)
         self.words = np.empty(self.stride // 2, np.int64), hi.view(np.int64)
         self.suffixes = *lo.view(np.uint32).reshape(2, -1), np.empty(len(run), np.uint32)
@@ -97,16 +97,16 @@ class _Builder:
         unigrams = np.concatenate(each(walk, range(len(cuts))))
         self.tally, self.count_of_counts = tally.sum(axis=0, dtype=np.int64), found.sum(axis=0)
         self.tally[0] = np.arange(len(cuts))[:, None] == 0  # the table holds every token
-        self.sizes = self.tally.sum(axis=(1, 2)).tolist()
+        self.sizes = [*self.tally.sum(axis=(1, 2)).tolist(), 0]
         return unigrams
 
     def add_order(self, n: int, min_raw: int) -> None:
         """Adds the next order, and makes the entries of the one behind it.  n-grams that occur less than min_raw times are dropped."""
         size, highest, tally = self.sizes[n - 1], n == self.top, self.tally[n % self.top]
-        # Columns lie where records were that nobody reads again, those of the highest order also where entries were.
+        # Columns lie where records were that nobody reads again, and in the highest order where entries were.
         kind, words, done = token_type(self.vocab_size), self.words[(n - self.top) % 2], self.records[(n - 1) * self.stride :].view(np.uint8)
-        pieces = np.split(words.view(np.uint8) if highest else done, np.cumsum([4 * size, 4 * [*self.sizes, 0][n], kind.itemsize * size]))
-        contexts = pieces[1].view(np.uint32)  # of the next order, whose suffixes nobody asks for if it is the highest
+        pieces = np.split(words.view(np.uint8) if highest else done, np.cumsum([4 * size, 4 * self.sizes[n], kind.itemsize * size]))
+        contexts = pieces[1].view(np.uint32)  # of the next order; nobody asks for the highest one's suffixes
         out = pieces[2].view(kind), (done if highest else pieces[3]).view(np.uint16)[:size], pieces[0].view(np.uint32)
         grown = words, contexts if n > self.top - 2 else self.suffixes[(n - self.top) % 3], contexts
         stops = np.cumsum(tally.T.reshape(-1)).reshape(tally.T.shape).T
@@ -116,8 +116,7 @@ class _Builder:
 
         def part(group: int) -> U32:
             over, span = np.empty((self.total // FULL + 1, 2), np.uint32), self.cuts[group : group + 2]
-            buckets = self.starts, self.filled, ends
-            found = kernels.place(self.records, self.entries, grown, span, setting, buckets, self.below, places[group], out, over)
+            found = kernels.place(self.records, self.entries, grown, span, setting, (self.starts, self.filled, ends), self.below, places[group], out, over)
             return over[:found]
 
         over = np.concatenate(each(part, range(len(starts))))
@@ -135,6 +134,8 @@ class _Builder:
         adjusted = counts.astype(np.uint32)
         adjusted[over[:, 0]] = over[:, 1]
         contexts = parents if self.moved is None else self.moved[parents]
+        if self.moved is None:  # else low orders would hold all memory
+            self.orders = [[*map(np.copy, columns)] for columns in self.orders]
         stays = (raw >= max(1, min_raw)) & (contexts != GONE)
         goes = np.flatnonzero(~stays & (contexts != GONE))
         self.moved = np.cumsum(stays, dtype=np.uint32) - np.uint32(1)

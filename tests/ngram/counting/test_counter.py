@@ -107,6 +107,12 @@ def test_a_run_that_nobody_reads_again_gives_the_same_table(stream, order, least
         assert same_table(build_table(run, vocab, BOS, order, min_raw, spent=True), table)
 
 
+def test_a_table_with_thresholds_holds_no_memory_but_its_columns():
+    table = count(5, [1, 2, 3, 2, 3, 4, 2, 3, 4], 4).table([1, 1, 2, 2])
+    assert table.sizes() == [5, 5, 1, 0]
+    assert all(column.base is None for columns in (table.tokens, table.parents, table.counts, table.raw) for column in columns)
+
+
 @given(streams(), streams())
 @EXAMPLES
 def test_merging_two_runs_is_counting_both_streams(a, b):
