@@ -108,7 +108,7 @@ def _finish(counts: Counts[Run], order: int, outputs: options.Outputs) -> dict[s
         report["counts_out"] = str(outputs.counts)
     if outputs.model is not None:
         with stage("estimating and encoding"):
-            table = build_table(counts.run, counts.tokenizer.vocab_size, counts.tokenizer.bos, order, thresholds)
+            table = build_table(counts.run, counts.tokenizer.vocab_size, counts.tokenizer.bos, order, thresholds, spent=True)
             _write_model(table, counts.tokenizer, outputs.model, outputs.max_bytes, report)
     return report
 

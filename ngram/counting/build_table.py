@@ -31,41 +31,43 @@ def thresholds(min_raw: Sequence[int] | None, order: int, counted: int) -> list[
     return wanted
 
 
-def build_table(run: Run, vocab_size: int, bos: int, order: int | None = None, min_raw: Sequence[int] | None = None) -> NgramTable:
+def build_table(run: Run, vocab_size: int, bos: int, order: int | None = None, min_raw: Sequence[int] | None = None, spent: bool = False) -> NgramTable:
     """Kneser–Ney table of a run; n-grams whose raw count is under min_raw[n-1] are dropped.
 
     order: that of the longest n-grams, at most and by default run.order; the table holds all shorter ones too.
     min_raw: one threshold an order, never falling, so that the table stays closed under prefix and suffix; order 1 keeps
     every token.  What is dropped adds its adjusted count to its context's `pruned`; discounts and adjusted counts are those
     of everything counted.  An n-gram whose context was never counted (rows cut out of a stream) is left out.
+    spent: nobody reads the run again, so it may be written over.
     Kneser & Ney (1995), Chen & Goodman (1999).  Raises SeedgramError on an order or thresholds that make no sense."""
     wanted = thresholds(min_raw, run.order if order is None else order, run.order)
-    builder = _Builder(run, vocab_size, bos, len(wanted))
+    builder = _Builder(run, vocab_size, bos, len(wanted), spent)
     for n in range(1, len(wanted) + 1):
         builder.add_order(n, wanted[n - 1] if n > 1 else 1)
     return builder.table()
 
 
-_Order = tuple[Tokens, U32, U16, U32, U32]  # columns of a table, and (K, 2) rows and counts over 65,535
+_Order = tuple[U32, Tokens, U16, U32, U32]  # parents and other columns of a table, and (K, 2) rows and counts over 65,535
 
 
 class _Builder:
     """The orders so far.  entries, starts, filled: of the next one, as in kernels.place; below: of the last one, as there; moved: rows in the table of
     what was placed last, None while all is in it."""
 
-    def __init__(self, run: Run, vocab_size: int, bos: int, top: int):
+    def __init__(self, run: Run, vocab_size: int, bos: int, top: int, spent: bool):
         self.vocab_size, self.bos, self.top, self.total = vocab_size, bos, top, run.total()
-        self.orders: list[_Order] = []
+        self.orders: list[Sequence[Tokens]] = []
         self.pruned: list[U32] = []
         self.token_bits = int(vocab_size).bit_length()
         found = self._walk(run)
-        # Room for one order after the other: fresh memory would cost as much time as what is written to it.
-        self.rooms = [np.empty((max(self.sizes[n::2], default=0), 2), np.int64) for n in (0, 1)]
-        self.suffix_rooms = [np.empty(max(self.sizes[n:-1:2], default=0), np.uint32) for n in (0, 1)]
-        self.entries, self.starts = np.zeros((vocab_size, 2), np.int64), np.tile(np.arange(vocab_size), (len(self.cuts) - 1, 1))
-        self.entries[:, 0] = np.arange(vocab_size) | (0 if top == 1 else len(self.records) - 6) << TOKEN_BITS  # an empty list
-        self.entries[np.where(found < 0, ~found, found) & ((1 << TOKEN_BITS) - 1), 0] = found
-        self.filled = self.starts + self.tally[0]
+        # Orders share rooms: fresh memory would cost as much time as what is written to it.
+        hi, lo = (run.hi, run.lo) if spent and run.hi.flags.writeable else np.empty((2, len(run)), np.uint64)
+        self.words = np.empty(self.stride // 2, np.int64), hi.view(np.int64)
+        self.suffixes = *lo.view(np.uint32).reshape(2, -1), np.empty(len(run), np.uint32)
+        words, self.starts = np.arange(vocab_size), np.tile(np.arange(vocab_size), (len(self.cuts) - 1, 1))
+        words |= (0 if top == 1 else len(self.records) - 6) << TOKEN_BITS  # an empty list
+        words[np.where(found < 0, ~found, found) & ((1 << TOKEN_BITS) - 1)] = found
+        self.entries, self.filled = (words, *np.zeros((2, vocab_size), np.uint32)), self.starts + self.tally[0]
         self.below = np.zeros(1, np.uint32), np.zeros_like(self.starts), np.ones_like(self.starts)
         self.moved: U32 | None = None
 
@@ -80,7 +82,7 @@ class _Builder:
         groups = np.repeat(np.arange(len(cuts)), np.diff(self.cuts))
         least = max(1, self.top - kernels.TAIL_BITS // self.token_bits)
         setting = np.array([self.top, self.bos, run.bits, least, self.token_bits])
-        stride = 2 * len(run)  # of an order: a record and the first word of a list for each entry, at most
+        stride = self.stride = 2 * max(len(run), self.vocab_size)  # of an order: at most a record and a list's first word an entry; then columns
         self.records = np.empty(self.top * stride + 6, np.int64)  # most of it is never touched and takes no memory
         self.records[-6:] = 0
         found = np.zeros((len(cuts), self.top, 5), np.int64)
@@ -95,16 +97,18 @@ class _Builder:
         unigrams = np.concatenate(each(walk, range(len(cuts))))
         self.tally, self.count_of_counts = tally.sum(axis=0, dtype=np.int64), found.sum(axis=0)
         self.tally[0] = np.arange(len(cuts))[:, None] == 0  # the table holds every token
-        self.sizes = self.tally.sum(axis=(1, 2)).tolist()
+        self.sizes = [*self.tally.sum(axis=(1, 2)).tolist(), 0]
         return unigrams
 
     def add_order(self, n: int, min_raw: int) -> None:
         """Adds the next order, and makes the entries of the one behind it.  n-grams that occur less than min_raw times are dropped."""
         size, highest, tally = self.sizes[n - 1], n == self.top, self.tally[n % self.top]
-        suffixes, grown = self.suffix_rooms[(n - 1) % 2][: 0 if highest else size], self.rooms[n % 2][: None if highest else self.sizes[n]]
-        tokens, counts = np.empty(size, token_type(self.vocab_size)), np.empty(size, np.uint16)
-        both = grown.reshape(-1).view(np.uint32) if highest and 8 * size <= grown.nbytes else np.empty(2 * size, np.uint32)
-        parents, raw = both[:size], both[size : 2 * size]
+        # Columns lie where records were that nobody reads again, and in the highest order where entries were.
+        kind, words, done = token_type(self.vocab_size), self.words[(n - self.top) % 2], self.records[(n - 1) * self.stride :].view(np.uint8)
+        pieces = np.split(words.view(np.uint8) if highest else done, np.cumsum([4 * size, 4 * self.sizes[n], kind.itemsize * size]))
+        contexts = pieces[1].view(np.uint32)  # of the next order; nobody asks for the highest one's suffixes
+        out = pieces[2].view(kind), (done if highest else pieces[3]).view(np.uint16)[:size], pieces[0].view(np.uint32)
+        grown = words, contexts if n > self.top - 2 else self.suffixes[(n - self.top) % 3], contexts
         stops = np.cumsum(tally.T.reshape(-1)).reshape(tally.T.shape).T
         starts, room = stops - tally, self.starts + self.tally[n - 1]
         places, ends = starts.copy(), room.copy()
@@ -112,14 +116,13 @@ class _Builder:
 
         def part(group: int) -> U32:
             over, span = np.empty((self.total // FULL + 1, 2), np.uint32), self.cuts[group : group + 2]
-            buckets, out = (self.starts, self.filled, ends), (tokens, parents, counts, raw)
-            found = kernels.place(self.records, self.entries, grown, span, setting, buckets, self.below, places[group], suffixes, out, over)
+            found = kernels.place(self.records, self.entries, grown, span, setting, (self.starts, self.filled, ends), self.below, places[group], out, over)
             return over[:found]
 
         over = np.concatenate(each(part, range(len(starts))))
-        self.below = suffixes, self.starts, np.maximum(ends, ends[0]) if n == 1 else ends  # single tokens have no second one
+        self.below = self.entries[1], self.starts, np.maximum(ends, ends[0]) if n == 1 else ends  # single tokens have no second one
+        order, pruned = (self.entries[2], *out, over), np.zeros(len(self.orders[-1][0]) if n > 1 else 1, np.uint32)
         self.entries, self.starts, self.filled = grown, starts, places
-        order, pruned = (tokens, parents, counts, raw, over), np.zeros(len(self.orders[-1][0]) if n > 1 else 1, np.uint32)
         if min_raw > 1 or self.moved is not None or not np.array_equal(ends, room):
             order, pruned = self._drop(order, min_raw)
         self.orders.append(order)
@@ -127,10 +130,12 @@ class _Builder:
 
     def _drop(self, order: _Order, min_raw: int) -> tuple[_Order, U32]:
         """The n-grams that stay, and for each of their contexts the adjusted counts of those that go."""
-        tokens, parents, counts, raw, over = order
+        parents, tokens, counts, raw, over = order
         adjusted = counts.astype(np.uint32)
         adjusted[over[:, 0]] = over[:, 1]
         contexts = parents if self.moved is None else self.moved[parents]
+        if self.moved is None:  # else low orders would hold all memory
+            self.orders = [[*map(np.copy, columns)] for columns in self.orders]
         stays = (raw >= max(1, min_raw)) & (contexts != GONE)
         goes = np.flatnonzero(~stays & (contexts != GONE))
         self.moved = np.cumsum(stays, dtype=np.uint32) - np.uint32(1)
@@ -138,10 +143,10 @@ class _Builder:
         pruned = np.bincount(contexts[goes], adjusted[goes], len(self.orders[-1][0]))
         over = over[stays[over[:, 0]]]
         over[:, 0] = self.moved[over[:, 0]]
-        return (tokens[stays], contexts[stays], counts[stays], raw[stays], over), np.minimum(pruned, U32_MAX).astype(np.uint32)
+        return (contexts[stays], tokens[stays], counts[stays], raw[stays], over), np.minimum(pruned, U32_MAX).astype(np.uint32)
 
     def table(self) -> NgramTable:
-        tokens, parents, counts, raw, over = map(list, zip(*self.orders, strict=True))
+        parents, tokens, counts, raw, over = map(list, zip(*self.orders, strict=True))
         excess = {n: (part[:, 0].copy(), part[:, 1].copy()) for n, part in enumerate(over, 1) if len(part)}
         discounts = estimate_discounts(self.count_of_counts[:, 1:])
         return NgramTable(self.vocab_size, self.bos, tokens, parents, counts, self.pruned, discounts, excess, raw)

@@ -8,8 +8,8 @@ travel along, so that memory is only searched for the n-grams that end with the 
 
 A record of an n-gram is an int64: place of its list << 18 | first token; in the highest order raw count << 18 | first token; of one that occurred once,
 ~(tokens to its left, the nearest lowest << 18 | first token), which is negative.  A list: raw count << 20 | left neighbours << 1 | whether PAD is one
-more, then their records.  An entry, an n-gram in its bucket, is two int64: its record, with the last token for the first; row of its suffix << 32
-| row of the suffix's context.  Shapes: V tokens, G groups of tokens.
+more, then their records.  An entry, an n-gram in its bucket: its record, with the last token for the first; the rows of its suffix and of the
+suffix's context, uint32.  Shapes: V tokens, G groups of tokens.
 """
 
 import numpy as np
@@ -96,22 +96,30 @@ def walk(
             at[n] += 1
 
 
+@njit(forceinline=True)
+def _append(entries: Array, places: Array, first: int, entry: tuple[int, int, int]) -> None:
+    to = places[first]
+    places[first] = to + 1
+    entries[0][to], entries[1][to], entries[2][to] = entry
+
+
 @njit
 def place(
-    records: Array, entries: Array, grown: Array, group: Array, setting: Array, buckets: Array, below: Array, places: Array, suffixes: Array,
-    out: Array, over: Array,
+    records: Array, entries: Array, grown: Array, group: Array, setting: Array, buckets: Array, below: Array, places: Array, out: Array, over: Array
 ) -> int:  # fmt: skip
     """The rows of one order whose first token is in a group (first, behind the last), and the entries of the next order that prolong them.
 
-    records: as from `walk`.  entries (·, 2): of this order; grown (·, 2), places (V,): the next one's to fill, and where each bucket goes on.
+    records: as from `walk`.  entries: (records, suffixes, contexts) of this order, of which suffixes move to the rows and contexts become parents;
+    grown, places (V,): the next one's to fill, and where each bucket goes on.
     setting (5,): V, bits of a token left of an n-gram that occurred once, order, highest order, BOS.  buckets: (starts, filled, ends) (G, V), by
     group of the second token and first token: where entries and rows begin, entries end, and the room for rows ends, on return the rows.
-    below: (suffixes, starts, ends) of the order below; suffixes: of these rows, to fill.  out: (tokens, parents, counts, raw) to fill.
+    below: (suffixes, starts, ends) of the order below.  out: (tokens, counts, raw) to fill.
     over (·, 2): receives rows and counts over 65,535; returns how many.  An n-gram without its context is left out; a free row has raw = 0."""
     vocab, width, n, top, bos = setting
     starts, filled, ends = buckets
     theirs, their_starts, their_ends = below
-    tokens, parents, counts, raws = out
+    words, suffixes, parents = entries
+    tokens, counts, raws = out
     mask, k = (1 << width) - 1, 0
     lists, facts, neighbours, unused = np.empty((4, BLOCK), np.int64)
     for a in range(group[0], group[1]):
@@ -120,14 +128,13 @@ def place(
             for block in range(at, filled[g, a], BLOCK):
                 size, m = min(BLOCK, filled[g, a] - block), 0
                 for i in range(size if n < top else 0):
-                    lists[m] = entries[block + i, 0] >> TOKEN_BITS
+                    lists[m] = words[block + i] >> TOKEN_BITS
                     m += lists[m] >= 0
                 for i in range(m):  # no branch waits for memory here, so these reads overlap; most lists end within two lines of the cache
                     facts[i], neighbours[i], unused[i] = records[lists[i]], records[lists[i] + 1], records[lists[i] + 5]
                 m = 0
                 for i in range(size):
-                    word, pair = entries[block + i, 0], entries[block + i, 1]
-                    context = pair & U32_MAX
+                    word, context = words[block + i], parents[block + i]
                     if j < end:
                         j += theirs[j] < context
                     while j < end and theirs[j] < context:
@@ -135,15 +142,13 @@ def place(
                     if j == end or theirs[j] != context:
                         m += word >= 0
                         continue
-                    raw, token, grown_pair = word >> TOKEN_BITS, word & _LOW_TOKEN, (at << 32) | j
+                    raw, token = word >> TOKEN_BITS, word & _LOW_TOKEN
                     count = raw
                     if word < 0:
                         raw, count, token, tail = 1, 1, token ^ _LOW_TOKEN, ~raw
                         first = tail & mask
                         if n < top and first != vocab:
-                            to = places[first]
-                            places[first] = to + 1
-                            grown[to, 0], grown[to, 1] = ~(tail >> width << TOKEN_BITS | token), grown_pair
+                            _append(grown, places, first, (~(tail >> width << TOKEN_BITS | token), at, j))
                     elif n < top:
                         begin, fact, neighbour = raw + 1, facts[m], neighbours[m]
                         raw, left = fact >> LEFT_BITS, (fact & ((1 << LEFT_BITS) - 1)) >> 1
@@ -154,15 +159,13 @@ def place(
                                 neighbour = records[e]
                             flip = neighbour >> 63  # all ones of one that occurred once
                             first = (neighbour ^ flip) & _LOW_TOKEN
-                            to = places[first]
-                            places[first] = to + 1
-                            grown[to, 0], grown[to, 1] = (((neighbour ^ flip) & ~_LOW_TOKEN) | token) ^ flip, grown_pair
+                            _append(grown, places, first, ((((neighbour ^ flip) & ~_LOW_TOKEN) | token) ^ flip, at, j))
+                    if at < block + i:
+                        suffixes[at] = suffixes[block + i]
                     tokens[at], parents[at], counts[at], raws[at] = token, j, min(count, FULL), raw
                     if count > FULL:
                         over[k, 0], over[k, 1] = at, count
                         k += 1
-                    if n < top:
-                        suffixes[at] = (pair >> 32) & U32_MAX
                     at += 1
             free, ends[g, a] = slice(at, ends[g, a]), at
             parents[free], counts[free], raws[free] = 0, 0, 0

@@ -29,7 +29,7 @@ def table_of(
     min_raw as in build_table.  Raises SeedgramError when there is nothing to count."""
     size, bos = vocabulary.vocab_size, vocabulary.bos
     if max_bytes is None:
-        yield build_table(_filled(count_documents(documents, vocabulary, order)), size, bos, min_raw=min_raw)
+        yield build_table(_filled(count_documents(documents, vocabulary, order)), size, bos, min_raw=min_raw, spent=True)
         return
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:  # a mapped file cannot be deleted everywhere
         cache = SpillingCache(size, order, bos, Path(name), max_bytes, None)

@@ -14,8 +14,9 @@ rest share the last.  Microsteps of 65,536 tokens, as a training loop hands them
 
 Whole corpora, from the stream to something that answers queries:
 
-    ours           NgramCache.count_stream, then the Kneser-Ney table of all orders; "first" in a fresh process, whose memory the system has to find and
-                   clear page by page, "again" in the same one, which has kept its memory (glibc is told to)
+    ours           NgramCache.count_stream, then the Kneser-Ney table of all orders, for which the counts are given up; "first" in a fresh
+                   process, whose memory the system has to find and clear page by page, "again" in the same one, which has kept its memory
+                   (glibc is told to)
     lmplz          KenLM's estimator, order 7, words as token ids on one line, written as ARPA (--lmplz: the program)
     infini-gram    the suffix array of the wheel `infini-gram` (pip install infini-gram), which counts any n-gram by two searches
 
@@ -168,7 +169,7 @@ def ours(stream: Tokens, vocab_size: int) -> Figures:
         if which == "first":
             grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         del cache
-        table = build_table(run, vocab_size, BOS)
+        table = build_table(run, vocab_size, BOS, spent=True)
         clock.append((time.process_time(), time.perf_counter()))
         facts: dict[str, Any] = {"ngrams": sum(table.sizes()), "counting_bytes_a_ngram": grown * 1024 / sum(table.sizes())}
         facts["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
