@@ -40,10 +40,12 @@ def seeded(art: Artifact, count: int = 1) -> Future[tuple[list[StreamCache], flo
 
 def network_ahead(art: Artifact, tokens: Tokens, options: EvalOptions, ranks: Ranks, *, rows: bool = True) -> NetworkAhead:
     """The network's scores for a reader who has the text; learning as it goes with options.adapt.  rows False: without distributions."""
-    seq_len = art.config.train.seq_len
+    seq_len, exact = art.config.train.seq_len, options.exact
     if options.adapt is not None:
-        return NetworkAhead(test_time_training.adapted_blocks(art.model, tokens, seq_len, options.stride, options.adapt, ranks, exact=options.exact))
-    return NetworkAhead(windows.neural_blocks(art.model, tokens, seq_len, options.stride, ranks, batch_windows=int(options.exact), rows=rows))
+        blocks = test_time_training.adapted_blocks(art.model, tokens, seq_len, options.stride, options.adapt, ranks, exact=exact)
+    else:
+        blocks = windows.neural_blocks(art.model, tokens, seq_len, options.stride, ranks, batch_windows=int(exact), rows=rows)
+    return NetworkAhead(blocks, beside=ranks.device.type == "cuda" and ranks.world == 1 and not exact)
 
 
 def predictor_of(

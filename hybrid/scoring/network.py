@@ -7,6 +7,7 @@ Shapes: N tokens of a stream, n targets, S targets whose rows are here, V vocabu
 
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -73,12 +74,14 @@ class Network(Protocol):
 
 
 class NetworkAhead:
-    """Scores from an iterator of blocks, pulled as they are asked for, in order."""
+    """Scores from an iterator of blocks, pulled as they are asked for, in order.  beside: the next one is computed meanwhile."""
 
     ahead = True
 
-    def __init__(self, blocks: Iterable[NeuralScores]) -> None:
+    def __init__(self, blocks: Iterable[NeuralScores], *, beside: bool = False) -> None:
         self.blocks, self._held, self._nats, self.seconds = iter(blocks), list[NeuralScores](), list[F64](), 0.0
+        self._thread = ThreadPoolExecutor(1) if beside else None
+        self._coming: Future[NeuralScores] | None = None
 
     def take(self, _: Tokens, start: int, stop: int) -> Sequence[NeuralScores]:
         while not self._held or self._held[-1].stop < stop:
@@ -103,8 +106,16 @@ class NetworkAhead:
         return np.concatenate(self._nats)
 
     def _pull(self) -> None:
+        if self._thread is None:
+            block = self._next()
+        else:
+            block = (self._coming or self._thread.submit(self._next)).result()
+            self._coming = self._thread.submit(self._next)
+        self._held.append(block)
+        self._nats.append(block.nll_nats)
+
+    def _next(self) -> NeuralScores:
         began = time.perf_counter()
         block = next(self.blocks)
         self.seconds += time.perf_counter() - began
-        self._held.append(block)
-        self._nats.append(block.nll_nats)
+        return block

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hybrid.scoring.network import Rows
-from ngram.arrays import F64
+from ngram.arrays import F64, I64
 from ngram.blending.gate import FALLBACK_EXPONENTS, LEAST
 from ngram.online.kernels import LISTS, fill_from_parts
 from ngram.online.stream_cache import Block
@@ -38,7 +37,7 @@ class Kept:
 
 class ProductScorer:
     """The product's probabilities, from the network's rows and the cache's, which are those of the beginning of a block: `open`, before its cache
-    counts any of it, then `score` and `second` for targets that it has counted since.
+    counts any of it, then `read` targets that it has counted since, and `score` them.
 
     by_parts: the block's parts must be filled as its targets are counted.  kept: what was scored, where `keep` is set."""
 
@@ -46,38 +45,31 @@ class ProductScorer:
 
     def __init__(self, *, keep: bool = False) -> None:
         self.keep, self.kept = keep, list[Kept]()
-        self._read = 0, torch.empty(0, 0)  # first target, and the cache's log-probabilities (S, V), of what was scored last
 
     def open(self, tokens: Tokens, start: int) -> None:
         """A block begins there."""
 
-    def score(self, tokens: Tokens, block: Block, mine: Sequence[Rows], exponents_S2: F64) -> Tensor:
-        """(S,) float64 probabilities, on the device, of the targets whose network rows are in `mine`, all of them in the block."""
-        where, logp_SV = np.concatenate([np.arange(t, t + len(rows)) for t, rows in mine]), torch.cat([rows for _, rows in mine])
-        targets, at = (torch.from_numpy(array).to(logp_SV.device) for array in (tokens[where].astype(np.int64), where - where[0]))
-        self._read = int(where[0]), self._log_rows(tokens, block, int(where[0]), int(where[-1]) + 1, logp_SV)
-        second_SV = self._read[1] if len(at) == len(self._read[1]) else self._read[1][at]
+    def score(self, targets: I64, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64, size: int) -> Tensor:
+        """(S,) float64 probabilities, on the device, of targets of a block of `size`: from the network's rows and those that `read` gives."""
+        targets_S = torch.from_numpy(targets).to(logp_SV.device)
         if self.keep:
-            self.kept.append(Kept(logp_SV, second_SV, targets))
-        mixed_SV, whole_S = self._mix(logp_SV, second_SV, exponents_S2, block.size)
-        return torch.exp(-(whole_S - mixed_SV.gather(1, targets[:, None])[:, 0]).double())
+            self.kept.append(Kept(logp_SV, second_SV, targets_S))
+        mixed_SV, whole_S = self._mix(logp_SV, second_SV, exponents_S2, size)
+        return torch.exp(-(whole_S - mixed_SV.gather(1, targets_S[:, None])[:, 0]).double())
 
-    def second(self, tokens: Tokens, block: Block, t: int, like: Tensor) -> Tensor:
-        """(1, V) the cache's log-probabilities of target t of the block, which was scored last or comes next; a copy."""
-        at = t - self._read[0]
-        if self.by_parts and 0 <= at < len(self._read[1]):
-            return self._read[1][at : at + 1].clone()
+    def read_next(self, tokens: Tokens, block: Block, t: int, like: Tensor) -> Tensor:
+        """(1, V) the same as `read` of target t of the block, before the cache counts it."""
         if self.by_parts:
             block.cache.score(tokens, t, t + 1, block=block)
-        return self._log_rows(tokens, block, t, t + 1, like)
+        return self.read(tokens, block, t, t + 1, like)
 
     def rows(self, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64, size: int) -> Tensor:
         """(S, V) float64, on the device: whole distributions of targets of blocks of `size`; their entries are the bits that `score` gives."""
         mixed_SV, whole_S = self._mix(logp_SV, second_SV, exponents_S2, size)
         return torch.exp(-(whole_S[:, None] - mixed_SV).double())
 
-    def _log_rows(self, tokens: Tokens, block: Block, first: int, last: int, like: Tensor) -> Tensor:
-        """(S, V) log-probabilities by the cache of targets first … last-1."""
+    def read(self, tokens: Tokens, block: Block, first: int, last: int, like: Tensor) -> Tensor:
+        """(S, V) log-probabilities by the cache of targets first … last-1, of the type and on the device of `like`."""
         return rows_on(block, first, last, like.device).clamp_min_(LEAST).log_().to(like.dtype)
 
     @torch.inference_mode()
