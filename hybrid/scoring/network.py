@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ngram.arrays import F32, F64
@@ -74,13 +75,16 @@ class Network(Protocol):
 
 
 class NetworkAhead:
-    """Scores from an iterator of blocks, pulled as they are asked for, in order.  beside: the next one is computed meanwhile."""
+    """Scores from an iterator of blocks, pulled as they are asked for, in order.
+
+    beside: the GPU computes the next one meanwhile, in a stream of its own."""
 
     ahead = True
 
     def __init__(self, blocks: Iterable[NeuralScores], *, beside: bool = False) -> None:
         self.blocks, self._held, self._nats, self.seconds = iter(blocks), list[NeuralScores](), list[F64](), 0.0
         self._thread = ThreadPoolExecutor(1) if beside else None
+        self._stream = torch.cuda.Stream() if beside else None
         self._coming: Future[NeuralScores] | None = None
 
     def take(self, _: Tokens, start: int, stop: int) -> Sequence[NeuralScores]:
@@ -116,6 +120,9 @@ class NetworkAhead:
 
     def _next(self) -> NeuralScores:
         began = time.perf_counter()
-        block = next(self.blocks)
+        with torch.cuda.stream(self._stream):
+            block = next(self.blocks)
+        if self._stream is not None and block.rows is not None:
+            block.rows.record_stream(torch.cuda.default_stream())  # it is read there: its memory waits for that
         self.seconds += time.perf_counter() - began
         return block

@@ -89,27 +89,20 @@ class ProductScorer:
 
 def rows_on(block: Block, first: int, last: int, device: torch.device) -> Tensor:
     """(S, V) float64 distributions by the cache of targets first … last-1 of the block, to the same bits on every device."""
-    if device.type != "cpu":
-        return spread(block, first, last, device)
-    rows_SV = np.empty((last - first, block.cache.vocab_size))
-    each(lambda at: fill_from_parts(block.parts, first - block.start + at, rows_SV[at : at + A_THREAD]), range(0, len(rows_SV), A_THREAD))
-    return torch.from_numpy(rows_SV)
+    parts, (at, stop) = block.parts, (first - block.start, last - block.start)
+    if device.type == "cuda":
+        from hybrid.scoring.spread import spread
 
-
-def spread(block: Block, first: int, last: int, device: torch.device) -> Tensor:
-    """The same, by few operations on whole arrays."""
-    parts = block.parts
-    lists = int(parts.meta[LISTS]) + 1
-    entries, used = int(parts.starts[lists]), parts.lists[:, first - block.start : last - block.start]
-    arrays = parts.cells[:entries], parts.values[:entries], used, parts.shares[:lists], parts.unigram
-    cells_E, values_E, lists_KS, shares_L, unigram_V = (torch.from_numpy(array).to(device, non_blocking=True) for array in arrays)
-    children_LV = torch.zeros(lists, len(unigram_V), dtype=torch.float64, device=device)
-    children_LV.view(-1)[cells_E] = values_E
-    rows_SV = unigram_V.repeat(last - first, 1)
-    for lists_S, shares_S in zip(lists_KS, shares_L[lists_KS], strict=True):
-        rows_SV *= shares_S[:, None]
-        rows_SV += children_LV[lists_S]
-    return rows_SV
+        lists = int(parts.meta[LISTS]) + 1
+        entries = int(parts.starts[lists])
+        arrays = parts.cells[:entries], parts.values[:entries], parts.lists[:, at:stop], parts.shares[:lists], parts.unigram
+        cells_E, values_E, lists_KS, shares_L, unigram_V = (torch.from_numpy(array).to(device, non_blocking=True) for array in arrays)
+        children_LV = torch.zeros(lists, len(unigram_V), dtype=torch.float64, device=device)
+        children_LV.view(-1).scatter_(0, cells_E, values_E)
+        return spread(unigram_V, children_LV, lists_KS, shares_L)
+    rows_SV = np.empty((stop - at, block.cache.vocab_size))
+    each(lambda i: fill_from_parts(parts, at + i, rows_SV[i : i + A_THREAD]), range(0, len(rows_SV), A_THREAD))
+    return torch.from_numpy(rows_SV).to(device)
 
 
 def fit(x_NF: F64, kept: Sequence[Kept]) -> F64:

@@ -6,7 +6,6 @@ token before it, as Kneser-Ney wants, without keeping sets of neighbours.  (Knes
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -42,15 +41,14 @@ class Block:
         self.cache, self.start, self.size, self.parts = cache, start, size, NO_PARTS
 
     def begin(self, *, shared: bool = True) -> None:
-        """To be called when all before the block is counted, and no more; then again at will.  shared: contexts have lists in common."""
+        """Before the first call that fills it, and then again at will.  shared: contexts have lists in common."""
         if self.parts is not NO_PARTS:
             return
         cache, lengths, unigram = self.cache, self.cache.order - 1, np.empty(self.cache.vocab_size)
-        kernels.fill_unigram_row(cache.state, unigram)
         most, room = lengths * self.size, ENTRIES * self.size + 4 * cache.vocab_size
         if shared and cache.serial + most > trie.U32_MAX:
             cache.state.nodes[:, trie.SPARE], cache.serial = 0, 0
-        meta = np.array([self.start, cache.state.meta[trie.N_NODES], 0, cache.serial if shared else -1])
+        meta = np.array([self.start, -1, 0, cache.serial if shared else -1])
         lists, starts = np.zeros((lengths, self.size), np.int64), np.zeros(most + 2, np.int64)
         self.parts = RowParts(lists, np.ones(most + 1), starts, np.empty(room, np.int64), np.empty(room), unigram, meta)
 
@@ -112,17 +110,20 @@ class StreamCache:
         scores = np.empty(stop - start), np.empty((stop - start if features else 0, len(FEATURES)), np.float32)
         if block is not None:
             block.begin()
-        (cursor, place), at = walk(), start
-        (self._seek if learn else partial(trie.seek, self.state))(stream, start, cursor, place)
+        (cursor, place), at, reached = walk(), start, start
+        cursor[0, DEPTH] = -1
         while at < stop:
+            if reached < 0:
+                self._seek(stream, start, cursor, place)
             self.make_room(self.order)
             views = [column[at - start :] if len(column) else column for column in scores]
             parts = block.parts if block is not None else NO_PARTS
-            at = kernels.count_range(self.state, stream, at, stop - unknown, stop, learn, cursor, place, *views, parts)
+            reached = kernels.count_range(self.state, stream, at, stop - unknown, stop, learn, cursor, place, *views, parts)
+            at = max(at, reached)
             if block is not None:
                 if parts.meta[kernels.SERIAL] >= 0:
                     self.serial = int(parts.meta[kernels.SERIAL] + parts.meta[kernels.LISTS])
-                if at < stop and trie.has_room(self.state, self.order):
+                if 0 <= reached < stop and trie.has_room(self.state, self.order):
                     block.grow()
         return ChunkScores(*scores)
 
@@ -176,9 +177,8 @@ class StreamCache:
         return stream
 
     def _seek(self, stream: Tokens, start: int, cursor: I64, place: I64) -> None:
-        """Puts the cursor on the context of position `start`."""
-        if trie.seek(self.state, stream, start, cursor, place):
-            raise SeedgramError(f"position {start} was reached without counting those before it; ngram.OnlineCache may skip some")
+        """Puts the cursor on the context of position `start`, which is not there."""
+        raise SeedgramError(f"position {start} was reached without counting those before it; ngram.OnlineCache may skip some")
 
     def make_room(self, inserts: int) -> None:
         """Enlarges what is too small by half.  Only unused room changes, so what is counted stays the same."""
