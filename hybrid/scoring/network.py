@@ -123,6 +123,7 @@ class NetworkAhead:
         with torch.cuda.stream(self._stream):
             block = next(self.blocks)
         if self._stream is not None and block.rows is not None:
+            self._stream.synchronize()
             block.rows.record_stream(torch.cuda.default_stream())  # it is read there: its memory waits for that
         self.seconds += time.perf_counter() - began
         return block

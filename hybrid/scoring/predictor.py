@@ -58,13 +58,12 @@ TOGETHER = 64  # watched targets whose distributions are made at once, with one 
 class Noted:
     """What was known of target t before it was looked at; copies.
 
-    there: log-probabilities (1, V) of the network and, for the product, of the cache at the beginning of the block, of `size` targets.
+    there: log-probabilities (1, V) of the network and, for the product, of the cache at the beginning of the block.
     here: of cache and match model.  weights (K,), token and its reported probability: once it is scored."""
 
     t: int
     features_1F: F32
     there: list[Tensor]
-    size: int
     here: list[F64 | Block]
     weights_K: F64 | None = None
     token: int = 0
@@ -153,7 +152,7 @@ class Predictor:
         block = self._opened(tokens, t)
         asked = [self._ask(expert, tokens, t) for expert in (block.cache, self.match) if expert is not None]
         there = [neural.rows] + ([self.product.read_next(tokens, block, t, neural.rows)] if self.product is not None else [])
-        noted = self._note(t, neural.features(), there, block.size, asked)
+        noted = self._note(t, neural.features(), there, asked)
         noted.weights_K = self.mixture.weights(noted.features_1F)[0]
         return next(self._rows([noted]))
 
@@ -279,7 +278,7 @@ class Predictor:
                 for at in np.flatnonzero(where == t):
                     seen = next(piece for piece in one.pieces if t < piece.stop).part(t, t + 1).features()
                     rows = [rows[at : at + 1].clone() for rows in there]
-                    noted.append(self._note(t, seen, rows, one.block.size, [asked[t] for _, asked in told]))
+                    noted.append(self._note(t, seen, rows, [asked[t] for _, asked in told]))
         return features_nF, product_n, noted
 
     def _product(self, tokens: Tokens, where: I64, one: Stretch, there: list[Tensor], features_nF: F32) -> Tensor:
@@ -288,7 +287,7 @@ class Predictor:
         if one.rows is not None and self.product is not None:
             there.append(one.rows.result())
             exponents_S2 = self.mixture.exponents(features_nF[where - one.start])
-            found_S = self.product.score(tokens[where].astype(np.int64), there[0], there[1], exponents_S2, one.block.size)
+            found_S = self.product.score(tokens[where].astype(np.int64), there[0], there[1], exponents_S2)
             if len(where) == len(product_n):
                 product_n = found_S
             else:
@@ -298,16 +297,16 @@ class Predictor:
             dist.all_reduce(product_n, group=self.ranks.patient_group)  # zero elsewhere: the sum is an exact gather
         return product_n
 
-    def _note(self, t: int, neural_12: F32, there: list[Tensor], size: int, asked: Sequence[Asked]) -> Noted:
-        return Noted(t, features_of(neural_12, *(features for _, features in asked)), there, size, [said for said, _ in asked])
+    def _note(self, t: int, neural_12: F32, there: list[Tensor], asked: Sequence[Asked]) -> Noted:
+        return Noted(t, features_of(neural_12, *(features for _, features in asked)), there, [said for said, _ in asked])
 
     def _rows(self, noted: Sequence[Noted]) -> Iterator[F64]:
-        """(V,) float64: the whole distribution of each; all are of blocks of one size, and at most so many."""
+        """(V,) float64: the whole distribution of each."""
         logp_SV, *second = (torch.cat(rows) for rows in zip(*(one.there for one in noted), strict=True))
         there = [logp_SV.double()]
         if self.product is not None:
             exponents_S2 = self.mixture.exponents(np.concatenate([one.features_1F for one in noted]))
-            there.append(self.product.rows(logp_SV, second[0], exponents_S2, noted[0].size))
+            there.append(self.product.rows(logp_SV, second[0], exponents_S2))
         for one, there_EV in zip(noted, torch.stack(there, 1).cpu().numpy(), strict=True):
             yield self._mixed_row(one, there_EV)
 
@@ -346,7 +345,7 @@ class Predictor:
 
     def _hold(self, watched: Sequence[Noted]) -> None:
         for one in watched:
-            if self._noted and (one.size != self._noted[0].size or len(self._noted) == min(TOGETHER, one.size)):
+            if len(self._noted) == TOGETHER:
                 self._settle()
             self._noted.append(one)
 

@@ -49,13 +49,12 @@ class ProductScorer:
     def open(self, tokens: Tokens, start: int) -> None:
         """A block begins there."""
 
-    def score(self, targets: I64, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64, size: int) -> Tensor:
-        """(S,) float64 probabilities, on the device, of targets of a block of `size`: from the network's rows and those that `read` gives."""
+    def score(self, targets: I64, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64) -> Tensor:
+        """(S,) float64 probabilities of the targets, on the device: from the network's rows and those that `read` gives."""
         targets_S = torch.from_numpy(targets).to(logp_SV.device)
         if self.keep:
             self.kept.append(Kept(logp_SV, second_SV, targets_S))
-        mixed_SV, whole_S = self._mix(logp_SV, second_SV, exponents_S2, size)
-        return torch.exp(-(whole_S - mixed_SV.gather(1, targets_S[:, None])[:, 0]).double())
+        return self._mix(logp_SV, second_SV, exponents_S2, targets_S)
 
     def read_next(self, tokens: Tokens, block: Block, t: int, like: Tensor) -> Tensor:
         """(1, V) the same as `read` of target t of the block, before the cache counts it."""
@@ -63,35 +62,34 @@ class ProductScorer:
             block.cache.score(tokens, t, t + 1, block=block)
         return self.read(tokens, block, t, t + 1, like)
 
-    def rows(self, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64, size: int) -> Tensor:
-        """(S, V) float64, on the device: whole distributions of targets of blocks of `size`; their entries are the bits that `score` gives."""
-        mixed_SV, whole_S = self._mix(logp_SV, second_SV, exponents_S2, size)
-        return torch.exp(-(whole_S[:, None] - mixed_SV).double())
+    def rows(self, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64) -> Tensor:
+        """(S, V) float64 whole distributions, on the device; their entries are the bits that `score` gives."""
+        return self._mix(logp_SV, second_SV, exponents_S2, None)
 
     def read(self, tokens: Tokens, block: Block, first: int, last: int, like: Tensor) -> Tensor:
         """(S, V) log-probabilities by the cache of targets first … last-1, of the type and on the device of `like`."""
         return rows_on(block, first, last, like.device).clamp_min_(LEAST).log_().to(like.dtype)
 
     @torch.inference_mode()
-    def _mix(self, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64, block: int) -> tuple[Tensor, Tensor]:
-        """(S, V) unnormalised log-probabilities and (S,) logarithms of their sums.
+    def _mix(self, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64, targets_S: Tensor | None) -> Tensor:
+        """Probabilities of the targets, or of all tokens; no row depends on those beside it."""
+        exponents = torch.from_numpy(exponents_S2).to(logp_SV.device)
+        if logp_SV.is_cuda:
+            from hybrid.scoring.gpu_rows import mix
 
-        On CUDA the order of a sum depends on the number of rows beside it: there are always as many as the block has targets."""
-        spare, exponents = 0, torch.from_numpy(exponents_S2)
-        if logp_SV.is_cuda and len(logp_SV) < block:
-            spare = block - len(logp_SV)
-            logp_SV, second_SV = (torch.nn.functional.pad(rows, (0, 0, 0, spare)) for rows in (logp_SV, second_SV))
-            exponents = torch.nn.functional.pad(exponents, (0, 0, 0, spare))
-        mixed_SV = _mixed(logp_SV, second_SV, exponents.to(logp_SV.device))
-        kept = len(mixed_SV) - spare
-        return mixed_SV[:kept], torch.logsumexp(mixed_SV, 1)[:kept]
+            return mix(logp_SV, second_SV, exponents, targets_S, float(np.log(LEAST)))
+        mixed_SV = _mixed(logp_SV, second_SV, exponents)
+        whole_S = torch.logsumexp(mixed_SV, 1)
+        if targets_S is None:
+            return torch.exp(-(whole_S[:, None] - mixed_SV).double())
+        return torch.exp(-(whole_S - mixed_SV.gather(1, targets_S[:, None])[:, 0]).double())
 
 
 def rows_on(block: Block, first: int, last: int, device: torch.device) -> Tensor:
     """(S, V) float64 distributions by the cache of targets first … last-1 of the block, to the same bits on every device."""
     parts, (at, stop) = block.parts, (first - block.start, last - block.start)
     if device.type == "cuda":
-        from hybrid.scoring.spread import spread
+        from hybrid.scoring.gpu_rows import spread
 
         lists = int(parts.meta[LISTS]) + 1
         entries = int(parts.starts[lists])
