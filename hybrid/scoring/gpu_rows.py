@@ -28,8 +28,10 @@ def spread(unigram_V: Tensor, children_LV: Tensor, lists_KS: Tensor, shares_L: T
 @triton.jit
 def _mix(first, second, exponents, targets, out, size: tl.constexpr, LEAST: tl.constexpr, WHOLE: tl.constexpr, PART: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
-    first, second, kind = first + row * size, second + row * size, first.dtype.element_ty
-    a, b = tl.load(exponents + 2 * row).to(kind), tl.load(exponents + 2 * row + 1).to(kind)
+    a = tl.load(exponents + 2 * row).to(first.dtype.element_ty)
+    b = tl.load(exponents + 2 * row + 1).to(first.dtype.element_ty)
+    first += row * size
+    second += row * size
     most, total = tl.full((), float("-inf"), tl.float64), tl.full((), 0.0, tl.float64)
     for begin in range(0, size, PART):
         at = begin + tl.arange(0, PART)
