@@ -63,7 +63,7 @@ def predictor_of(
     product: where it is not the usual one (stepwise.py).  Raises FileFormatError for a foreign gate."""
     ngrams = art.table is not None  # without a table the network predicts alone
     gate = load_gate(art.gate, learning=ngrams and options.online and options.gate_learns)
-    cache, *twin = (seeding or seeded(art)).result()[0]
+    cache, *others = (seeding or seeded(art)).result()[0]
     match = MatchModel(cache.vocab_size, cache.bos) if ngrams and options.match and options.online else None
     there = {"product": ngrams and options.product, "ngrams": ngrams, "match": match is not None}
     return Predictor(
@@ -74,7 +74,7 @@ def predictor_of(
         read_tokens=options.read_tokens,
         by_chunk=options.cache_by_chunk or options.paranoid,
         product=product,
-        twin=twin[0] if twin else None,
+        others=others,
         ranks=ranks,
         watch=watch,
     )

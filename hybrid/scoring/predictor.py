@@ -44,7 +44,7 @@ from ngram.arrays import F32, F64, I64
 from ngram.errors import SeedgramError
 from ngram.online.kernels import fill_from_parts
 from ngram.online.match import MatchModel
-from ngram.online.stream_cache import Block, ChunkScores, StreamCache
+from ngram.online.stream_cache import Block, ChunkScores, Entries, StreamCache
 from ngram.score_first import Tokens
 
 AHEAD = 8  # blocks that cache and match model may be ahead of network and product, and these of the gate
@@ -88,7 +88,7 @@ class Predictor:
     """A Part of ScoreFirst.
 
     match None, product False: these experts have no say.  by_chunk: see the module.  online False: nothing learns.
-    product: the scorer of that expert where it is not to be made here.  twin: a cache as `cache` is; the two take turns with the product's blocks.
+    product: the scorer of that expert where it is not to be made here.  others: caches as `cache` is; they take turns with the product's blocks.
     watch: positions whose whole distribution is made from what was known before they were scored; CheckError where it does not say the
     reported probability.
     collect: keep every piece's features and expert probabilities; keep_rows: and what a fit of the product needs."""
@@ -103,7 +103,7 @@ class Predictor:
         read_tokens: int = READ_TOKENS,
         by_chunk: bool = False,
         product: ProductScorer | None = None,
-        twin: StreamCache | None = None,
+        others: Sequence[StreamCache] = (),
         ranks: Ranks | None = None,
         watch: Sequence[int] = (),
         collect: bool = False,
@@ -114,7 +114,7 @@ class Predictor:
         self.product: ProductScorer | None = None
         if PRODUCT in mixture.present:
             self.product = product or ProductScorer(keep=keep_rows)
-        self._caches = [cache] if twin is None else [cache, twin]
+        self._caches, self._spare = [cache, *others], list[Entries]()
         self._experts: list[StreamCache | MatchModel] = [*self._caches, *([match] if match is not None else [])]
         self._threads = {id(part): ThreadPoolExecutor(1) for part in (*self._experts, self.product, Noted, self.mixture)}
         self._noted = list[Noted]()  # scored, and not yet held against their distributions
@@ -184,7 +184,7 @@ class Predictor:
                 first += (t - first) // self.read_tokens * self.read_tokens
                 stop = min(first + self.read_tokens, stop)
                 self.product.open(tokens, first)
-            self._block = Block(self._caches[self._block.cache is self._caches[0] and -1], first, stop - first)
+            self._block = Block(self._caches[self._caches.index(self._block.cache) - 1], first, stop - first, self._spare)
         return self._block
 
     # ---- scoring -------------------------------------------------------------------------------------------------
@@ -258,7 +258,10 @@ class Predictor:
         one.told[0].result()
         assert self.product is not None
         with self._timed("product"):
-            return _joined([self.product.read(tokens, one.block, t, t + len(rows), rows) for t, rows in one.mine])
+            rows_SV = _joined([self.product.read(tokens, one.block, t, t + len(rows), rows) for t, rows in one.mine])
+        if self.product.by_parts and one.stop == one.block.start + one.block.size:
+            one.block.end()
+        return rows_SV
 
     def _multiply(self, tokens: Tokens, one: Stretch, probs_nK: F64) -> tuple[F32, Tensor, list[Noted]]:
         """Features (n, F), probabilities of the product (n,) on the device, and watched targets; the others' probabilities → probs (n, K)."""

@@ -34,11 +34,17 @@ ENTRIES = 256  # of lists for each target that RowParts have room for at first
 SLACK = 1 << 20  # room for growth from the start: pages that are never written take no memory
 
 
-class Block:
-    """Targets start … start + size - 1, which `cache` counts; parts: what it said of them before it counted any, filled as it does."""
+Entries = tuple[I64, F64]  # cells and values of RowParts
 
-    def __init__(self, cache: "StreamCache", start: int, size: int) -> None:
+
+class Block:
+    """Targets start … start + size - 1, which `cache` counts; parts: what it said of them before it counted any, filled as it does.
+
+    spare: entries of other blocks, used again."""
+
+    def __init__(self, cache: "StreamCache", start: int, size: int, spare: "list[Entries] | None" = None) -> None:
         self.cache, self.start, self.size, self.parts = cache, start, size, NO_PARTS
+        self.spare: list[Entries] = [] if spare is None else spare
 
     def begin(self, *, shared: bool = True) -> None:
         """Before the first call that fills it, and then again at will.  shared: contexts have lists in common."""
@@ -50,12 +56,18 @@ class Block:
             cache.state.nodes[:, trie.SPARE], cache.serial = 0, 0
         meta = np.array([self.start, -1, 0, cache.serial if shared else -1])
         lists, starts = np.zeros((lengths, self.size), np.int64), np.zeros(most + 2, np.int64)
-        self.parts = RowParts(lists, np.ones(most + 1), starts, np.empty(room, np.int64), np.empty(room), unigram, meta)
+        cells, values = self.spare.pop() if self.spare else (np.empty(room, np.int64), np.empty(room))
+        self.parts = RowParts(lists, np.ones(most + 1), starts, cells, values, unigram, meta)
 
     def grow(self) -> None:
         """Makes room for twice as many entries."""
         old = self.parts
         self.parts = old._replace(cells=np.concatenate([old.cells, old.cells]), values=np.concatenate([old.values, old.values]))
+
+    def end(self) -> None:
+        """Nobody looks at the parts any more."""
+        self.spare.append((self.parts.cells, self.parts.values))
+        self.parts = NO_PARTS
 
 
 NO_PARTS = RowParts._make([np.zeros((0, 0), np.int64), *(np.zeros(0, kind) for kind in "dqqddq")])
