@@ -45,8 +45,7 @@ def network_ahead(art: Artifact, tokens: Tokens, options: EvalOptions, ranks: Ra
         blocks = test_time_training.adapted_blocks(art.model, tokens, seq_len, options.stride, options.adapt, ranks, exact=exact)
     else:
         blocks = windows.neural_blocks(art.model, tokens, seq_len, options.stride, ranks, batch_windows=int(exact), rows=rows)
-    beside = ranks.device.type == "cuda" and ranks.world == 1 and not exact and options.adapt is not None  # else it is the quickest part anyway
-    return NetworkAhead(blocks, beside=beside)
+    return NetworkAhead(blocks)
 
 
 def predictor_of(

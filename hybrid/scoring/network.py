@@ -7,13 +7,11 @@ Shapes: N tokens of a stream, n targets, S targets whose rows are here, V vocabu
 
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ngram.arrays import F32, F64
@@ -75,17 +73,12 @@ class Network(Protocol):
 
 
 class NetworkAhead:
-    """Scores from an iterator of blocks, pulled as they are asked for, in order.
-
-    beside: the GPU computes the next one meanwhile, in a stream of its own."""
+    """Scores from an iterator of blocks, pulled as they are asked for, in order."""
 
     ahead = True
 
-    def __init__(self, blocks: Iterable[NeuralScores], *, beside: bool = False) -> None:
+    def __init__(self, blocks: Iterable[NeuralScores]) -> None:
         self.blocks, self._held, self._nats, self.seconds = iter(blocks), list[NeuralScores](), list[F64](), 0.0
-        self._thread = ThreadPoolExecutor(1) if beside else None
-        self._stream = torch.cuda.Stream() if beside else None
-        self._coming: Future[NeuralScores] | None = None
 
     def take(self, _: Tokens, start: int, stop: int) -> Sequence[NeuralScores]:
         while not self._held or self._held[-1].stop < stop:
@@ -110,20 +103,8 @@ class NetworkAhead:
         return np.concatenate(self._nats)
 
     def _pull(self) -> None:
-        if self._thread is None:
-            block = self._next()
-        else:
-            block = (self._coming or self._thread.submit(self._next)).result()
-            self._coming = self._thread.submit(self._next)
+        began = time.perf_counter()
+        block = next(self.blocks)
+        self.seconds += time.perf_counter() - began
         self._held.append(block)
         self._nats.append(block.nll_nats)
-
-    def _next(self) -> NeuralScores:
-        began = time.perf_counter()
-        with torch.cuda.stream(self._stream):
-            block = next(self.blocks)
-        if self._stream is not None and block.rows is not None:
-            self._stream.synchronize()
-            block.rows.record_stream(torch.cuda.default_stream())  # it is read there: its memory waits for that
-        self.seconds += time.perf_counter() - began
-        return block

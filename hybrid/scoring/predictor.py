@@ -56,7 +56,7 @@ TOGETHER = 64  # watched targets whose distributions are made at once, with one 
 
 @dataclass
 class Noted:
-    """What was known of target t before it was looked at; copies.
+    """What was known of target t before it was looked at.
 
     there: log-probabilities (1, V) of the network and, for the product, of the cache at the beginning of the block.
     here: of cache and match model.  weights (K,), token and its reported probability: once it is scored."""
@@ -269,7 +269,8 @@ class Predictor:
         probs_nK[:, NEURAL] = np.exp(-np.concatenate([piece.nll_nats for piece in one.pieces]))
         for expert, (scores, _) in zip((NGRAM, MATCH), told, strict=False):
             probs_nK[:, expert] = scores.prob
-        features_nF = features_of(np.concatenate([piece.features() for piece in one.pieces]), *(scores.features for scores, _ in told))
+        neural_n2 = np.concatenate([piece.features() for piece in one.pieces])
+        features_nF = features_of(neural_n2, *(scores.features for scores, _ in told))
         where = np.concatenate([np.arange(t, t + len(rows)) for t, rows in one.mine] or [np.arange(0)])
         there, product_n = [_joined([rows for _, rows in one.mine])] if one.mine else [], torch.zeros(len(probs_nK), dtype=torch.float64)
         if self.product is not None:
@@ -279,9 +280,8 @@ class Predictor:
         with self._timed("check"):
             for t in told[0][1]:
                 for at in np.flatnonzero(where == t):
-                    seen = next(piece for piece in one.pieces if t < piece.stop).part(t, t + 1).features()
-                    rows = [rows[at : at + 1].clone() for rows in there]
-                    noted.append(self._note(t, seen, rows, [asked[t] for _, asked in told]))
+                    seen_12, asked = neural_n2[t - one.start :][:1], [asked[t] for _, asked in told]
+                    noted.append(self._note(t, seen_12, [rows[at : at + 1] for rows in there], asked))
         return features_nF, product_n, noted
 
     def _product(self, tokens: Tokens, where: I64, one: Stretch, there: list[Tensor], features_nF: F32) -> Tensor:
@@ -350,6 +350,8 @@ class Predictor:
         for one in watched:
             if len(self._noted) == TOGETHER:
                 self._settle()
+            with self._timed("check"):
+                one.there = [rows.clone() for rows in one.there]  # lets the other rows go
             self._noted.append(one)
 
     def _settle(self) -> None:
