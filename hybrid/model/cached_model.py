@@ -20,6 +20,7 @@ from hybrid.model.attention import MAX_CONTEXT
 from hybrid.model.hybrid_lm import HybridLM
 from hybrid.model.key_value_cache import KeyValueCache
 from hybrid.model.projection import Projection, merged_weight
+from hybrid.model.recorded import recorded
 
 # Positions by which the span of attention grows.  CUDA: a graph is recorded for each span; eight in a window of 2,048 read 56 %
 # of what one would.  CPU: no graphs, so no position is read before it is filled
@@ -136,17 +137,9 @@ class CachedModel:
         """The recorded step over `span` positions: some hundred kernels for one launch."""
         if span not in self._graphs:
             before = [tensor.clone() for tensor in self._cache.moving()]
-            side = torch.cuda.Stream(self.device)
-            side.wait_stream(torch.cuda.current_stream(self.device))
-            with torch.cuda.stream(side):
-                self._forward(self._tokens[:, None], span)  # once outside of the recording: libraries make their handles and load their kernels here
-            torch.cuda.current_stream(self.device).wait_stream(side)
+            self._graphs[span] = recorded(lambda: self._forward(self._tokens[:, None], span), memory=self._graph_memory)
             for tensor, value in zip(self._cache.moving(), before, strict=True):
                 tensor.copy_(value)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._graph_memory):
-                self._forward(self._tokens[:, None], span)
-            self._graphs[span] = graph
         return self._graphs[span]
 
     def _forward(self, tokens_SB: Tensor, span: int) -> None:

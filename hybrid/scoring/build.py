@@ -40,10 +40,12 @@ def seeded(art: Artifact, count: int = 1) -> Future[tuple[list[StreamCache], flo
 
 def network_ahead(art: Artifact, tokens: Tokens, options: EvalOptions, ranks: Ranks, *, rows: bool = True) -> NetworkAhead:
     """The network's scores for a reader who has the text; learning as it goes with options.adapt.  rows False: without distributions."""
-    seq_len = art.config.train.seq_len
+    seq_len, exact = art.config.train.seq_len, options.exact
     if options.adapt is not None:
-        return NetworkAhead(test_time_training.adapted_blocks(art.model, tokens, seq_len, options.stride, options.adapt, ranks, exact=options.exact))
-    return NetworkAhead(windows.neural_blocks(art.model, tokens, seq_len, options.stride, ranks, batch_windows=int(options.exact), rows=rows))
+        blocks = test_time_training.adapted_blocks(art.model, tokens, seq_len, options.stride, options.adapt, ranks, exact=exact)
+    else:
+        blocks = windows.neural_blocks(art.model, tokens, seq_len, options.stride, ranks, batch_windows=int(exact), rows=rows)
+    return NetworkAhead(blocks)
 
 
 def predictor_of(
@@ -60,7 +62,7 @@ def predictor_of(
     product: where it is not the usual one (stepwise.py).  Raises FileFormatError for a foreign gate."""
     ngrams = art.table is not None  # without a table the network predicts alone
     gate = load_gate(art.gate, learning=ngrams and options.online and options.gate_learns)
-    cache, *twin = (seeding or seeded(art)).result()[0]
+    cache, *others = (seeding or seeded(art)).result()[0]
     match = MatchModel(cache.vocab_size, cache.bos) if ngrams and options.match and options.online else None
     there = {"product": ngrams and options.product, "ngrams": ngrams, "match": match is not None}
     return Predictor(
@@ -71,7 +73,7 @@ def predictor_of(
         read_tokens=options.read_tokens,
         by_chunk=options.cache_by_chunk or options.paranoid,
         product=product,
-        twin=twin[0] if twin else None,
+        others=others,
         ranks=ranks,
         watch=watch,
     )

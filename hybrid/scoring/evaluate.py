@@ -32,6 +32,7 @@ from ngram.pieces import Pieces
 from ngram.score_first import ScoreFirst, Tokens
 
 CALL = 1 << 20  # targets that a predictor is given at once, which works side by side inside of a call
+CACHES = {"cuda": 3, "cpu": 1}  # that take turns
 CHECK_EVERY = 1024  # targets of which one is held against its whole distribution
 
 
@@ -91,7 +92,7 @@ def run(order: ScoreFirst, part: str, chunk_tokens: int) -> BlendScores:
 def score_tokens(art: Artifact, tokens: Tokens, options: EvalOptions, ranks: Ranks) -> Scores:
     """Every target of `tokens`; the same on every rank.  Raises CheckError where a watched target is not what its distribution says."""
     with exact() if options.exact else nullcontext():
-        seeding = seeded(art, 1 + (ranks.device.type == "cuda"))
+        seeding = seeded(art, CACHES[ranks.device.type])
         network = network_ahead(art, tokens, options, ranks)
         network.begin()  # beside the seeding
         watch = watched(tokens)

@@ -8,9 +8,9 @@ function of its position in the stream and of the tokens before it, and not of h
     gate                 learns at the end of a chunk of `chunk_tokens` targets
     network              as its source says: frozen, or learning from its own chunks (test_time_training.py)
 
-Cache and match model, which need the text alone, read ahead; network and product follow on the device; the gate, which learns from all of
-them, comes last: each on a thread of its own, in the order of the text.  Watched targets are held against their distributions on another,
-many at a time, so that nothing waits for them.
+Cache and match model, which need the text alone, read ahead; the cache's rows, and then the product with the network's, follow on the device;
+the gate, which learns from all of them, comes last: each on a thread of its own, in the order of the text.  Watched targets are held against
+their distributions on another, many at a time, so that nothing waits for them.
 
 So a caller may stop anywhere and ask for the whole distribution of the position that comes next (`row`), in the state in which it is
 scored.  A reader who does not know the text, decoder or audit, gets the same bits from the tokens before it (network.ahead False).
@@ -25,7 +25,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from threading import Lock
 from typing import Any
 
@@ -40,40 +40,55 @@ from hybrid.scoring.network import Network, NeuralScores, Rows, rows_of
 from hybrid.scoring.options import READ_TOKENS
 from hybrid.scoring.product import Kept, ProductScorer
 from hybrid.scoring.scores import BlendScores, check_row
-from ngram.arrays import F32, F64
+from ngram.arrays import F32, F64, I64
 from ngram.errors import SeedgramError
+from ngram.online.kernels import fill_from_parts
 from ngram.online.match import MatchModel
-from ngram.online.stream_cache import Block, ChunkScores, StreamCache
+from ngram.online.stream_cache import Block, ChunkScores, Entries, StreamCache
 from ngram.score_first import Tokens
 
 AHEAD = 8  # blocks that cache and match model may be ahead of network and product, and these of the gate
-Asked = tuple[F64, F32]  # distribution (V,) and features (1, F) of a target, by an expert that has not seen it
+READ = 2  # of these, whose rows of the cache may be on the device
+Asked = tuple[F64 | Block, F32]  # distribution (V,), or what it is made of, and features (1, F) of a target by an expert that has not seen it
 Told = tuple[ChunkScores, dict[int, Asked]]  # an expert's scores of a stretch, and what it said of watched targets
 TOGETHER = 64  # watched targets whose distributions are made at once, with one transfer from the device
 
 
 @dataclass
 class Noted:
-    """What was known of target t before it was looked at; copies.
+    """What was known of target t before it was looked at.
 
-    there: log-probabilities (1, V) of the network and, for the product, of the cache at the beginning of the block, of `size` targets.
-    here: distributions (V,) of cache and match model.  weights (K,), token and its reported probability: once it is scored."""
+    there: log-probabilities (1, V) of the network and, for the product, of the cache at the beginning of the block.
+    here: of cache and match model.  weights (K,), token and its reported probability: once it is scored."""
 
     t: int
     features_1F: F32
     there: list[Tensor]
-    size: int
-    here: list[F64]
+    here: list[F64 | Block]
     weights_K: F64 | None = None
     token: int = 0
     reported: float = 0.0
+
+
+@dataclass
+class Stretch:
+    """Targets start … stop-1 of a block: what the network says of them, what its rank has rows of, what cache and match model will have said,
+    and the cache's rows of the block's beginning, (S, V) from the first of `mine` on."""
+
+    start: int
+    stop: int
+    block: Block
+    pieces: Sequence[NeuralScores]
+    mine: list[Rows]
+    told: list[Future[Told]]
+    rows: Future[Tensor] | None = None
 
 
 class Predictor:
     """A Part of ScoreFirst.
 
     match None, product False: these experts have no say.  by_chunk: see the module.  online False: nothing learns.
-    product: the scorer of that expert where it is not to be made here.  twin: a cache as `cache` is; the two take turns with the product's blocks.
+    product: the scorer of that expert where it is not to be made here.  others: caches as `cache` is; they take turns with the product's blocks.
     watch: positions whose whole distribution is made from what was known before they were scored; CheckError where it does not say the
     reported probability.
     collect: keep every piece's features and expert probabilities; keep_rows: and what a fit of the product needs."""
@@ -88,7 +103,7 @@ class Predictor:
         read_tokens: int = READ_TOKENS,
         by_chunk: bool = False,
         product: ProductScorer | None = None,
-        twin: StreamCache | None = None,
+        others: Sequence[StreamCache] = (),
         ranks: Ranks | None = None,
         watch: Sequence[int] = (),
         collect: bool = False,
@@ -99,9 +114,9 @@ class Predictor:
         self.product: ProductScorer | None = None
         if PRODUCT in mixture.present:
             self.product = product or ProductScorer(keep=keep_rows)
-        self._caches = [cache] if twin is None else [cache, twin]
+        self._caches, self._spare = [cache, *others], list[Entries]()
         self._experts: list[StreamCache | MatchModel] = [*self._caches, *([match] if match is not None else [])]
-        self._threads = {id(part): ThreadPoolExecutor(1) for part in (*self._experts, None, Noted)}  # None: the gate
+        self._threads = {id(part): ThreadPoolExecutor(1) for part in (*self._experts, self.product, Noted, self.mixture)}
         self._noted = list[Noted]()  # scored, and not yet held against their distributions
         self._beside = False  # whether they are used
         self._block = Block(cache, 0, 0)  # the open one
@@ -136,7 +151,8 @@ class Predictor:
             return None
         block = self._opened(tokens, t)
         asked = [self._ask(expert, tokens, t) for expert in (block.cache, self.match) if expert is not None]
-        noted = self._note(tokens, t, neural, block, asked)
+        there = [neural.rows] + ([self.product.read_next(tokens, block, t, neural.rows)] if self.product is not None else [])
+        noted = self._note(t, neural.features(), there, asked)
         noted.weights_K = self.mixture.weights(noted.features_1F)[0]
         return next(self._rows([noted]))
 
@@ -168,7 +184,7 @@ class Predictor:
                 first += (t - first) // self.read_tokens * self.read_tokens
                 stop = min(first + self.read_tokens, stop)
                 self.product.open(tokens, first)
-            self._block = Block(self._caches[self._block.cache is self._caches[0] and -1], first, stop - first)
+            self._block = Block(self._caches[self._caches.index(self._block.cache) - 1], first, stop - first, self._spare)
         return self._block
 
     # ---- scoring -------------------------------------------------------------------------------------------------
@@ -177,23 +193,27 @@ class Predictor:
         """Any range, cut where blocks end; with `learn`, what learns after every token or chunk does."""
         self._beside, by_token, scored = self.network.ahead and not self.by_chunk, learn and not self.by_chunk, list[Future[Future[None]]]()
         out = BlendScores(np.zeros((stop - start, len(EXPERTS))), np.empty(stop - start), np.empty((stop - start, len(EXPERTS))))
-        waiting, first = deque[tuple[int, int, Block, list[Future[Told]]]](), start
+        waiting, first = deque[Stretch](), start
         while start < stop or waiting:
             if start < stop:
-                block, told = self._opened(tokens, start), list[Future[Told]]()
+                block = self._opened(tokens, start)
                 end = min(stop, block.start + block.size)
+                pieces = self.network.take(tokens, start, end)
+                waiting.append(Stretch(start, end, block, pieces, rows_of(pieces), []))
                 for expert in self._experts:
                     if expert in (block.cache, self.match):
-                        told.append(self._on(expert, self._follow, expert, block, tokens, start, end, by_token))
+                        waiting[-1].told.append(self._on(expert, self._follow, expert, tokens, waiting[-1], by_token))
                     elif by_token:
                         self._on(expert, expert.update, tokens, start, end)
-                waiting.append((start, end, block, told))
                 start = end
             if start == stop or len(waiting) > AHEAD * self._beside:
-                a, b, block, told = waiting.popleft()
+                for one in islice(waiting, READ):
+                    if one.rows is None and self.product is not None and one.mine:
+                        one.rows = self._on(self.product, self._read, tokens, one)
+                one = waiting.popleft()
+                a, b = one.start, one.stop
                 here = BlendScores(*(getattr(out, name)[a - first : b - first] for name in ("probs", "mixed", "weights")))
-                parts = self._multiply(tokens, a, b, block, [one.result() for one in told], here.probs)
-                scored.append(self._on(None, self._finish, tokens, a, here, learn, *parts))
+                scored.append(self._on(self.mixture, self._finish, tokens, a, here, learn, *self._multiply(tokens, one, here.probs)))
                 scored[max(0, len(scored) - AHEAD)].result()
                 begin, end = self._chunk(len(tokens), a)
                 if self.by_chunk and learn and b == end < len(tokens):
@@ -211,77 +231,85 @@ class Predictor:
         done.set_result(task(*given))
         return done
 
-    def _follow(self, expert: StreamCache | MatchModel, block: Block, tokens: Tokens, start: int, stop: int, learn: bool) -> Told:
-        """An expert's scores of start … stop-1, and what it says of each watched target when it has learned what stands before it and no more."""
+    def _follow(self, expert: StreamCache | MatchModel, tokens: Tokens, one: Stretch, learn: bool) -> Told:
+        """An expert's scores, and what it says of each watched target when it has learned what stands before it and no more."""
         step: Callable[..., ChunkScores] = expert.score_then_update if learn else expert.score
-        if expert is block.cache and self.product is not None and self.product.by_parts:
-            step = partial(step, block=block)
+        if one.mine and isinstance(expert, StreamCache) and self.product is not None and self.product.by_parts:
+            step = partial(step, block=one.block)
         asked, scores = dict[int, Asked](), list[ChunkScores]()
-        watched = self._watch[np.searchsorted(self._watch, start) : np.searchsorted(self._watch, stop)].tolist()
-        for a, b in pairwise(sorted({start, stop, *watched})):
+        watched = self._watch[np.searchsorted(self._watch, one.start) : np.searchsorted(self._watch, one.stop)].tolist() if one.mine else []
+        for a, b in pairwise(sorted({one.start, one.stop, *watched})):
             if a in watched:
                 with self._timed("check"):
                     asked[a] = self._ask(expert, tokens, a)
-            with self._timed("cache" if expert is block.cache else "match"):
+            with self._timed("match" if expert is self.match else "cache"):
                 scores.append(step(tokens, a, b))
         return ChunkScores(*(np.concatenate([getattr(one, name) for one in scores]) for name in ("prob", "features"))), asked
 
     def _ask(self, expert: StreamCache | MatchModel, tokens: Tokens, t: int) -> Asked:
         if isinstance(expert, MatchModel):
             return expert.row(tokens, t), expert.score(tokens, t, t + 1).features
-        row_1V = np.empty((1, expert.vocab_size))
-        return row_1V[0], expert.fill_range(tokens, t, t + 1, row_1V)
+        alone = Block(expert, t, 1)
+        alone.begin(shared=False)
+        return alone, expert.score(tokens, t, t + 1, True, alone, unknown=1).features
 
-    def _multiply(
-        self, tokens: Tokens, start: int, stop: int, block: Block, told: Sequence[Told], probs_nK: F64
-    ) -> tuple[F32, Tensor, list[Noted]]:
+    def _read(self, tokens: Tokens, one: Stretch) -> Tensor:
+        """What the product reads of the cache, which has counted the targets: (S, V) for the rows of `mine`."""
+        one.told[0].result()
+        assert self.product is not None
+        with self._timed("product"):
+            rows_SV = _joined([self.product.read(tokens, one.block, t, t + len(rows), rows) for t, rows in one.mine])
+        if self.product.by_parts and one.stop == one.block.start + one.block.size:
+            one.block.end()
+        return rows_SV
+
+    def _multiply(self, tokens: Tokens, one: Stretch, probs_nK: F64) -> tuple[F32, Tensor, list[Noted]]:
         """Features (n, F), probabilities of the product (n,) on the device, and watched targets; the others' probabilities → probs (n, K)."""
-        pieces = self.network.take(tokens, start, stop)
-        probs_nK[:, NEURAL] = np.exp(-np.concatenate([piece.nll_nats for piece in pieces]))
+        told = [said.result() for said in one.told]
+        probs_nK[:, NEURAL] = np.exp(-np.concatenate([piece.nll_nats for piece in one.pieces]))
         for expert, (scores, _) in zip((NGRAM, MATCH), told, strict=False):
             probs_nK[:, expert] = scores.prob
-        features_nF = features_of(np.concatenate([piece.features() for piece in pieces]), *(scores.features for scores, _ in told))
-        with self._timed("product"):
-            product_n = self._product(tokens, start, stop, block, rows_of(pieces), features_nF)
+        neural_n2 = np.concatenate([piece.features() for piece in one.pieces])
+        features_nF = features_of(neural_n2, *(scores.features for scores, _ in told))
+        where = np.concatenate([np.arange(t, t + len(rows)) for t, rows in one.mine] or [np.arange(0)])
+        there, product_n = [_joined([rows for _, rows in one.mine])] if one.mine else [], torch.zeros(len(probs_nK), dtype=torch.float64)
+        if self.product is not None:
+            with self._timed("product"):
+                product_n = self._product(tokens, where, one, there, features_nF)
         noted = list[Noted]()
         with self._timed("check"):
             for t in told[0][1]:
-                if rows_of([neural := self.network.look(tokens, t)]):
-                    noted.append(self._note(tokens, t, neural, block, [asked[t] for _, asked in told]))
+                for at in np.flatnonzero(where == t):
+                    seen_12, asked = neural_n2[t - one.start :][:1], [asked[t] for _, asked in told]
+                    noted.append(self._note(t, seen_12, [rows[at : at + 1] for rows in there], asked))
         return features_nF, product_n, noted
 
-    def _product(self, tokens: Tokens, start: int, stop: int, block: Block, mine: Sequence[Rows], features_nF: F32) -> Tensor:
-        """(n,) float64; 0 where no rank has the network's row, and without a product."""
-        product_n = torch.zeros(stop - start, dtype=torch.float64)
-        if self.product is None:
-            return product_n
-        if mine:
-            where = np.concatenate([np.arange(t, t + len(rows)) for t, rows in mine]) - start
-            found_S = self.product.score(tokens, block, mine, self.mixture.exponents(features_nF[where]))
+    def _product(self, tokens: Tokens, where: I64, one: Stretch, there: list[Tensor], features_nF: F32) -> Tensor:
+        """(n,) float64; 0 where no rank has the network's row.  where (S,): the targets whose rows are `there`; the cache's are added to them."""
+        product_n = torch.zeros(one.stop - one.start, dtype=torch.float64)
+        if one.rows is not None and self.product is not None:
+            there.append(one.rows.result())
+            exponents_S2 = self.mixture.exponents(features_nF[where - one.start])
+            found_S = self.product.score(tokens[where].astype(np.int64), there[0], there[1], exponents_S2)
             if len(where) == len(product_n):
                 product_n = found_S
             else:
-                product_n[torch.from_numpy(where)] = found_S.cpu()
+                product_n[torch.from_numpy(where - one.start)] = found_S.cpu()
         if self.ranks is not None and self.ranks.world > 1:
             product_n = product_n.cpu()
             dist.all_reduce(product_n, group=self.ranks.patient_group)  # zero elsewhere: the sum is an exact gather
         return product_n
 
-    def _note(self, tokens: Tokens, t: int, neural: NeuralScores, block: Block, asked: Sequence[Asked]) -> Noted:
-        """Target t, whose network row is here; copies."""
-        assert neural.rows is not None
-        there = [neural.rows.clone()]
-        if self.product is not None:
-            there.append(self.product.second(tokens, block, t, there[0]))
-        return Noted(t, features_of(neural.features(), *(told for _, told in asked)), there, block.size, [row_V for row_V, _ in asked])
+    def _note(self, t: int, neural_12: F32, there: list[Tensor], asked: Sequence[Asked]) -> Noted:
+        return Noted(t, features_of(neural_12, *(features for _, features in asked)), there, [said for said, _ in asked])
 
     def _rows(self, noted: Sequence[Noted]) -> Iterator[F64]:
-        """(V,) float64: the whole distribution of each; all are of blocks of one size, and at most so many."""
+        """(V,) float64: the whole distribution of each."""
         logp_SV, *second = (torch.cat(rows) for rows in zip(*(one.there for one in noted), strict=True))
         there = [logp_SV.double()]
         if self.product is not None:
             exponents_S2 = self.mixture.exponents(np.concatenate([one.features_1F for one in noted]))
-            there.append(self.product.rows(logp_SV, second[0], exponents_S2, noted[0].size))
+            there.append(self.product.rows(logp_SV, second[0], exponents_S2))
         for one, there_EV in zip(noted, torch.stack(there, 1).cpu().numpy(), strict=True):
             yield self._mixed_row(one, there_EV)
 
@@ -289,7 +317,11 @@ class Predictor:
         assert one.weights_K is not None
         rows_KV = np.zeros((len(EXPERTS), self.cache.vocab_size))
         rows_KV[NEURAL : NEURAL + len(there_EV)] = there_EV  # and PRODUCT
-        rows_KV[NGRAM : NGRAM + len(one.here)] = one.here  # and MATCH
+        for expert, said in zip((NGRAM, MATCH), one.here, strict=False):
+            if isinstance(said, Block):
+                fill_from_parts(said.parts, 0, rows_KV[expert : expert + 1])
+            else:
+                rows_KV[expert] = said
         rows_KV[NEURAL] = np.exp(rows_KV[NEURAL])
         return self.mixture.mixed_row(one.weights_K, rows_KV)
 
@@ -297,18 +329,16 @@ class Predictor:
         self, tokens: Tokens, start: int, out: BlendScores, learn: bool, features_nF: F32, product_n: Tensor, watched: Sequence[Noted]
     ) -> Future[None]:
         """Mixes a piece and, with `learn`, has the gate learn it.  Returns what holds its watched targets against their distributions."""
-        with self._timed("check"):
-            for one in watched:
-                one.weights_K = self.mixture.weights(one.features_1F)[0]
         with self._timed("product"):
             out.probs[:, PRODUCT] = product_n.cpu().numpy()
         if self.product is not None and not (out.probs[:, PRODUCT] > 0).all():
             raise SeedgramError("the network's rows are missing or hold no numbers; lower --ttt-rate if it learns, or give --no-product")
         with self._timed("gate"):
-            out.weights[:] = self.mixture.weights(features_nF)
+            weights = self.mixture.weights(np.concatenate([features_nF, *(one.features_1F for one in watched)]))
+            out.weights[:] = weights[: len(features_nF)]
             out.mixed[:] = self.mixture.mixed(out.weights, out.probs)
-        for one in watched:
-            one.token, one.reported = int(tokens[one.t]), float(out.mixed[one.t - start])
+        for one, weights_K in zip(watched, weights[len(features_nF) :], strict=True):
+            one.weights_K, one.token, one.reported = weights_K, int(tokens[one.t]), float(out.mixed[one.t - start])
         self._scored.append((features_nF, out.probs))
         if self.collect:
             self.collected.append(self._scored[-1])
@@ -318,8 +348,10 @@ class Predictor:
 
     def _hold(self, watched: Sequence[Noted]) -> None:
         for one in watched:
-            if self._noted and (one.size != self._noted[0].size or len(self._noted) == min(TOGETHER, one.size)):
+            if len(self._noted) == TOGETHER:
                 self._settle()
+            with self._timed("check"):
+                one.there = [rows.clone() for rows in one.there]  # lets the other rows go
             self._noted.append(one)
 
     def _settle(self) -> None:
@@ -347,3 +379,7 @@ class Predictor:
         yield
         with self._adding:
             self.seconds[part] += time.perf_counter() - began
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

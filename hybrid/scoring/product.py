@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hybrid.scoring.network import Rows
-from ngram.arrays import F64
+from ngram.arrays import F64, I64
 from ngram.blending.gate import FALLBACK_EXPONENTS, LEAST
 from ngram.online.kernels import LISTS, fill_from_parts
 from ngram.online.stream_cache import Block
@@ -38,7 +37,7 @@ class Kept:
 
 class ProductScorer:
     """The product's probabilities, from the network's rows and the cache's, which are those of the beginning of a block: `open`, before its cache
-    counts any of it, then `score` and `second` for targets that it has counted since.
+    counts any of it, then `read` targets that it has counted since, and `score` them.
 
     by_parts: the block's parts must be filled as its targets are counted.  kept: what was scored, where `keep` is set."""
 
@@ -46,78 +45,62 @@ class ProductScorer:
 
     def __init__(self, *, keep: bool = False) -> None:
         self.keep, self.kept = keep, list[Kept]()
-        self._read = 0, torch.empty(0, 0)  # first target, and the cache's log-probabilities (S, V), of what was scored last
 
     def open(self, tokens: Tokens, start: int) -> None:
         """A block begins there."""
 
-    def score(self, tokens: Tokens, block: Block, mine: Sequence[Rows], exponents_S2: F64) -> Tensor:
-        """(S,) float64 probabilities, on the device, of the targets whose network rows are in `mine`, all of them in the block."""
-        where, logp_SV = np.concatenate([np.arange(t, t + len(rows)) for t, rows in mine]), torch.cat([rows for _, rows in mine])
-        targets, at = (torch.from_numpy(array).to(logp_SV.device) for array in (tokens[where].astype(np.int64), where - where[0]))
-        self._read = int(where[0]), self._log_rows(tokens, block, int(where[0]), int(where[-1]) + 1, logp_SV)
-        second_SV = self._read[1] if len(at) == len(self._read[1]) else self._read[1][at]
+    def score(self, targets: I64, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64) -> Tensor:
+        """(S,) float64 probabilities of the targets, on the device: from the network's rows and those that `read` gives."""
+        targets_S = torch.from_numpy(targets).to(logp_SV.device)
         if self.keep:
-            self.kept.append(Kept(logp_SV, second_SV, targets))
-        mixed_SV, whole_S = self._mix(logp_SV, second_SV, exponents_S2, block.size)
-        return torch.exp(-(whole_S - mixed_SV.gather(1, targets[:, None])[:, 0]).double())
+            self.kept.append(Kept(logp_SV, second_SV, targets_S))
+        return self._mix(logp_SV, second_SV, exponents_S2, targets_S)
 
-    def second(self, tokens: Tokens, block: Block, t: int, like: Tensor) -> Tensor:
-        """(1, V) the cache's log-probabilities of target t of the block, which was scored last or comes next; a copy."""
-        at = t - self._read[0]
-        if self.by_parts and 0 <= at < len(self._read[1]):
-            return self._read[1][at : at + 1].clone()
+    def read_next(self, tokens: Tokens, block: Block, t: int, like: Tensor) -> Tensor:
+        """(1, V) the same as `read` of target t of the block, before the cache counts it."""
         if self.by_parts:
             block.cache.score(tokens, t, t + 1, block=block)
-        return self._log_rows(tokens, block, t, t + 1, like)
+        return self.read(tokens, block, t, t + 1, like)
 
-    def rows(self, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64, size: int) -> Tensor:
-        """(S, V) float64, on the device: whole distributions of targets of blocks of `size`; their entries are the bits that `score` gives."""
-        mixed_SV, whole_S = self._mix(logp_SV, second_SV, exponents_S2, size)
-        return torch.exp(-(whole_S[:, None] - mixed_SV).double())
+    def rows(self, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64) -> Tensor:
+        """(S, V) float64 whole distributions, on the device; their entries are the bits that `score` gives."""
+        return self._mix(logp_SV, second_SV, exponents_S2, None)
 
-    def _log_rows(self, tokens: Tokens, block: Block, first: int, last: int, like: Tensor) -> Tensor:
-        """(S, V) log-probabilities by the cache of targets first … last-1."""
+    def read(self, tokens: Tokens, block: Block, first: int, last: int, like: Tensor) -> Tensor:
+        """(S, V) log-probabilities by the cache of targets first … last-1, of the type and on the device of `like`."""
         return rows_on(block, first, last, like.device).clamp_min_(LEAST).log_().to(like.dtype)
 
     @torch.inference_mode()
-    def _mix(self, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64, block: int) -> tuple[Tensor, Tensor]:
-        """(S, V) unnormalised log-probabilities and (S,) logarithms of their sums.
+    def _mix(self, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64, targets_S: Tensor | None) -> Tensor:
+        """Probabilities of the targets, or of all tokens; no row depends on those beside it."""
+        exponents = torch.from_numpy(exponents_S2).to(logp_SV.device)
+        if logp_SV.is_cuda:
+            from hybrid.scoring.gpu_rows import mix
 
-        On CUDA the order of a sum depends on the number of rows beside it: there are always as many as the block has targets."""
-        spare, exponents = 0, torch.from_numpy(exponents_S2)
-        if logp_SV.is_cuda and len(logp_SV) < block:
-            spare = block - len(logp_SV)
-            logp_SV, second_SV = (torch.nn.functional.pad(rows, (0, 0, 0, spare)) for rows in (logp_SV, second_SV))
-            exponents = torch.nn.functional.pad(exponents, (0, 0, 0, spare))
-        mixed_SV = _mixed(logp_SV, second_SV, exponents.to(logp_SV.device))
-        kept = len(mixed_SV) - spare
-        return mixed_SV[:kept], torch.logsumexp(mixed_SV, 1)[:kept]
+            return mix(logp_SV, second_SV, exponents, targets_S, float(np.log(LEAST)))
+        mixed_SV = _mixed(logp_SV, second_SV, exponents)
+        whole_S = torch.logsumexp(mixed_SV, 1)
+        if targets_S is None:
+            return torch.exp(-(whole_S[:, None] - mixed_SV).double())
+        return torch.exp(-(whole_S - mixed_SV.gather(1, targets_S[:, None])[:, 0]).double())
 
 
 def rows_on(block: Block, first: int, last: int, device: torch.device) -> Tensor:
     """(S, V) float64 distributions by the cache of targets first … last-1 of the block, to the same bits on every device."""
-    if device.type != "cpu":
-        return spread(block, first, last, device)
-    rows_SV = np.empty((last - first, block.cache.vocab_size))
-    each(lambda at: fill_from_parts(block.parts, first - block.start + at, rows_SV[at : at + A_THREAD]), range(0, len(rows_SV), A_THREAD))
-    return torch.from_numpy(rows_SV)
+    parts, (at, stop) = block.parts, (first - block.start, last - block.start)
+    if device.type == "cuda":
+        from hybrid.scoring.gpu_rows import spread
 
-
-def spread(block: Block, first: int, last: int, device: torch.device) -> Tensor:
-    """The same, by few operations on whole arrays."""
-    parts = block.parts
-    lists = int(parts.meta[LISTS]) + 1
-    entries, used = int(parts.starts[lists]), parts.lists[:, first - block.start : last - block.start]
-    arrays = parts.cells[:entries], parts.values[:entries], used, parts.shares[:lists], parts.unigram
-    cells_E, values_E, lists_KS, shares_L, unigram_V = (torch.from_numpy(array).to(device, non_blocking=True) for array in arrays)
-    children_LV = torch.zeros(lists, len(unigram_V), dtype=torch.float64, device=device)
-    children_LV.view(-1)[cells_E] = values_E
-    rows_SV = unigram_V.repeat(last - first, 1)
-    for lists_S, shares_S in zip(lists_KS, shares_L[lists_KS], strict=True):
-        rows_SV *= shares_S[:, None]
-        rows_SV += children_LV[lists_S]
-    return rows_SV
+        lists = int(parts.meta[LISTS]) + 1
+        entries = int(parts.starts[lists])
+        arrays = parts.cells[:entries], parts.values[:entries], parts.lists[:, at:stop], parts.shares[:lists], parts.unigram
+        cells_E, values_E, lists_KS, shares_L, unigram_V = (torch.from_numpy(array).to(device, non_blocking=True) for array in arrays)
+        children_LV = torch.zeros(lists, len(unigram_V), dtype=torch.float64, device=device)
+        children_LV.view(-1).scatter_(0, cells_E, values_E)
+        return spread(unigram_V, children_LV, lists_KS, shares_L)
+    rows_SV = np.empty((stop - at, block.cache.vocab_size))
+    each(lambda i: fill_from_parts(parts, at + i, rows_SV[i : i + A_THREAD]), range(0, len(rows_SV), A_THREAD))
+    return torch.from_numpy(rows_SV).to(device)
 
 
 def fit(x_NF: F64, kept: Sequence[Kept]) -> F64:

@@ -127,7 +127,7 @@ class SteppedProduct(ProductScorer):
             self._twin.update(tokens, self._learned, start)
             self._learned = start
 
-    def _log_rows(self, tokens: Tokens, block: Block, first: int, last: int, like: Tensor) -> Tensor:
+    def read(self, tokens: Tokens, block: Block, first: int, last: int, like: Tensor) -> Tensor:
         cache = self._twin or block.cache
         rows_SV = np.empty((last - first, cache.vocab_size))
         cache.fill_range(tokens, first, last, rows_SV)

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hybrid.model.hybrid_lm import HybridLM
 from hybrid.model.parameters import flat_gradients
+from hybrid.model.recorded import recorded
 from hybrid.parallel.ranks import Ranks
 from hybrid.scoring import windows
 from hybrid.scoring.network import NeuralScores
@@ -49,7 +51,7 @@ class Learner:
 
     def recorded(self, length: int) -> Callable[[torch.Tensor], None]:
         """A step on a window (1, length + 1) as one CUDA graph instead of hundreds of launches.  The steps that recording it takes are undone."""
-        window_1L, graph = torch.zeros(1, length + 1, dtype=torch.int64, device=self.ranks.device), torch.cuda.CUDAGraph()
+        window_1L = torch.zeros(1, length + 1, dtype=torch.int64, device=self.ranks.device)
         before = [p.detach().clone() for p in self.parameters]
 
         def once() -> None:
@@ -60,13 +62,7 @@ class Learner:
             window_1L.copy_(window)
             graph.replay()
 
-        torch.cuda.synchronize()
-        with torch.cuda.stream(torch.cuda.Stream()):  # CUDA wants some steps before, apart from other work
-            for _ in range(3):
-                once()
-        torch.cuda.synchronize()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            once()
+        graph = recorded(once, warm=3)
         with torch.no_grad():
             torch._foreach_copy_(self.parameters, before)
             torch._foreach_zero_([value for state in self.optimiser.state.values() for value in state.values()])
@@ -84,6 +80,27 @@ class Learner:
         return digest(*(tensor.detach().cpu().numpy() for tensor in (*self.parameters, *moments)))
 
 
+class RecordedLogits:
+    """`logits_at` of a model on CUDA: from its second time on, a shape is one CUDA graph.  Logits hold until the next call."""
+
+    def __init__(self, model: HybridLM) -> None:
+        self.model, self._seen = model, dict[tuple[int, ...], Any]()
+
+    def __call__(self, tokens_BL: torch.Tensor, places_S: torch.Tensor) -> torch.Tensor:
+        shape, given = (*tokens_BL.shape, *places_S.shape), (tokens_BL, places_S)
+        if shape not in self._seen:
+            self._seen[shape] = None
+            return self.model.logits_at(*given)
+        if self._seen[shape] is None:
+            logits = list[torch.Tensor]()
+            self._seen[shape] = recorded(lambda: logits.append(self.model.logits_at(*given))), given, logits
+        graph, places, logits = self._seen[shape]
+        for place, one in zip(places, given, strict=True):
+            place.copy_(one)
+        graph.replay()
+        return logits[-1]
+
+
 class AdaptedNetwork:
     """The part, scored in windows of seq_len with `stride` new targets each (0: side by side); `model` is left as it is.
 
@@ -98,11 +115,12 @@ class AdaptedNetwork:
         self.learner = Learner(model, adapt, ranks)
         whole = ranks.device.type == "cuda" and ranks.world == 1 and not exact and self.chunk_tokens == seq_len
         self._replay = self.learner.recorded(seq_len) if whole else None
+        self._logits = RecordedLogits(self.learner.model) if whole else None
 
     def score(self, tokens: Tokens, start: int, stop: int) -> NeuralScores:
         """The network's scores of targets start … stop-1, with rows."""
         todo = windows.windows_of(start, stop, len(tokens), self.seq_len, self.stride)
-        return windows.score_windows(self.learner.model, tokens, todo, self.seq_len, self.ranks, batch_windows=int(self.exact))
+        return windows.score_windows(self.learner.model, tokens, todo, self.seq_len, self.ranks, batch_windows=int(self.exact), logits=self._logits)
 
     def update(self, tokens: Tokens, start: int, stop: int) -> None:
         """One step on targets start … stop-1, each seen in a window that begins inside the chunk."""

@@ -84,6 +84,16 @@ def _weights(x_NF: Array, net: tuple[Array, ...], floor: float, out_NK: Array) -
 
 
 @njit
+def _exponents(x_NF: Array, coefficients_2G: Array, out_N2: Array) -> None:
+    """One order of additions, whatever the batch."""
+    for i in range(len(x_NF)):
+        for e in range(2):
+            out_N2[i, e] = coefficients_2G[e, -1]
+            for f in range(x_NF.shape[1]):
+                out_N2[i, e] += x_NF[i, f] * coefficients_2G[e, f]
+
+
+@njit
 def _gradient(x_NF: Array, p_NK: Array, net: tuple[Array, ...], floor: float, gradients: tuple[Array, ...]) -> float:
     """Mean of -ln Σ_k weight_k p_k over rows; its gradient is added to the gradient arrays, which are zero."""
     w1_HF, b1_H, w2_KH, w3_KF, b2_K = net
@@ -169,10 +179,8 @@ class Gate:
 
     def exponents(self, features_NF: F32 | F64) -> F64:
         """(N, 2) float64: a product's exponents, each linear in the standardised features and within ±STEEPEST."""
-        x_NF = self.standardise(features_NF)
-        out_N2 = np.tile(self.coefficients[:, -1], (len(x_NF), 1))
-        for f in range(x_NF.shape[1]):  # one order of additions, whatever the batch
-            out_N2 += x_NF[:, f : f + 1] * self.coefficients[:, f]
+        out_N2 = np.empty((len(features_NF), 2))
+        _exponents(self.standardise(features_NF), self.coefficients, out_N2)
         return np.clip(out_N2, -STEEPEST, STEEPEST)
 
     def gradient(self, x_NF: F64, probs_NK: F64) -> tuple[float, list[F64]]:

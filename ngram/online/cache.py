@@ -53,6 +53,5 @@ class OnlineCache(StreamCache):
         return past
 
     def _seek(self, stream: Tokens, start: int, cursor: I64, place: I64) -> None:
-        if trie.seek(self.state, stream, start, cursor, place):
-            self.make_room(self.order * self.order)
-            off_stream.seek_making(self.state, stream, start, cursor, place)
+        self.make_room(self.order * self.order)
+        off_stream.seek_making(self.state, stream, start, cursor, place)

@@ -15,6 +15,7 @@ from ngram.online.trie import (
     FIRST,
     LOG,
     MORE,
+    N_NODES,
     ONES,
     PRUNED,
     SIZE,
@@ -28,6 +29,7 @@ from ngram.online.trie import (
     has_room,
     insert,
     resolve,
+    seek,
     touch,
 )
 
@@ -39,8 +41,8 @@ class RowParts(NamedTuple):
 
     A distribution begins as unigram (V,).  Each context, the shortest first, multiplies it by its share (L,), which it leaves to shorter ones,
     and adds its children: cells (E,), list · V + token, and values (E,).  lists (K, n): row k of contexts of k + 1 tokens; list 0, with share
-    1, is empty.  starts (L + 1,): where lists begin.  meta (4,): first target, nodes that were there, lists, and the cache's lists before these,
-    -1: no two contexts share one.  float64 and int64."""
+    1, is empty.  starts (L + 1,): where lists begin.  meta (4,): first target, nodes that were there (-1: not looked at yet), lists, and the cache's lists
+    before these, -1: no two contexts share one.  float64 and int64."""
 
     lists: I64
     shares: F64
@@ -180,12 +182,30 @@ def list_contexts(state: State, cursor: Array, i: int, parts: RowParts) -> bool:
 
 
 @njit
+def fill_unigram_row(state: State, row: Array) -> None:
+    """Order 1 → row (V,) float64."""
+    total = state.root[0, TOTAL]
+    scale = 1.0 / total if total > 0 else 0.0
+    for w in range(len(row)):
+        row[w] = 1.0 / len(row)
+        if total > 0:
+            row[w] = backoff(state, state.root, 1, 0) * scale * row[w] + kept_mass(state, 1, np.int64(state.unigrams[w])) * scale
+
+
+@njit
 def count_range(
     state: State, tokens: Array, start: int, known: int, stop: int, learn: bool, cursor: Array, place: Array, prob: Array, features: Array, parts: RowParts
 ) -> int:
-    """Scores (when prob has entries) and then, with `learn`, counts each token in turn; returns where it stopped for want of room.
+    """Scores (when prob has entries) and then, with `learn`, counts each token in turn; returns where it stopped for want of room, -1 where what
+    stands before `start` was not counted.
 
-    The order of the calls in the loop is the guarantee that no score has seen its own token.  Looks at no token from `known` on."""
+    The order of the calls in the loop is the guarantee that no score has seen its own token.  Looks at no token from `known` on.
+    One call does all: a thread that lets go of the interpreter may wait long to get it back."""
+    if cursor[0, DEPTH] < 0 and seek(state, tokens, start, cursor, place) and learn:
+        return -1
+    if len(parts.unigram) and parts.meta[NODES] < 0:
+        parts.meta[NODES] = state.meta[N_NODES]
+        fill_unigram_row(state, parts.unigram)
     for t in range(start, stop):
         if learn and not has_room(state, state.settings[0]):
             return t
@@ -204,17 +224,6 @@ def count_range(
             count_token(state, cursor, place, token)
         advance(state, cursor, place, 0, token)
     return stop
-
-
-@njit
-def fill_unigram_row(state: State, row: Array) -> None:
-    """Order 1 → row (V,) float64."""
-    total = state.root[0, TOTAL]
-    scale = 1.0 / total if total > 0 else 0.0
-    for w in range(len(row)):
-        row[w] = 1.0 / len(row)
-        if total > 0:
-            row[w] = backoff(state, state.root, 1, 0) * scale * row[w] + kept_mass(state, 1, np.int64(state.unigrams[w])) * scale
 
 
 @njit

@@ -6,7 +6,6 @@ token before it, as Kneser-Ney wants, without keeping sets of neighbours.  (Knes
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -35,29 +34,40 @@ ENTRIES = 256  # of lists for each target that RowParts have room for at first
 SLACK = 1 << 20  # room for growth from the start: pages that are never written take no memory
 
 
-class Block:
-    """Targets start … start + size - 1, which `cache` counts; parts: what it said of them before it counted any, filled as it does."""
+Entries = tuple[I64, F64]  # cells and values of RowParts
 
-    def __init__(self, cache: "StreamCache", start: int, size: int) -> None:
+
+class Block:
+    """Targets start … start + size - 1, which `cache` counts; parts: what it said of them before it counted any, filled as it does.
+
+    spare: entries of other blocks, used again."""
+
+    def __init__(self, cache: "StreamCache", start: int, size: int, spare: "list[Entries] | None" = None) -> None:
         self.cache, self.start, self.size, self.parts = cache, start, size, NO_PARTS
+        self.spare: list[Entries] = [] if spare is None else spare
 
     def begin(self, *, shared: bool = True) -> None:
-        """To be called when all before the block is counted, and no more; then again at will.  shared: contexts have lists in common."""
+        """Before the first call that fills it, and then again at will.  shared: contexts have lists in common."""
         if self.parts is not NO_PARTS:
             return
         cache, lengths, unigram = self.cache, self.cache.order - 1, np.empty(self.cache.vocab_size)
-        kernels.fill_unigram_row(cache.state, unigram)
         most, room = lengths * self.size, ENTRIES * self.size + 4 * cache.vocab_size
         if shared and cache.serial + most > trie.U32_MAX:
             cache.state.nodes[:, trie.SPARE], cache.serial = 0, 0
-        meta = np.array([self.start, cache.state.meta[trie.N_NODES], 0, cache.serial if shared else -1])
+        meta = np.array([self.start, -1, 0, cache.serial if shared else -1])
         lists, starts = np.zeros((lengths, self.size), np.int64), np.zeros(most + 2, np.int64)
-        self.parts = RowParts(lists, np.ones(most + 1), starts, np.empty(room, np.int64), np.empty(room), unigram, meta)
+        cells, values = self.spare.pop() if self.spare else (np.empty(room, np.int64), np.empty(room))
+        self.parts = RowParts(lists, np.ones(most + 1), starts, cells, values, unigram, meta)
 
     def grow(self) -> None:
         """Makes room for twice as many entries."""
         old = self.parts
         self.parts = old._replace(cells=np.concatenate([old.cells, old.cells]), values=np.concatenate([old.values, old.values]))
+
+    def end(self) -> None:
+        """Nobody looks at the parts any more."""
+        self.spare.append((self.parts.cells, self.parts.values))
+        self.parts = NO_PARTS
 
 
 NO_PARTS = RowParts._make([np.zeros((0, 0), np.int64), *(np.zeros(0, kind) for kind in "dqqddq")])
@@ -112,17 +122,20 @@ class StreamCache:
         scores = np.empty(stop - start), np.empty((stop - start if features else 0, len(FEATURES)), np.float32)
         if block is not None:
             block.begin()
-        (cursor, place), at = walk(), start
-        (self._seek if learn else partial(trie.seek, self.state))(stream, start, cursor, place)
+        (cursor, place), at, reached = walk(), start, start
+        cursor[0, DEPTH] = -1
         while at < stop:
+            if reached < 0:
+                self._seek(stream, start, cursor, place)
             self.make_room(self.order)
             views = [column[at - start :] if len(column) else column for column in scores]
             parts = block.parts if block is not None else NO_PARTS
-            at = kernels.count_range(self.state, stream, at, stop - unknown, stop, learn, cursor, place, *views, parts)
+            reached = kernels.count_range(self.state, stream, at, stop - unknown, stop, learn, cursor, place, *views, parts)
+            at = max(at, reached)
             if block is not None:
                 if parts.meta[kernels.SERIAL] >= 0:
                     self.serial = int(parts.meta[kernels.SERIAL] + parts.meta[kernels.LISTS])
-                if at < stop and trie.has_room(self.state, self.order):
+                if 0 <= reached < stop and trie.has_room(self.state, self.order):
                     block.grow()
         return ChunkScores(*scores)
 
@@ -176,9 +189,8 @@ class StreamCache:
         return stream
 
     def _seek(self, stream: Tokens, start: int, cursor: I64, place: I64) -> None:
-        """Puts the cursor on the context of position `start`."""
-        if trie.seek(self.state, stream, start, cursor, place):
-            raise SeedgramError(f"position {start} was reached without counting those before it; ngram.OnlineCache may skip some")
+        """Puts the cursor on the context of position `start`, which is not there."""
+        raise SeedgramError(f"position {start} was reached without counting those before it; ngram.OnlineCache may skip some")
 
     def make_room(self, inserts: int) -> None:
         """Enlarges what is too small by half.  Only unused room changes, so what is counted stays the same."""

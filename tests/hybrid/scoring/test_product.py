@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid.scoring import product as product_scores
-from hybrid.scoring.product import Kept, ProductScorer, rows_on, spread
+from hybrid.scoring.product import Kept, ProductScorer, rows_on
 from ngram.blending.gate import FALLBACK_EXPONENTS, LEAST, STEEPEST, Gate
 from ngram.blending.product import fill_product_rows
 from ngram.counting.counter import NgramCache
@@ -82,15 +82,16 @@ def test_the_path_to_the_targets_alone_says_the_same_in_double_and_nearly_so_in_
             neural, block = logp[begin - 1 : end - 1].to(kind), Block(cache, begin, end - begin)
             for a, b in ((begin, cut), (cut, end)):
                 cache.score(tokens, a, b, block=block)
-                found = scorer.score(tokens, block, [(a, neural[a - begin : b - begin])], exponents[a - 1 : b - 1])
+                second = scorer.read(tokens, block, a, b, neural)
+                found = scorer.score(tokens[a:b].astype(np.int64), neural[a - begin : b - begin], second, exponents[a - 1 : b - 1])
                 np.testing.assert_allclose(found.cpu(), expected[a - 1 : b - 1], rtol=tolerance)
             for t in (begin, end - 1):
                 logp_1V = neural[t - begin : t - begin + 1]
-                second_1V = scorer.second(tokens, block, t, logp_1V)
-                row = scorer.rows(logp_1V, second_1V, exponents[t - 1 : t], block.size)[0].cpu().numpy()
+                second_1V = scorer.read_next(tokens, block, t, logp_1V)
+                row = scorer.rows(logp_1V, second_1V, exponents[t - 1 : t])[0].cpu().numpy()
                 assert abs(row.sum() - 1) <= 10 * tolerance
-                assert row[tokens[t]] == scorer.score(tokens, block, [(t, logp_1V)], exponents[t - 1 : t])[0]
-            assert torch.equal(rows_on(block, begin, end, logp.device).cpu(), spread(block, begin, end, torch.device("cpu")))
+                assert row[tokens[t]] == scorer.score(tokens[t : t + 1].astype(np.int64), logp_1V, second_1V, exponents[t - 1 : t])[0]
+            assert torch.equal(rows_on(block, begin, end, logp.device).cpu(), rows_on(block, begin, end, torch.device("cpu")))
 
 
 def test_exponents_are_linear_in_clipped_standardised_features_whatever_the_batch():
