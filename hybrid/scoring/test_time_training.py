@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hybrid.model.hybrid_lm import HybridLM
 from hybrid.model.parameters import flat_gradients
-from hybrid.model.recorded import recorded
+from hybrid.model.recorded import RecordedLogits, recorded
 from hybrid.parallel.ranks import Ranks
 from hybrid.scoring import windows
 from hybrid.scoring.network import NeuralScores
@@ -78,27 +77,6 @@ class Learner:
         """xxh3_128 of every learned weight and of what the next step depends on."""
         moments = [self.optimiser.state[p].get("exp_avg_sq", p.new_zeros(0)) for p in self.parameters]
         return digest(*(tensor.detach().cpu().numpy() for tensor in (*self.parameters, *moments)))
-
-
-class RecordedLogits:
-    """`logits_at` of a model on CUDA: from its second time on, a shape is one CUDA graph.  Logits hold until the next call."""
-
-    def __init__(self, model: HybridLM) -> None:
-        self.model, self._seen = model, dict[tuple[int, ...], Any]()
-
-    def __call__(self, tokens_BL: torch.Tensor, places_S: torch.Tensor) -> torch.Tensor:
-        shape, given = (*tokens_BL.shape, *places_S.shape), (tokens_BL, places_S)
-        if shape not in self._seen:
-            self._seen[shape] = None
-            return self.model.logits_at(*given)
-        if self._seen[shape] is None:
-            logits = list[torch.Tensor]()
-            self._seen[shape] = recorded(lambda: logits.append(self.model.logits_at(*given))), given, logits
-        graph, places, logits = self._seen[shape]
-        for place, one in zip(places, given, strict=True):
-            place.copy_(one)
-        graph.replay()
-        return logits[-1]
 
 
 class AdaptedNetwork:

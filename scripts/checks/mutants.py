@@ -55,13 +55,14 @@ BYTES, REPORT, KERNELS, MATCH, GATE = (
 )
 COUNT = "                scores.append(step(tokens, a, b))\n"
 MIXED = "        mixed_n = mix(weights_nK[:, self.present], probs_nK[:, self.present])\n"
-WEIGHTS = "            out.weights[:] = self.mixture.weights(features_nF)\n"
+WEIGHTS = "            out.weights[:] = weights[: len(features_nF)]\n"
+GATED = "            weights = self.mixture.weights(np.concatenate([features_nF, *(one.features_1F for one in watched)]))\n"
 COUNTED = "        return self.base[targets] + (self.space[targets] & ~self.silent[previous])"
 PRINTED = '        table.add_row(name, f"{result[key]:.4f}" if'
 SUMMED = "    ngram, mixed = (bits_per_byte(float(-np.log(p).sum()), total_bytes)"
 FEATURES = "        noted = list[Noted]()\n"
 INPUTS = "        inputs_BL[row, : end - begin] = tokens[begin:end]"
-LOG = "        return torch.exp(-(whole_S - mixed_SV.gather(1, targets[:, None])[:, 0]).double())"
+LOG = "        return torch.exp(-(whole_S - mixed_SV.gather(1, targets_S[:, None])[:, 0]).double())"
 NATS = "    nll_S = -logp_SV.gather(1, targets_S[:, None])[:, 0]\n"
 LOADED = "    return stream.read(0, usable)"
 SIZES = "        size = np.array([len(piece) for piece in pieces.piece_bytes])\n"
@@ -76,7 +77,7 @@ FAULTS = (
         COUNT.replace("step(", "(expert.update(tokens, a, b) or partial(expert.score, block=block) if expert is block.cache else step)("),
     ),
     Fault("best expert of each token instead of the mixture", MIXTURE, MIXED, "        mixed_n = probs_nK[:, self.present].max(axis=1)\n"),
-    Fault("gate learns first", PREDICTOR, WEIGHTS, "            self.mixture.gate.update(features_nF, out.probs)\n" + WEIGHTS),
+    Fault("gate learns first", PREDICTOR, GATED, "            self.mixture.gate.update(features_nF, out.probs)\n" + GATED),
     Fault("each token counts two bytes more", BYTES, COUNTED, COUNTED.replace("return ", "return 2 + ")),
     Fault("match model learns a block before it is scored", PREDICTOR, COUNT, "                expert is self.match and expert.update(tokens, a, b)\n" + COUNT),
     Fault("better of mixture and network", MIXTURE, MIXED, MIXED + "        mixed_n = np.maximum(mixed_n, probs_nK[:, NEURAL])\n"),
@@ -115,13 +116,13 @@ FAULTS = (
         "product's best token instead of the target",
         PRODUCT,
         LOG,
-        LOG.replace("mixed_SV.gather(1, targets[:, None])[:, 0]", "mixed_SV.amax(1)"),
+        LOG.replace("mixed_SV.gather(1, targets_S[:, None])[:, 0]", "mixed_SV.amax(1)"),
     ),
     Fault(
         "product's row is read with the target in its history",
         PRODUCT,
-        "fill_from_parts(block.parts,",
-        "fill_from_parts(block.parts._replace(lists=np.roll(block.parts.lists, -1, axis=1)),",
+        "fill_from_parts(parts,",
+        "fill_from_parts(parts._replace(lists=np.roll(parts.lists, -1, axis=1)),",
     ),
     Fault(
         "cache's discounts are forgotten for the target",
@@ -158,8 +159,8 @@ FAULTS = (
     Fault(
         "network's rows sum to more than 1",
         WINDOWS,
-        "    return torch.log_softmax(model.logits_at(tokens_BL, places_S), dim=-1), targets_S",
-        "    return torch.log_softmax(model.logits_at(tokens_BL, places_S), dim=-1) + 0.05, targets_S",
+        "    return torch.log_softmax(logits(tokens_BL, places_S), dim=-1), targets_S",
+        "    return torch.log_softmax(logits(tokens_BL, places_S), dim=-1) + 0.05, targets_S",
     ),
     Fault("attention looks ahead", "hybrid/model/attention.py", "is_causal=True, enable_gqa", "is_causal=False, enable_gqa"),
     Fault(
