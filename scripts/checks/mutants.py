@@ -74,7 +74,7 @@ FAULTS = (
         "cache learns a block before it is scored",
         PREDICTOR,
         COUNT,
-        COUNT.replace("step(", "(expert.update(tokens, a, b) or partial(expert.score, block=one.block) if expert is block.cache else step)("),
+        COUNT.replace("step(", "(expert.update(tokens, a, b) or partial(expert.score, block=one.block) if expert is one.block.cache else step)("),
     ),
     Fault("best expert of each token instead of the mixture", MIXTURE, MIXED, "        mixed_n = probs_nK[:, self.present].max(axis=1)\n"),
     Fault("gate learns first", PREDICTOR, GATED, "            self.mixture.gate.update(features_nF, out.probs)\n" + GATED),
