@@ -48,8 +48,8 @@ from ngram.online.stream_cache import Block, ChunkScores, Entries, StreamCache
 from ngram.score_first import Tokens
 
 AHEAD = 8  # blocks that cache and match model may be ahead of network and product, and these of the gate
-READ = 2  # of these, whose rows of the cache may be on the device
-Asked = tuple[F64 | Block, F32]  # distribution (V,), or what it is made of, and features (1, F) of a target by an expert that has not seen it
+READ = 2  # of these, with the cache's rows
+Asked = tuple[F64 | Block, F32]  # distribution (V,) or its parts, and features (1, F), of a target by an expert that has not seen it
 Told = tuple[ChunkScores, dict[int, Asked]]  # an expert's scores of a stretch, and what it said of watched targets
 TOGETHER = 64  # watched targets whose distributions are made at once, with one transfer from the device
 
@@ -72,8 +72,8 @@ class Noted:
 
 @dataclass
 class Stretch:
-    """Targets start … stop-1 of a block: what the network says of them, what its rank has rows of, what cache and match model will have said,
-    and the cache's rows of the block's beginning, (S, V) from the first of `mine` on."""
+    """Targets start … stop-1 of a block: what the network says, with rows for `mine`; what cache and match model will have said; and the cache's
+    rows (S, V) of the block's beginning for `mine`."""
 
     start: int
     stop: int
@@ -254,7 +254,7 @@ class Predictor:
         return alone, expert.score(tokens, t, t + 1, True, alone, unknown=1).features
 
     def _read(self, tokens: Tokens, one: Stretch) -> Tensor:
-        """What the product reads of the cache, which has counted the targets: (S, V) for the rows of `mine`."""
+        """The cache's rows for those of `mine`, when it has counted them."""
         one.told[0].result()
         assert self.product is not None
         with self._timed("product"):
@@ -285,7 +285,7 @@ class Predictor:
         return features_nF, product_n, noted
 
     def _product(self, tokens: Tokens, where: I64, one: Stretch, there: list[Tensor], features_nF: F32) -> Tensor:
-        """(n,) float64; 0 where no rank has the network's row.  where (S,): the targets whose rows are `there`; the cache's are added to them."""
+        """(n,) float64; 0 where no rank has the network's row.  there: rows of the targets `where` (S,), to which the cache's are added."""
         product_n = torch.zeros(one.stop - one.start, dtype=torch.float64)
         if one.rows is not None and self.product is not None:
             there.append(one.rows.result())

@@ -72,7 +72,7 @@ class ProductScorer:
 
     @torch.inference_mode()
     def _mix(self, logp_SV: Tensor, second_SV: Tensor, exponents_S2: F64, targets_S: Tensor | None) -> Tensor:
-        """Probabilities of the targets, or of all tokens; no row depends on those beside it."""
+        """Probabilities of the targets, or of all tokens."""
         exponents = torch.from_numpy(exponents_S2).to(logp_SV.device)
         if logp_SV.is_cuda:
             from hybrid.scoring.gpu_rows import mix

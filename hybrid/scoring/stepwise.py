@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from hybrid.model.hybrid_lm import HybridLM
-from hybrid.model.recorded import RecordedLogits
 from hybrid.parallel.ranks import Ranks
 from hybrid.scoring.build import predictor_of
 from hybrid.scoring.network import Network, NeuralScores
@@ -88,12 +87,11 @@ class FrozenForward:
         self.model, self.seq_len, self.ranks, self.batch_windows = model.to(device).eval(), seq_len, Ranks(0, 1, device), batch_windows
         self._windows = list(windows(size, seq_len, stride))
         self._last = np.array([end for _, end, _ in self._windows])  # the last target of each
-        self._step, self._logits = batch_windows or batch_of(seq_len, device), RecordedLogits(model) if device.type == "cuda" else None
+        self._step = batch_windows or batch_of(seq_len, device)
 
     def around(self, known: Tokens, t: int) -> NeuralScores:
         at = int(np.searchsorted(self._last, t)) // self._step * self._step
-        some = self._windows[at : at + self._step]
-        return score_windows(self.model, known, some, self.seq_len, self.ranks, batch_windows=self.batch_windows, logits=self._logits)
+        return score_windows(self.model, known, self._windows[at : at + self._step], self.seq_len, self.ranks, batch_windows=self.batch_windows)
 
     def learned(self, known: Tokens, t: int) -> None:
         """Nothing to do: it does not learn."""

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hybrid.model.hybrid_lm import HybridLM
 from hybrid.model.parameters import flat_gradients
-from hybrid.model.recorded import RecordedLogits, recorded
+from hybrid.model.recorded import recorded
 from hybrid.parallel.ranks import Ranks
 from hybrid.scoring import windows
 from hybrid.scoring.network import NeuralScores
@@ -93,12 +93,11 @@ class AdaptedNetwork:
         self.learner = Learner(model, adapt, ranks)
         whole = ranks.device.type == "cuda" and ranks.world == 1 and not exact and self.chunk_tokens == seq_len
         self._replay = self.learner.recorded(seq_len) if whole else None
-        self._logits = RecordedLogits(self.learner.model) if whole else None
 
     def score(self, tokens: Tokens, start: int, stop: int) -> NeuralScores:
         """The network's scores of targets start … stop-1, with rows."""
         todo = windows.windows_of(start, stop, len(tokens), self.seq_len, self.stride)
-        return windows.score_windows(self.learner.model, tokens, todo, self.seq_len, self.ranks, batch_windows=int(self.exact), logits=self._logits)
+        return windows.score_windows(self.learner.model, tokens, todo, self.seq_len, self.ranks, batch_windows=int(self.exact))
 
     def update(self, tokens: Tokens, start: int, stop: int) -> None:
         """One step on targets start … stop-1, each seen in a window that begins inside the chunk."""

@@ -3,7 +3,7 @@
 Shapes: N tokens of a stream, B windows of a batch, L window length in tokens, V vocabulary, S scored positions of a batch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
 import numpy as np
@@ -67,17 +67,9 @@ def batch_of(seq_len: int, device: torch.device) -> int:
 
 @torch.inference_mode()
 def score_windows(
-    model: HybridLM,
-    tokens: Tokens,
-    todo: Sequence[tuple[int, int, int]],
-    seq_len: int,
-    ranks: Ranks,
-    *,
-    batch_windows: int = 0,
-    rows: bool = True,
-    logits: Callable[[Tensor, Tensor], Tensor] | None = None,
+    model: HybridLM, tokens: Tokens, todo: Sequence[tuple[int, int, int]], seq_len: int, ranks: Ranks, *, batch_windows: int = 0, rows: bool = True
 ) -> NeuralScores:
-    """The scores of `todo`, one or more consecutive windows as `windows` gives them.  logits: what computes the model's `logits_at`."""
+    """The scores of `todo`, one or more consecutive windows as `windows` gives them."""
     batch = batch_windows or batch_of(seq_len, ranks.device)
     mine = todo[len(todo) * ranks.rank // ranks.world : len(todo) * (ranks.rank + 1) // ranks.world]
     first, stop = todo[0][2], todo[-1][1] + 1
@@ -85,7 +77,7 @@ def score_windows(
     model.eval()
     for at in range(0, len(mine), batch):
         part = mine[at : at + batch]
-        logp_SV, targets_S = _logp(logits or model.logits_at, tokens, part, ranks.device)
+        logp_SV, targets_S = _logp(model, tokens, part, seq_len, ranks.device)
         out[:, part[0][2] - first : part[-1][1] + 1 - first] = _levels(logp_SV, targets_S)
         kept += [logp_SV] if rows else []
     if ranks.world > 1:
@@ -94,9 +86,7 @@ def score_windows(
     return NeuralScores(out[0], out[1].astype(np.float32), out[2].astype(np.float32), first, own, mine[0][2] if mine else first)
 
 
-def _logp(
-    logits: Callable[[Tensor, Tensor], Tensor], tokens: Tokens, part: Sequence[tuple[int, int, int]], device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _logp(model: HybridLM, tokens: Tokens, part: Sequence[tuple[int, int, int]], seq_len: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """(S, V) log-probabilities and (S,) targets."""
     inputs_BL = np.zeros((len(part), max(end - begin for begin, end, _ in part)), dtype=np.int64)  # padding is never looked back at
     for row, (begin, end, _) in enumerate(part):
@@ -105,7 +95,7 @@ def _logp(
     places = np.concatenate([np.arange(first - 1 - begin, end - begin) + row * width for row, (begin, end, first) in enumerate(part)])
     targets = np.concatenate([tokens[first : end + 1] for _, end, first in part]).astype(np.int64)
     tokens_BL, places_S, targets_S = (torch.from_numpy(a).to(device) for a in (inputs_BL, places, targets))
-    return torch.log_softmax(logits(tokens_BL, places_S), dim=-1), targets_S
+    return torch.log_softmax(model.logits_at(tokens_BL, places_S), dim=-1), targets_S
 
 
 def _levels(logp_SV: Tensor, targets_S: Tensor) -> F64:

@@ -199,8 +199,7 @@ def count_range(
     """Scores (when prob has entries) and then, with `learn`, counts each token in turn; returns where it stopped for want of room, -1 where what
     stands before `start` was not counted.
 
-    The order of the calls in the loop is the guarantee that no score has seen its own token.  Looks at no token from `known` on.
-    One call does all: a thread that lets go of the interpreter may wait long to get it back."""
+    The order of the calls in the loop is the guarantee that no score has seen its own token.  Looks at no token from `known` on."""
     if cursor[0, DEPTH] < 0 and seek(state, tokens, start, cursor, place) and learn:
         return -1
     if len(parts.unigram) and parts.meta[NODES] < 0:
