@@ -56,7 +56,7 @@ TOGETHER = 64  # watched targets whose distributions are made at once, with one 
 
 @dataclass
 class Noted:
-    """What was known of target t before it was looked at.
+    """What was known of target t before it was looked at; copies.
 
     there: log-probabilities (1, V) of the network and, for the product, of the cache at the beginning of the block.
     here: of cache and match model.  weights (K,), token and its reported probability: once it is scored."""
@@ -281,7 +281,7 @@ class Predictor:
             for t in told[0][1]:
                 for at in np.flatnonzero(where == t):
                     seen_12, asked = neural_n2[t - one.start :][:1], [asked[t] for _, asked in told]
-                    noted.append(self._note(t, seen_12, [rows[at : at + 1] for rows in there], asked))
+                    noted.append(self._note(t, seen_12, [rows[at : at + 1].clone() for rows in there], asked))
         return features_nF, product_n, noted
 
     def _product(self, tokens: Tokens, where: I64, one: Stretch, there: list[Tensor], features_nF: F32) -> Tensor:
@@ -350,8 +350,6 @@ class Predictor:
         for one in watched:
             if len(self._noted) == TOGETHER:
                 self._settle()
-            with self._timed("check"):
-                one.there = [rows.clone() for rows in one.there]  # lets the other rows go
             self._noted.append(one)
 
     def _settle(self) -> None:
