@@ -116,7 +116,7 @@ class Predictor:
             self.product = product or ProductScorer(keep=keep_rows)
         self._caches, self._spare = [cache, *others], list[Entries]()
         self._experts: list[StreamCache | MatchModel] = [*self._caches, *([match] if match is not None else [])]
-        self._threads = {id(part): ThreadPoolExecutor(1) for part in (*self._experts, self.product, Noted, self.mixture)}
+        self._threads = {id(part): ThreadPoolExecutor(1) for part in (*self._experts, ProductScorer, Mixture, Noted)}
         self._noted = list[Noted]()  # scored, and not yet held against their distributions
         self._beside = False  # whether they are used
         self._block = Block(cache, 0, 0)  # the open one
@@ -209,11 +209,11 @@ class Predictor:
             if start == stop or len(waiting) > AHEAD * self._beside:
                 for one in islice(waiting, READ):
                     if one.rows is None and self.product is not None and one.mine:
-                        one.rows = self._on(self.product, self._read, tokens, one)
+                        one.rows = self._on(ProductScorer, self._read, tokens, one)
                 one = waiting.popleft()
                 a, b = one.start, one.stop
                 here = BlendScores(*(getattr(out, name)[a - first : b - first] for name in ("probs", "mixed", "weights")))
-                scored.append(self._on(self.mixture, self._finish, tokens, a, here, learn, *self._multiply(tokens, one, here.probs)))
+                scored.append(self._on(Mixture, self._finish, tokens, a, here, learn, *self._multiply(tokens, one, here.probs)))
                 scored[max(0, len(scored) - AHEAD)].result()
                 begin, end = self._chunk(len(tokens), a)
                 if self.by_chunk and learn and b == end < len(tokens):
