@@ -26,6 +26,8 @@ for name in ("geteuid", "getuid", "fork", "mkfifo", "sched_getaffinity", "getloa
     delattr(os, name)
 import hybrid, ngram
 names = [module.name for package in (ngram, hybrid) for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
+if "triton" not in sys.modules:  # which PyTorch for CUDA brings along; no CPU asks for its kernels
+    names.remove("hybrid.scoring.gpu_rows")
 for name in [*names, "train_gpt", "eval"]:
     if not name.endswith(("__main__", "hf.harness")):  # the model for lm-evaluation-harness wants that installed, and is its caller's
         importlib.import_module(name)
