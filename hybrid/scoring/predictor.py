@@ -44,7 +44,7 @@ from ngram.arrays import F32, F64, I64
 from ngram.errors import SeedgramError
 from ngram.online.kernels import fill_from_parts
 from ngram.online.match import MatchModel
-from ngram.online.stream_cache import Block, ChunkScores, Entries, StreamCache
+from ngram.online.stream_cache import Block, ChunkScores, StreamCache
 from ngram.score_first import Tokens
 
 AHEAD = 8  # blocks that cache and match model may be ahead of network and product, and these of the gate
@@ -114,7 +114,7 @@ class Predictor:
         self.product: ProductScorer | None = None
         if PRODUCT in mixture.present:
             self.product = product or ProductScorer(keep=keep_rows)
-        self._caches, self._spare = [cache, *others], list[Entries]()
+        self._caches = [cache, *others]
         self._experts: list[StreamCache | MatchModel] = [*self._caches, *([match] if match is not None else [])]
         self._threads = {id(part): ThreadPoolExecutor(1) for part in (*self._experts, ProductScorer, Mixture, Noted)}
         self._noted = list[Noted]()  # scored, and not yet held against their distributions
@@ -184,7 +184,7 @@ class Predictor:
                 first += (t - first) // self.read_tokens * self.read_tokens
                 stop = min(first + self.read_tokens, stop)
                 self.product.open(tokens, first)
-            self._block = Block(self._caches[self._caches.index(self._block.cache) - 1], first, stop - first, self._spare)
+            self._block = Block(self._caches[self._caches.index(self._block.cache) - 1], first, stop - first)
         return self._block
 
     # ---- scoring -------------------------------------------------------------------------------------------------

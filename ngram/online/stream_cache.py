@@ -34,17 +34,11 @@ ENTRIES = 256  # of lists for each target that RowParts have room for at first
 SLACK = 1 << 20  # room for growth from the start: pages that are never written take no memory
 
 
-Entries = tuple[I64, F64]  # cells and values of RowParts
-
-
 class Block:
-    """Targets start … start + size - 1, which `cache` counts; parts: what it said of them before it counted any, filled as it does.
+    """Targets start … start + size - 1, which `cache` counts; parts: what it said of them before it counted any, filled as it does."""
 
-    spare: entries of other blocks, used again."""
-
-    def __init__(self, cache: "StreamCache", start: int, size: int, spare: "list[Entries] | None" = None) -> None:
+    def __init__(self, cache: "StreamCache", start: int, size: int) -> None:
         self.cache, self.start, self.size, self.parts = cache, start, size, NO_PARTS
-        self.spare: list[Entries] = [] if spare is None else spare
 
     def begin(self, *, shared: bool = True) -> None:
         """Before the first call that fills it, and then again at will.  shared: contexts have lists in common."""
@@ -56,7 +50,7 @@ class Block:
             cache.state.nodes[:, trie.SPARE], cache.serial = 0, 0
         meta = np.array([self.start, -1, 0, cache.serial if shared else -1])
         lists, starts = np.zeros((lengths, self.size), np.int64), np.zeros(most + 2, np.int64)
-        cells, values = self.spare.pop() if self.spare else (np.empty(room, np.int64), np.empty(room))
+        cells, values = cache.spare.pop() if shared and cache.spare else (np.empty(room, np.int64), np.empty(room))
         self.parts = RowParts(lists, np.ones(most + 1), starts, cells, values, unigram, meta)
 
     def grow(self) -> None:
@@ -65,8 +59,8 @@ class Block:
         self.parts = old._replace(cells=np.concatenate([old.cells, old.cells]), values=np.concatenate([old.values, old.values]))
 
     def end(self) -> None:
-        """Nobody looks at the parts any more."""
-        self.spare.append((self.parts.cells, self.parts.values))
+        """Nobody looks at the parts any more; another block of the cache may have their room, on whatever thread this is."""
+        self.cache.spare.append((self.parts.cells, self.parts.values))
         self.parts = NO_PARTS
 
 
@@ -109,6 +103,7 @@ class StreamCache:
             settings=np.array([self.order, self.vocab_size, self.bos], np.int64),
         )
         self.serial = 0  # of the list that was made last
+        self.spare = list[tuple[I64, F64]]()  # cells and values of blocks that have ended
         self.state.nodes[: sizes[0]], self.state.pool[0] = 0, (trie.EMPTY, 0, 0)
         self._seed(table, pools)
 

@@ -170,7 +170,10 @@ def test_what_a_block_keeps_while_it_is_counted_is_its_rows_before(trained, orde
     cuts = sorted({start, size, *data.draw(st.lists(st.integers(start, size), max_size=3))})
     for one in (cache, still, alone):
         one.update(tokens, 1, start)
-    cache.score(tokens, 1, start + 1, block=Block(cache, 1, start))  # an earlier block's lists
+    earlier = Block(cache, 1, start)
+    cache.score(tokens, 1, start + 1, block=earlier)
+    if left:  # the next one uses its room again
+        earlier.end()
     cache.serial = min(cache.serial, trie.U32_MAX - left) if left > 10 else trie.U32_MAX - left
     block, aside = Block(cache, start, size - start), np.empty((1, vocab))
     for a, b in pairwise(cuts):
@@ -183,6 +186,21 @@ def test_what_a_block_keeps_while_it_is_counted_is_its_rows_before(trained, orde
     fill_from_parts(block.parts, 0, rows)
     assert np.array_equal(rows, still.rows(histories(tokens, np.arange(start, size), order, BOS)))
     assert cache.digest() == alone.digest()
+
+
+def test_the_room_of_a_block_that_has_ended_goes_to_the_next_one_of_its_cache_and_to_no_other():
+    """Caches count on threads of their own: two that took from one list could both want the last of it.  Rows that are asked for alone give nothing back."""
+    table = count(5, [1, 2, 3, 2, 4], 3).table()
+    cache, other = OnlineCache(table), OnlineCache(table)
+    ended, alone, foreign, following = Block(cache, 1, 4), Block(cache, 2, 1), Block(other, 1, 4), Block(cache, 5, 4)
+    ended.begin()
+    cells, values = ended.parts.cells, ended.parts.values
+    ended.end()
+    alone.begin(shared=False)
+    foreign.begin()
+    following.begin()
+    assert following.parts.cells is cells and following.parts.values is values
+    assert alone.parts.cells is not cells and foreign.parts.cells is not cells and not cache.spare
 
 
 def test_a_context_that_a_block_makes_opens_no_longer_one_to_it():
