@@ -72,15 +72,14 @@ class Noted:
 
 @dataclass
 class Stretch:
-    """Targets start … stop-1 of a block: what the network says, with rows for `mine`; what cache and match model will have said; and the cache's
-    rows (S, V) of the block's beginning for `mine`."""
+    """Targets start … stop-1 of a block: what cache and match model will have said; what the network says, and the cache's rows (S, V) of the
+    block's beginning for those of the network that are here, None: none are."""
 
     start: int
     stop: int
     block: Block
-    pieces: Sequence[NeuralScores]
-    mine: list[Rows]
     told: list[Future[Told]]
+    pieces: Sequence[NeuralScores] = ()
     rows: Future[Tensor] | None = None
 
 
@@ -198,8 +197,7 @@ class Predictor:
             if start < stop:
                 block = self._opened(tokens, start)
                 end = min(stop, block.start + block.size)
-                pieces = self.network.take(tokens, start, end)
-                waiting.append(Stretch(start, end, block, pieces, rows_of(pieces), []))
+                waiting.append(Stretch(start, end, block, []))
                 for expert in self._experts:
                     if expert in (block.cache, self.match):
                         waiting[-1].told.append(self._on(expert, self._follow, expert, tokens, waiting[-1], by_token))
@@ -208,8 +206,10 @@ class Predictor:
                 start = end
             if start == stop or len(waiting) > AHEAD * self._beside:
                 for one in islice(waiting, READ):
-                    if one.rows is None and self.product is not None and one.mine:
-                        one.rows = self._on(ProductScorer, self._read, tokens, one)
+                    if not one.pieces:
+                        one.pieces = self.network.take(tokens, one.start, one.stop)
+                        if self.product is not None and (mine := rows_of(one.pieces)):
+                            one.rows = self._on(ProductScorer, self._read, tokens, one, mine)
                 one = waiting.popleft()
                 a, b = one.start, one.stop
                 here = BlendScores(*(getattr(out, name)[a - first : b - first] for name in ("probs", "mixed", "weights")))
@@ -234,10 +234,10 @@ class Predictor:
     def _follow(self, expert: StreamCache | MatchModel, tokens: Tokens, one: Stretch, learn: bool) -> Told:
         """An expert's scores, and what it says of each watched target when it has learned what stands before it and no more."""
         step: Callable[..., ChunkScores] = expert.score_then_update if learn else expert.score
-        if one.mine and isinstance(expert, StreamCache) and self.product is not None and self.product.by_parts:
+        if isinstance(expert, StreamCache) and self.product is not None and self.product.by_parts:
             step = partial(step, block=one.block)
         asked, scores = dict[int, Asked](), list[ChunkScores]()
-        watched = self._watch[np.searchsorted(self._watch, one.start) : np.searchsorted(self._watch, one.stop)].tolist() if one.mine else []
+        watched = self._watch[np.searchsorted(self._watch, one.start) : np.searchsorted(self._watch, one.stop)].tolist()
         for a, b in pairwise(sorted({one.start, one.stop, *watched})):
             if a in watched:
                 with self._timed("check"):
@@ -253,12 +253,12 @@ class Predictor:
         alone.begin(shared=False)
         return alone, expert.score(tokens, t, t + 1, True, alone, unknown=1).features
 
-    def _read(self, tokens: Tokens, one: Stretch) -> Tensor:
+    def _read(self, tokens: Tokens, one: Stretch, mine: Sequence[Rows]) -> Tensor:
         """The cache's rows for those of `mine`, when it has counted them."""
         one.told[0].result()
         assert self.product is not None
         with self._timed("product"):
-            rows_SV = _joined([self.product.read(tokens, one.block, t, t + len(rows), rows) for t, rows in one.mine])
+            rows_SV = _joined([self.product.read(tokens, one.block, t, t + len(rows), rows) for t, rows in mine])
         if self.product.by_parts and one.stop == one.block.start + one.block.size:
             one.block.end()
         return rows_SV
@@ -271,8 +271,9 @@ class Predictor:
             probs_nK[:, expert] = scores.prob
         neural_n2 = np.concatenate([piece.features() for piece in one.pieces])
         features_nF = features_of(neural_n2, *(scores.features for scores, _ in told))
-        where = np.concatenate([np.arange(t, t + len(rows)) for t, rows in one.mine] or [np.arange(0)])
-        there, product_n = [_joined([rows for _, rows in one.mine])] if one.mine else [], torch.zeros(len(probs_nK), dtype=torch.float64)
+        mine, product_n = rows_of(one.pieces), torch.zeros(len(probs_nK), dtype=torch.float64)
+        where = np.concatenate([np.arange(t, t + len(rows)) for t, rows in mine] or [np.arange(0)])
+        there = [_joined([rows for _, rows in mine])] if mine else []
         if self.product is not None:
             with self._timed("product"):
                 product_n = self._product(tokens, where, one, there, features_nF)
