@@ -7,13 +7,14 @@ the same, so both get the same bits.
 
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hybrid.model.hybrid_lm import HybridLM
+from hybrid.model.recorded import recorded
 from hybrid.parallel.ranks import Ranks
 from hybrid.scoring.build import predictor_of
 from hybrid.scoring.network import Network, NeuralScores
@@ -21,7 +22,7 @@ from hybrid.scoring.options import EvalOptions
 from hybrid.scoring.predictor import Predictor
 from hybrid.scoring.product import ProductScorer
 from hybrid.scoring.test_time_training import AdaptedNetwork
-from hybrid.scoring.windows import batch_of, score_windows, windows
+from hybrid.scoring.windows import batch_of, score_windows, windows, windows_of
 from hybrid.storing.artifact import Artifact
 from ngram.arrays import F64
 from ngram.blending.gate import LEAST
@@ -84,7 +85,8 @@ class FrozenForward:
     """The windows of `neural_blocks` for a reader who knows the stream only up to some target; see Forward.  One rank."""
 
     def __init__(self, model: HybridLM, size: int, seq_len: int, stride: int, device: torch.device, *, batch_windows: int = 0) -> None:
-        self.model, self.seq_len, self.ranks, self.batch_windows = model.to(device).eval(), seq_len, Ranks(0, 1, device), batch_windows
+        self.model: Any = RecordedModel(model.to(device)) if device.type == "cuda" else model.to(device)
+        self.seq_len, self.ranks, self.batch_windows = seq_len, Ranks(0, 1, device), batch_windows
         self._windows = list(windows(size, seq_len, stride))
         self._last = np.array([end for _, end, _ in self._windows])  # the last target of each
         self._step = batch_windows or batch_of(seq_len, device)
@@ -97,13 +99,38 @@ class FrozenForward:
         """Nothing to do: it does not learn."""
 
 
+class RecordedModel:
+    """A model on CUDA as `score_windows` uses one: each shape of its inputs is one CUDA graph.  Logits hold until the next call."""
+
+    def __init__(self, model: HybridLM) -> None:
+        self._model, self._graphs = model, dict[tuple[int, ...], Any]()
+
+    def eval(self) -> None:
+        self._model.eval()
+
+    def logits_at(self, *given: Tensor) -> Tensor:
+        shape = tuple(size for one in given for size in one.shape)
+        if shape not in self._graphs:
+            logits, places = list[Tensor](), [one.clone() for one in given]
+            self._graphs[shape] = recorded(lambda: logits.append(self._model.logits_at(*places))), places, logits
+        graph, places, logits = self._graphs[shape]
+        for place, one in zip(places, given, strict=True):
+            place.copy_(one)
+        graph.replay()
+        return logits[-1]
+
+
 class AdaptedForward(AdaptedNetwork):
     """The same of a network that learns; see Forward."""
 
     def around(self, known: Tokens, t: int) -> NeuralScores:
-        """Scores of the chunk that target t is in; see Forward."""
+        """Scores of the chunk that target t is in, or of its window where each is computed alone; see Forward."""
         start = 1 + (t - 1) // self.chunk_tokens * self.chunk_tokens
-        return self.score(known, start, min(start + self.chunk_tokens, len(known)))
+        stop = min(start + self.chunk_tokens, len(known))
+        if self.exact:
+            todo = windows_of(start, stop, len(known), self.seq_len, self.stride)
+            start, stop = next((first, end + 1) for _, end, first in todo if first <= t <= end)
+        return self.score(known, start, stop)
 
     def learned(self, known: Tokens, t: int) -> None:
         """Takes a step where target t ends a chunk."""
