@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from hybrid.coding.symbols import Step, step_of
 from hybrid.scoring.predictor import Predictor
-from hybrid.scoring.scores import check_row
+from hybrid.scoring.scores import check_rows
 from ngram.arrays import F64
 from ngram.score_first import Tokens
 
@@ -51,5 +51,5 @@ class OneByOne:
         self.predictor.close()
 
     def _checked(self, tokens: Tokens, t: int, mixed_1: F64) -> F64:
-        check_row(self._row, int(tokens[t]), float(mixed_1[0]), t)
+        check_rows(self._row[None], tokens[t : t + 1], mixed_1, np.array([t]))
         return mixed_1

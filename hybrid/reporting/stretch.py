@@ -65,9 +65,9 @@ class _Reading(Mixture):
         super().__init__(mixture.gate, mixture.chunk_tokens, **mixture.there)
         self.seen: F64 = np.empty((0, 0))
 
-    def mixed_row(self, weights_K: F64, rows_KV: F64) -> F64:
-        self.seen = rows_KV
-        return super().mixed_row(weights_K, rows_KV)
+    def mixed_rows(self, weights_nK: F64, rows_KnV: F64) -> F64:
+        self.seen = rows_KnV[:, 0]
+        return super().mixed_rows(weights_nK, rows_KnV)
 
 
 def read_tokens(art: Artifact, data: str, options: EvalOptions) -> tuple[Tokens, I64, str]:

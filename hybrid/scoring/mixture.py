@@ -72,9 +72,9 @@ class Mixture:
         probs_nK[:, self.absent] = mixed_n[:, None]
         return mixed_n
 
-    def mixed_row(self, weights_K: F64, rows_KV: F64) -> F64:
-        """(V,) float64: one position's whole distribution, by the same additions as `mixed`."""
-        return mix(weights_K[None, self.present], rows_KV[self.present].T)
+    def mixed_rows(self, weights_nK: F64, rows_KnV: F64) -> F64:
+        """(n, V) float64: whole distributions, by the same additions as `mixed`."""
+        return mix(weights_nK[:, None, self.present], np.moveaxis(rows_KnV[self.present], 0, 2)).T
 
     def note(self, features_nF: F32, probs_nK: F64) -> None:
         """Takes what was scored; once a chunk is full, the gate learns it."""

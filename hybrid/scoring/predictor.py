@@ -25,7 +25,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, pairwise
+from itertools import islice
 from threading import Lock
 from typing import Any
 
@@ -39,46 +39,29 @@ from hybrid.scoring.mixture import EXPERTS, MATCH, NEURAL, NGRAM, PRODUCT, Mixtu
 from hybrid.scoring.network import Network, NeuralScores, Rows, rows_of
 from hybrid.scoring.options import READ_TOKENS
 from hybrid.scoring.product import Kept, ProductScorer
-from hybrid.scoring.scores import BlendScores, check_row
+from hybrid.scoring.scores import BlendScores, CheckError
+from hybrid.scoring.watching import Noted, Watching
 from ngram.arrays import F32, F64, I64
 from ngram.errors import SeedgramError
-from ngram.online.kernels import fill_from_parts
-from ngram.online.match import MatchModel
+from ngram.online.match import Asked, MatchModel
 from ngram.online.stream_cache import Block, ChunkScores, StreamCache
 from ngram.score_first import Tokens
 
 AHEAD = 8  # blocks that cache and match model may be ahead of network and product, and these of the gate
 READ = 2  # of these, with the cache's rows
-Asked = tuple[F64 | Block, F32]  # distribution (V,) or its parts, and features (1, F), of a target by an expert that has not seen it
-Told = tuple[ChunkScores, dict[int, Asked]]  # an expert's scores of a stretch, and what it said of watched targets
-TOGETHER = 64  # watched targets whose distributions are made at once, with one transfer from the device
-
-
-@dataclass
-class Noted:
-    """What was known of target t before it was looked at; copies.
-
-    there: log-probabilities (1, V) of the network and, for the product, of the cache at the beginning of the block.
-    here: of cache and match model.  weights (K,), token and its reported probability: once it is scored."""
-
-    t: int
-    features_1F: F32
-    there: list[Tensor]
-    here: list[F64 | Block]
-    weights_K: F64 | None = None
-    token: int = 0
-    reported: float = 0.0
 
 
 @dataclass
 class Stretch:
-    """Targets start … stop-1 of a block: what cache and match model will have said; what the network says, and the cache's rows (S, V) of the
-    block's beginning for those of the network that are here, None: none are."""
+    """Targets start … stop-1 of a block: what cache and match model will have said, and of the watched ones among them (W,) before they saw them;
+    what the network says, and the cache's rows (S, V) of the block's beginning for those of the network that are here, None: none are."""
 
     start: int
     stop: int
     block: Block
-    told: list[Future[Told]]
+    watched: I64
+    asked: list[Block | Asked]
+    told: list[Future[ChunkScores]]
     pieces: Sequence[NeuralScores] = ()
     rows: Future[Tensor] | None = None
 
@@ -115,13 +98,12 @@ class Predictor:
             self.product = product or ProductScorer(keep=keep_rows)
         self._caches = [cache, *others]
         self._experts: list[StreamCache | MatchModel] = [*self._caches, *([match] if match is not None else [])]
-        self._threads = {id(part): ThreadPoolExecutor(1) for part in (*self._experts, ProductScorer, Mixture, Noted)}
-        self._noted = list[Noted]()  # scored, and not yet held against their distributions
+        self._watching = Watching(mixture, self.product)
+        self._threads = {id(part): ThreadPoolExecutor(1) for part in (*self._experts, ProductScorer, Mixture, Watching)}
         self._beside = False  # whether they are used
         self._block = Block(cache, 0, 0)  # the open one
         self._watch = np.unique(np.asarray(watch, np.int64))
         self._scored = list[tuple[F32, F64]]()  # of the pending chunk; no score depends on it, so no digest sees it
-        self.checked = 0  # positions whose row was compared
         self.collected: list[tuple[F32, F64]] = []
         self.seconds, self._adding = dict.fromkeys(("cache", "match", "gate", "product", "check"), 0.0), Lock()  # of work
 
@@ -149,11 +131,13 @@ class Predictor:
         if neural.rows is None or not len(neural.rows):
             return None
         block = self._opened(tokens, t)
-        asked = [self._ask(expert, tokens, t) for expert in (block.cache, self.match) if expert is not None]
+        alone = Block.of(block.cache, [t])
+        block.cache.score(tokens, t, t + 1, False, None, alone, unknown=1)
+        asked: list[Block | Asked] = [alone, *([self.match.ask(tokens, t)] if self.match is not None else [])]
         there = [neural.rows] + ([self.product.read_next(tokens, block, t, neural.rows)] if self.product is not None else [])
-        noted = self._note(t, neural.features(), there, asked)
-        noted.weights_K = self.mixture.weights(noted.features_1F)[0]
-        return next(self._rows([noted]))
+        noted = Noted(np.array([t]), np.zeros(1, np.int64), neural.features(), there, asked)
+        noted.weights_WK[:] = self.mixture.weights(noted.features_WF)
+        return self._watching.rows([noted])[0]
 
     def close(self) -> None:
         """Ends the helper threads."""
@@ -162,6 +146,11 @@ class Predictor:
 
     def digest(self) -> str:
         return self.cache.digest() + (self.match.digest() if self.match is not None else "") + self.mixture.digest()
+
+    @property
+    def checked(self) -> int:
+        """Positions whose row was compared."""
+        return self._watching.checked
 
     @property
     def kept(self) -> list[Kept]:
@@ -197,7 +186,9 @@ class Predictor:
             if start < stop:
                 block = self._opened(tokens, start)
                 end = min(stop, block.start + block.size)
-                waiting.append(Stretch(start, end, block, []))
+                watched = self._watch[slice(*np.searchsorted(self._watch, [start, end]))]
+                asked: list[Block | Asked] = [Block.of(block.cache, watched), *([Asked(watched)] if self.match is not None else [])]
+                waiting.append(Stretch(start, end, block, watched, asked, []))
                 for expert in self._experts:
                     if expert in (block.cache, self.match):
                         waiting[-1].told.append(self._on(expert, self._follow, expert, tokens, waiting[-1], by_token))
@@ -219,7 +210,7 @@ class Predictor:
                 if self.by_chunk and learn and b == end < len(tokens):
                     self._learn_chunk(tokens, begin, end)
         held = [one.result() for one in scored]
-        for last in (*held, self._on(Noted, self._settle), *(self._on(expert, int) for expert in self._experts)):
+        for last in (*held, self._on(Watching, self._timed("check")(self._watching.settle)), *(self._on(expert, int) for expert in self._experts)):
             last.result()  # of the experts: nobody waited for a cache that only counted
         return out
 
@@ -231,27 +222,18 @@ class Predictor:
         done.set_result(task(*given))
         return done
 
-    def _follow(self, expert: StreamCache | MatchModel, tokens: Tokens, one: Stretch, learn: bool) -> Told:
+    def _follow(self, expert: StreamCache | MatchModel, tokens: Tokens, one: Stretch, learn: bool) -> ChunkScores:
         """An expert's scores, and what it says of each watched target when it has learned what stands before it and no more."""
         step: Callable[..., ChunkScores] = expert.score_then_update if learn else expert.score
+        asked, known = one.asked[expert is self.match], expert.counted + (one.watched - one.start) * learn
         if isinstance(expert, StreamCache) and self.product is not None and self.product.by_parts:
             step = partial(step, block=one.block)
-        asked, scores = dict[int, Asked](), list[ChunkScores]()
-        watched = self._watch[np.searchsorted(self._watch, one.start) : np.searchsorted(self._watch, one.stop)].tolist()
-        for a, b in pairwise(sorted({one.start, one.stop, *watched})):
-            if a in watched:
-                with self._timed("check"):
-                    asked[a] = self._ask(expert, tokens, a)
-            with self._timed("match" if expert is self.match else "cache"):
-                scores.append(step(tokens, a, b))
-        return ChunkScores(*(np.concatenate([getattr(one, name) for one in scores]) for name in ("prob", "features"))), asked
-
-    def _ask(self, expert: StreamCache | MatchModel, tokens: Tokens, t: int) -> Asked:
-        if isinstance(expert, MatchModel):
-            return expert.row(tokens, t), expert.score(tokens, t, t + 1).features
-        alone = Block(expert, t, 1)
-        alone.begin(shared=False)
-        return alone, expert.score(tokens, t, t + 1, True, alone, unknown=1).features
+        with self._timed("match" if expert is self.match else "cache"):
+            scores = step(tokens, one.start, one.stop, asked=asked)
+        for t, before, then in zip(one.watched, known, asked.known, strict=True):
+            if before != then:
+                raise CheckError(f"position {t}: {then} tokens were learned when it was looked at, {before} stood before it; the score is not printed")
+        return scores
 
     def _read(self, tokens: Tokens, one: Stretch, mine: Sequence[Rows]) -> Tensor:
         """The cache's rows for those of `mine`, when it has counted them."""
@@ -263,27 +245,27 @@ class Predictor:
             one.block.end()
         return rows_SV
 
-    def _multiply(self, tokens: Tokens, one: Stretch, probs_nK: F64) -> tuple[F32, Tensor, list[Noted]]:
+    def _multiply(self, tokens: Tokens, one: Stretch, probs_nK: F64) -> tuple[F32, Tensor, Noted]:
         """Features (n, F), probabilities of the product (n,) on the device, and watched targets; the others' probabilities → probs (n, K)."""
         told = [said.result() for said in one.told]
         probs_nK[:, NEURAL] = np.exp(-np.concatenate([piece.nll_nats for piece in one.pieces]))
-        for expert, (scores, _) in zip((NGRAM, MATCH), told, strict=False):
+        for expert, scores in zip((NGRAM, MATCH), told, strict=False):
             probs_nK[:, expert] = scores.prob
         neural_n2 = np.concatenate([piece.features() for piece in one.pieces])
-        features_nF = features_of(neural_n2, *(scores.features for scores, _ in told))
+        features_nF = features_of(neural_n2, *(scores.features for scores in told))
         mine, product_n = rows_of(one.pieces), torch.zeros(len(probs_nK), dtype=torch.float64)
         where = np.concatenate([np.arange(t, t + len(rows)) for t, rows in mine] or [np.arange(0)])
         there = [_joined([rows for _, rows in mine])] if mine else []
         if self.product is not None:
             with self._timed("product"):
                 product_n = self._product(tokens, where, one, there, features_nF)
-        noted = list[Noted]()
         with self._timed("check"):
-            for t in told[0][1]:
-                for at in np.flatnonzero(where == t):
-                    seen_12, asked = neural_n2[t - one.start :][:1], [asked[t] for _, asked in told]
-                    noted.append(self._note(t, seen_12, [rows[at : at + 1].clone() for rows in there], asked))
-        return features_nF, product_n, noted
+            places = np.flatnonzero(np.isin(one.watched, where))
+            watched = one.watched[places]
+            if len(places):
+                at = torch.from_numpy(np.searchsorted(where, watched)).to(there[0].device)
+                there = [rows.index_select(0, at) for rows in there]
+            return features_nF, product_n, Noted(watched, places, neural_n2[watched - one.start], there, one.asked)
 
     def _product(self, tokens: Tokens, where: I64, one: Stretch, there: list[Tensor], features_nF: F32) -> Tensor:
         """(n,) float64; 0 where no rank has the network's row.  there: rows of the targets `where` (S,), to which the cache's are added."""
@@ -301,65 +283,23 @@ class Predictor:
             dist.all_reduce(product_n, group=self.ranks.patient_group)  # zero elsewhere: the sum is an exact gather
         return product_n
 
-    def _note(self, t: int, neural_12: F32, there: list[Tensor], asked: Sequence[Asked]) -> Noted:
-        return Noted(t, features_of(neural_12, *(features for _, features in asked)), there, [said for said, _ in asked])
-
-    def _rows(self, noted: Sequence[Noted]) -> Iterator[F64]:
-        """(V,) float64: the whole distribution of each."""
-        logp_SV, *second = (torch.cat(rows) for rows in zip(*(one.there for one in noted), strict=True))
-        there = [logp_SV.double()]
-        if self.product is not None:
-            exponents_S2 = self.mixture.exponents(np.concatenate([one.features_1F for one in noted]))
-            there.append(self.product.rows(logp_SV, second[0], exponents_S2))
-        for one, there_EV in zip(noted, torch.stack(there, 1).cpu().numpy(), strict=True):
-            yield self._mixed_row(one, there_EV)
-
-    def _mixed_row(self, one: Noted, there_EV: F64) -> F64:
-        assert one.weights_K is not None
-        rows_KV = np.zeros((len(EXPERTS), self.cache.vocab_size))
-        rows_KV[NEURAL : NEURAL + len(there_EV)] = there_EV  # and PRODUCT
-        for expert, said in zip((NGRAM, MATCH), one.here, strict=False):
-            if isinstance(said, Block):
-                fill_from_parts(said.parts, 0, rows_KV[expert : expert + 1])
-            else:
-                rows_KV[expert] = said
-        rows_KV[NEURAL] = np.exp(rows_KV[NEURAL])
-        return self.mixture.mixed_row(one.weights_K, rows_KV)
-
-    def _finish(
-        self, tokens: Tokens, start: int, out: BlendScores, learn: bool, features_nF: F32, product_n: Tensor, watched: Sequence[Noted]
-    ) -> Future[None]:
-        """Mixes a piece and, with `learn`, has the gate learn it.  Returns what holds its watched targets against their distributions."""
+    def _finish(self, tokens: Tokens, start: int, out: BlendScores, learn: bool, features_nF: F32, product_n: Tensor, noted: Noted) -> Future[None]:
+        """Mixes a piece and, with `learn`, has the gate learn it.  Returns what may hold its watched targets against their rows."""
         with self._timed("product"):
             out.probs[:, PRODUCT] = product_n.cpu().numpy()
         if self.product is not None and not (out.probs[:, PRODUCT] > 0).all():
             raise SeedgramError("the network's rows are missing or hold no numbers; lower --ttt-rate if it learns, or give --no-product")
         with self._timed("gate"):
-            weights = self.mixture.weights(np.concatenate([features_nF, *(one.features_1F for one in watched)]))
-            out.weights[:] = weights[: len(features_nF)]
+            weights = self.mixture.weights(np.concatenate([features_nF, noted.features_WF]))
+            out.weights[:], noted.weights_WK[:] = np.split(weights, [len(features_nF)])
             out.mixed[:] = self.mixture.mixed(out.weights, out.probs)
-        for one, weights_K in zip(watched, weights[len(features_nF) :], strict=True):
-            one.weights_K, one.token, one.reported = weights_K, int(tokens[one.t]), float(out.mixed[one.t - start])
+        noted.tokens_W, noted.reported_W[:] = tokens[noted.where], out.mixed[noted.where - start]
         self._scored.append((features_nF, out.probs))
         if self.collect:
             self.collected.append(self._scored[-1])
         if learn:
             self._teach_gate()
-        return self._on(Noted, self._hold, watched)
-
-    def _hold(self, watched: Sequence[Noted]) -> None:
-        for one in watched:
-            if len(self._noted) == TOGETHER:
-                self._settle()
-            self._noted.append(one)
-
-    def _settle(self) -> None:
-        """Holds what was reported of the noted targets against their distributions."""
-        noted, self._noted = self._noted, []
-        with self._timed("check"):
-            for one, row_V in zip(noted, self._rows(noted) if noted else (), strict=True):
-                check_row(row_V, one.token, one.reported, one.t)
-                self.checked += 1
+        return self._on(Watching, self._timed("check")(self._watching.hold), noted)
 
     def _teach_gate(self) -> None:
         with self._timed("gate"):

@@ -94,10 +94,10 @@ def rows_on(block: Block, first: int, last: int, device: torch.device) -> Tensor
         lists = int(parts.meta[LISTS]) + 1
         entries = int(parts.starts[lists])
         arrays = parts.cells[:entries], parts.values[:entries], parts.lists[:, at:stop], parts.shares[:lists], parts.unigram
-        cells_E, values_E, lists_KS, shares_L, unigram_V = (torch.from_numpy(array).to(device, non_blocking=True) for array in arrays)
-        children_LV = torch.zeros(lists, len(unigram_V), dtype=torch.float64, device=device)
+        cells_E, values_E, lists_KS, shares_L, unigram_BV = (torch.from_numpy(array).to(device, non_blocking=True) for array in arrays)
+        children_LV = torch.zeros(lists, unigram_BV.shape[1], dtype=torch.float64, device=device)
         children_LV.view(-1).scatter_(0, cells_E, values_E)
-        return spread(unigram_V, children_LV, lists_KS, shares_L)
+        return spread(unigram_BV, children_LV, lists_KS, shares_L)
     rows_SV = np.empty((stop - at, block.cache.vocab_size))
     each(lambda i: fill_from_parts(parts, at + i, rows_SV[i : i + A_THREAD]), range(0, len(rows_SV), A_THREAD))
     return torch.from_numpy(rows_SV).to(device)

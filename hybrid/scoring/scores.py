@@ -5,7 +5,9 @@ Shapes: n targets, K experts (mixture.EXPERTS), V vocabulary.
 
 from dataclasses import dataclass
 
-from ngram.arrays import F64
+import numpy as np
+
+from ngram.arrays import F64, I64, Tokens
 from ngram.errors import SeedgramError
 
 SUM_TOLERANCE = 2e-6  # |Σp - 1| of a row: network and product are float32
@@ -25,10 +27,11 @@ class BlendScores:
     weights: F64
 
 
-def check_row(row_V: F64, token: int, reported: float, t: int) -> None:
-    """Raises CheckError unless row_V is a distribution whose entry for `token` is the reported probability of position t."""
-    total, entry = float(row_V.sum()), float(row_V[token])
-    if not abs(total - 1) <= SUM_TOLERANCE or not float(row_V.min()) >= 0:
-        raise CheckError(f"position {t}: the distribution sums to {total!r}, smallest entry {float(row_V.min())!r}; the score is not printed")
-    if not abs(reported - entry) <= ENTRY_TOLERANCE * entry:
-        raise CheckError(f"position {t}: reported probability {reported!r}, but the distribution says {entry!r}; the score is not printed")
+def check_rows(rows_nV: F64, tokens_n: Tokens, reported_n: F64, where_n: I64) -> None:
+    """Raises CheckError unless each row is a distribution whose entry for its token is the reported probability of its position."""
+    columns = rows_nV.sum(1), rows_nV.min(1), np.take_along_axis(rows_nV, tokens_n.astype(np.int64)[:, None], 1)[:, 0], reported_n
+    for t, total, least, entry, reported in zip(where_n.tolist(), *(column.tolist() for column in columns), strict=True):
+        if not abs(total - 1) <= SUM_TOLERANCE or not least >= 0:
+            raise CheckError(f"position {t}: the distribution sums to {total!r}, smallest entry {least!r}; the score is not printed")
+        if not abs(reported - entry) <= ENTRY_TOLERANCE * entry:
+            raise CheckError(f"position {t}: reported probability {reported!r}, but the distribution says {entry!r}; the score is not printed")

@@ -237,5 +237,5 @@ class Gate:
 
 
 def mix(weights_NK: F64, probs_NK: F64) -> F64:
-    """Linear mixture of K probabilities a row: (N, K), (N, K) → (N,) float64."""
+    """Linear mixture of K probabilities a row: (…, K), (…, K) → (…,) reversed, float64."""
     return reduce(np.add, (weights_NK * probs_NK).T)

@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from ngram.arrays import F32, F64, I64, NARROW, Tokens, as_tokens, pad_of
 from ngram.errors import SeedgramError
-from ngram.online import off_stream, trie
+from ngram.online import off_stream
 from ngram.online.stream_cache import FEATURES, StreamCache
 from ngram.table import check_order
 
@@ -28,11 +28,6 @@ def histories(tokens: npt.ArrayLike, positions: npt.ArrayLike, order: int, bos: 
 
 class OnlineCache(StreamCache):
     """A cache that starts with the counts of a table and grows.  Updates may skip positions: contexts that lack are then made, with count 0."""
-
-    @property
-    def counted(self) -> int:
-        """Tokens counted since the table."""
-        return int(self.state.meta[trie.COUNTED])
 
     def fill(self, histories: Tokens, rows_PV: F64, features_PF: F32) -> None:
         """Writes `rows` of the histories and their features into given arrays; threads may fill parts of the arrays side by side."""

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ngram.arrays import F64, I64, Array
+from ngram.arrays import F32, F64, I64, Array
 from ngram.compiled import njit
 from ngram.online.trie import (
     CHILDREN,
@@ -33,16 +33,17 @@ from ngram.online.trie import (
     touch,
 )
 
-BEGIN, NODES, LISTS, SERIAL = range(4)  # meta of RowParts
+BLOCKS, NODES, LISTS, SERIAL, FORMER = range(5)  # meta of RowParts
 
 
 class RowParts(NamedTuple):
-    """What n targets' distributions are made of before any of these is counted: K = order - 1, L lists, E entries.
+    """What n targets' distributions are made of, each before any of its block is counted: B blocks, K = order - 1, L lists, E entries.
 
-    A distribution begins as unigram (V,).  Each context, the shortest first, multiplies it by its share (L,), which it leaves to shorter ones,
-    and adds its children: cells (E,), list · V + token, and values (E,).  lists (K, n): row k of contexts of k + 1 tokens; list 0, with share
-    1, is empty.  starts (L + 1,): where lists begin.  meta (4,): first target, nodes that were there (-1: not looked at yet), lists, and the cache's lists
-    before these, -1: no two contexts share one.  float64 and int64."""
+    A distribution begins as its block's row of unigram (B, V).  Each context, the shortest first, multiplies it by its share (L,), which it leaves
+    to shorter ones, and adds its children: cells (E,), list · V + token, and values (E,).  lists (K + 1, n): row k of contexts of k + 1 tokens, the
+    last of blocks; list 0, with share 1, is empty.  starts (L + 1,): where lists begin.  begins (B,): first targets of the blocks; known (B,):
+    tokens that were counted then.  features (n, F) float32, or (0, F).  meta (5,): blocks that have begun, nodes that were there, lists, the cache's
+    lists before these, -1: no two contexts share one, and lists of earlier blocks.  float64 and int64."""
 
     lists: I64
     shares: F64
@@ -50,6 +51,9 @@ class RowParts(NamedTuple):
     cells: I64
     values: F64
     unigram: F64
+    begins: I64
+    known: I64
+    features: F32
     meta: I64
 
 
@@ -147,12 +151,30 @@ def count_token(state: State, cursor: Array, place: Array, token: int) -> None:
 
 
 @njit
-def list_contexts(state: State, cursor: Array, i: int, parts: RowParts) -> bool:
-    """Fills lists[:, i] with what was there before any of the targets was counted; False where there is no room.
+def fill_unigram_row(state: State, row: Array) -> None:
+    """Order 1 → row (V,) float64."""
+    total = state.root[0, TOTAL]
+    scale = 1.0 / total if total > 0 else 0.0
+    for w in range(len(row)):
+        row[w] = 1.0 / len(row)
+        if total > 0:
+            row[w] = backoff(state, state.root, 1, 0) * scale * row[w] + kept_mass(state, 1, np.int64(state.unigrams[w])) * scale
+
+
+@njit
+def list_contexts(state: State, cursor: Array, t: int, i: int, parts: RowParts) -> bool:
+    """Fills lists[:, i] for target t with what was there before any of its block was counted; False where there is no room.
 
     A context is listed where they first meet it: nothing was counted in it before.  One that they have made was not there, nor a longer one.
     Column SPARE of a node: the last list that was made of it, counted over all of the cache's."""
     nodes, pool, meta = state.nodes, state.pool, parts.meta
+    while meta[BLOCKS] < len(parts.begins) and parts.begins[meta[BLOCKS]] <= t:
+        fill_unigram_row(state, parts.unigram[meta[BLOCKS]])
+        parts.known[meta[BLOCKS]] = state.meta[COUNTED]
+        meta[BLOCKS], meta[NODES], meta[FORMER] = meta[BLOCKS] + 1, state.meta[N_NODES], meta[LISTS]
+    parts.lists[-1, i] = meta[BLOCKS] - 1
+    if len(parts.features):
+        fill_features(state, cursor, 0, parts.features, i)
     for k in range(1, cursor[0, DEPTH] + 1):
         context = cursor[0, k]
         if context >= meta[NODES]:
@@ -160,7 +182,7 @@ def list_contexts(state: State, cursor: Array, i: int, parts: RowParts) -> bool:
         if parts.lists[k - 1, i] > 0:
             continue  # before room was made
         at = np.int64(nodes[context, SPARE]) - meta[SERIAL]
-        if at <= 0 or meta[SERIAL] < 0:
+        if at <= meta[FORMER] or meta[SERIAL] < 0:
             at, first = meta[LISTS] + 1, np.int64(nodes[context, FIRST])
             to, end = parts.starts[at], first + (1 << np.int64(nodes[context, SIZE] >> LOG))
             if to + end - first > len(parts.cells):
@@ -182,34 +204,36 @@ def list_contexts(state: State, cursor: Array, i: int, parts: RowParts) -> bool:
 
 
 @njit
-def fill_unigram_row(state: State, row: Array) -> None:
-    """Order 1 → row (V,) float64."""
-    total = state.root[0, TOTAL]
-    scale = 1.0 / total if total > 0 else 0.0
-    for w in range(len(row)):
-        row[w] = 1.0 / len(row)
-        if total > 0:
-            row[w] = backoff(state, state.root, 1, 0) * scale * row[w] + kept_mass(state, 1, np.int64(state.unigrams[w])) * scale
-
-
-@njit
 def count_range(
-    state: State, tokens: Array, start: int, known: int, stop: int, learn: bool, cursor: Array, place: Array, prob: Array, features: Array, parts: RowParts
+    state: State,
+    tokens: Array,
+    start: int,
+    known: int,
+    stop: int,
+    learn: bool,
+    cursor: Array,
+    place: Array,
+    prob: Array,
+    features: Array,
+    parts: RowParts,
+    asked: RowParts,
 ) -> int:
     """Scores (when prob has entries) and then, with `learn`, counts each token in turn; returns where it stopped for want of room, -1 where what
-    stands before `start` was not counted.
+    stands before `start` was not counted.  parts: of all targets; asked: of some, each a block.
 
     The order of the calls in the loop is the guarantee that no score has seen its own token.  Looks at no token from `known` on."""
     if cursor[0, DEPTH] < 0 and seek(state, tokens, start, cursor, place) and learn:
         return -1
-    if len(parts.unigram) and parts.meta[NODES] < 0:
-        parts.meta[NODES] = state.meta[N_NODES]
-        fill_unigram_row(state, parts.unigram)
+    one = np.searchsorted(asked.begins, start)
     for t in range(start, stop):
         if learn and not has_room(state, state.settings[0]):
             return t
-        if len(parts.lists) and not list_contexts(state, cursor, t - parts.meta[BEGIN], parts):
+        if len(parts.lists) and not list_contexts(state, cursor, t, t - parts.begins[0], parts):
             return t
+        if one < len(asked.begins) and asked.begins[one] == t:
+            if not list_contexts(state, cursor, t, one, asked):
+                return t
+            one += 1
         if len(features):
             fill_features(state, cursor, 0, features, t - start)
         if t >= known:
@@ -227,12 +251,12 @@ def count_range(
 
 @njit
 def fill_from_parts(parts: RowParts, first: int, rows: Array) -> None:
-    """The distributions of targets first, first + 1, … of the block → rows (n, V); see there what they are made of."""
-    size = len(parts.unigram)
+    """The distributions of targets first, first + 1, … → rows (n, V); see RowParts."""
+    size = rows.shape[1]
     for i in range(len(rows)):
         for w in range(size):
-            rows[i, w] = parts.unigram[w]
-        for k in range(len(parts.lists)):
+            rows[i, w] = parts.unigram[parts.lists[-1, first + i], w]
+        for k in range(len(parts.lists) - 1):
             at = parts.lists[k, first + i]
             if at > 0:
                 for w in range(size):

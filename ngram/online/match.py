@@ -9,8 +9,9 @@ confidence in a candidate is the share of candidates of that length that were ri
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from ngram.arrays import F64, I64, Array, Tokens, digest, read_only, token_type
+from ngram.arrays import F32, F64, I64, Array, Tokens, digest, read_only, token_type
 from ngram.compiled import njit
 from ngram.online.hashing import index_slot, mix_hash
 from ngram.online.stream_cache import ChunkScores
@@ -122,12 +123,30 @@ def learn_token(state: MatchState, past: Array, at: int, tokens: Array, t: int, 
 
 @njit
 def _score_range(
-    state: MatchState, past: Array, size: int, tokens: Array, start: int, stop: int, learn: bool, vocab: int, prob: Array, features: Array
+    state: MatchState,
+    past: Array,
+    size: int,
+    tokens: Array,
+    start: int,
+    stop: int,
+    learn: bool,
+    vocab: int,
+    prob: Array,
+    features: Array,
+    where: Array,
+    said: Array,
+    heard: Array,
 ) -> None:
-    """Scores tokens[start:stop] into prob (n,) and features (n, 2) where they have room; with `learn`, each is then learned."""
+    """Scores tokens[start:stop] into prob (n,) and features (n, 2) where they have room; with `learn`, each is then learned.
+
+    said (W, 3): candidates, confidences and log lengths at the targets `where` (W,), which need not be known; heard (W,): what was learned then."""
+    one = np.searchsorted(where, start)
     for t in range(start, stop):
         low = history_start(tokens, t, state.settings[0])
         candidate, length, sure = look(state, past, size, tokens, t, low)
+        if one < len(where) and where[one] == t:
+            said[one, 0], said[one, 1], said[one, 2], heard[one] = candidate, sure, np.log1p(np.float64(length)), size
+            one += 1
         if len(prob):
             prob[t - start] = (1.0 - sure) / vocab + (sure if candidate == tokens[t] else 0.0)
             features[t - start, 0] = np.log1p(np.float64(length))
@@ -135,6 +154,29 @@ def _score_range(
         if learn:
             learn_token(state, past, size, tokens, t, low, candidate, length)
             size += 1
+
+
+class Asked:
+    """What a model says at the targets `where` (W,) before it has seen them; known (W,): how many tokens it had learned then."""
+
+    def __init__(self, where: npt.ArrayLike = ()) -> None:
+        self.where = np.array(where, np.int64)
+        self.said, self.known = np.empty((self.where.size, 3)), np.empty(self.where.size, np.int64)
+
+    def features(self) -> F32:
+        """(W, 2)."""
+        return self.said[:, [2, 1]].astype(np.float32)
+
+    def rows(self, vocab_size: int) -> F64:
+        """(W, V) distributions."""
+        rows_WV = np.repeat((1.0 - self.said[:, 1:2]) / vocab_size, vocab_size, axis=1)
+        for row_V, (candidate, sure, _) in zip(rows_WV, self.said, strict=True):
+            if candidate >= 0:
+                row_V[int(candidate)] += sure
+        return rows_WV
+
+
+NOTHING = Asked()
 
 
 class MatchModel:
@@ -148,37 +190,44 @@ class MatchModel:
         self.state = new_state(bos)
         self.past, self.size = np.zeros(1 << 12, token_type(vocab_size)), 0
 
-    def score(self, tokens: Tokens, start: int, stop: int) -> ChunkScores:
-        """Scores of tokens[start:stop], 1 ≤ start; nothing is learned."""
-        return self._call(tokens, start, stop, False, stop - start)
+    @property
+    def counted(self) -> int:
+        """Tokens learned."""
+        return self.size
+
+    def score(self, tokens: Tokens, start: int, stop: int, asked: Asked = NOTHING) -> ChunkScores:
+        """Scores of tokens[start:stop], 1 ≤ start; nothing is learned.  asked: filled with what is said of some of them."""
+        return self._call(tokens, start, stop, False, stop - start, asked)
 
     def update(self, tokens: Tokens, start: int, stop: int) -> None:
         """Learns tokens[start:stop]."""
         self._call(tokens, start, stop, True, 0)
 
-    def score_then_update(self, tokens: Tokens, start: int, stop: int) -> ChunkScores:
+    def score_then_update(self, tokens: Tokens, start: int, stop: int, asked: Asked = NOTHING) -> ChunkScores:
         """The same as one-token chunks, in one kernel."""
-        return self._call(tokens, start, stop, True, stop - start)
+        return self._call(tokens, start, stop, True, stop - start, asked)
+
+    def ask(self, tokens: Tokens, t: int) -> Asked:
+        """What it says of the token at position t, which need not be known, given what stands before it."""
+        asked = Asked([t])
+        self._call(tokens, t, t + 1, False, 0, asked)
+        return asked
 
     def row(self, tokens: Tokens, t: int) -> F64:
         """(V,) float64 distribution of the token at position t, given what stands before it."""
-        stream = read_only(tokens, self.vocab_size)
-        candidate, _, sure = look(self.state, self.past, self.size, stream, t, history_start(stream, t, self.bos))
-        row_V = np.full(self.vocab_size, (1.0 - sure) / self.vocab_size)
-        if candidate >= 0:
-            row_V[candidate] += sure
-        return row_V
+        return self.ask(tokens, t).rows(self.vocab_size)[0]
 
     def digest(self) -> str:
         """xxh3_128 of all state, as hex."""
         state = self.state
         return digest(np.array([self.size]), state.indices, self.past[: self.size], state.hits, state.tries)
 
-    def _call(self, tokens: Tokens, start: int, stop: int, learn: bool, size: int) -> ChunkScores:
+    def _call(self, tokens: Tokens, start: int, stop: int, learn: bool, size: int, asked: Asked = NOTHING) -> ChunkScores:
         stream = read_only(tokens, self.vocab_size)
         if learn and self.size + stop - start > len(self.past):
             self.past = np.concatenate([self.past, np.zeros(max(len(self.past), stop - start), self.past.dtype)])
         scores = ChunkScores(np.empty(size), np.empty((size, len(FEATURES)), np.float32))
-        _score_range(self.state, self.past, self.size, stream, start, stop, learn, self.vocab_size, scores.prob, scores.features)
+        columns = scores.prob, scores.features, asked.where, asked.said, asked.known
+        _score_range(self.state, self.past, self.size, stream, start, stop, learn, self.vocab_size, *columns)
         self.size += (stop - start) * learn
         return scores

@@ -35,23 +35,49 @@ SLACK = 1 << 20  # room for growth from the start: pages that are never written 
 
 
 class Block:
-    """Targets start … start + size - 1, which `cache` counts; parts: what it said of them before it counted any, filled as it does."""
+    """Targets of which `cache` keeps, as it counts them, what it says of each before it counts any of them: parts.
 
-    def __init__(self, cache: "StreamCache", start: int, size: int) -> None:
-        self.cache, self.start, self.size, self.parts = cache, start, size, NO_PARTS
+    begins: targets that are looked at anew, each before it and those behind it are counted; the first is `start`.  By default targets start …
+    start + size - 1, whose contexts have lists in common.  alone: the targets of `begins` and no others, each by itself, with features."""
 
-    def begin(self, *, shared: bool = True) -> None:
-        """Before the first call that fills it, and then again at will.  shared: contexts have lists in common."""
+    def __init__(self, cache: "StreamCache", start: int, size: int, begins: npt.ArrayLike = (), *, alone: bool = False) -> None:
+        self.cache, self.start, self.size, self.alone, self.parts = cache, start, size, alone, NO_PARTS
+        self.begins = np.array(begins, np.int64) if alone or np.size(begins) else np.array([start])
+
+    @classmethod
+    def of(cls, cache: "StreamCache", begins: npt.ArrayLike) -> "Block":
+        """Of some targets, each by itself."""
+        return cls(cache, 0, np.size(begins), begins, alone=True)
+
+    @property
+    def known(self) -> I64:
+        """(B,): how many tokens were counted when each block began."""
+        return self.parts.known
+
+    def features(self) -> F32:
+        """(W, F) of the contexts of targets by themselves."""
+        return self.parts.features
+
+    def rows(self, vocab_size: int) -> F64:
+        """(W, V) float64 distributions, each summing to 1."""
+        rows_WV = np.empty((self.size, vocab_size))
+        kernels.fill_from_parts(self.parts, 0, rows_WV)
+        return rows_WV
+
+    def begin(self) -> None:
+        """Before the first call that fills it, and then again at will."""
         if self.parts is not NO_PARTS:
             return
-        cache, lengths, unigram = self.cache, self.cache.order - 1, np.empty(self.cache.vocab_size)
-        most, room = lengths * self.size, ENTRIES * self.size + 4 * cache.vocab_size
-        if shared and cache.serial + most > trie.U32_MAX:
+        cache, lengths, size = self.cache, self.cache.order - 1, self.cache.vocab_size
+        most, room = lengths * self.size, ENTRIES * self.size + 4 * size
+        if not self.alone and cache.serial + most > trie.U32_MAX:
             cache.state.nodes[:, trie.SPARE], cache.serial = 0, 0
-        meta = np.array([self.start, -1, 0, cache.serial if shared else -1])
-        lists, starts = np.zeros((lengths, self.size), np.int64), np.zeros(most + 2, np.int64)
-        cells, values = cache.spare.pop() if shared and cache.spare else (np.empty(room, np.int64), np.empty(room))
-        self.parts = RowParts(lists, np.ones(most + 1), starts, cells, values, unigram, meta)
+        meta = np.array([0, 0, 0, -1 if self.alone else cache.serial, 0])
+        lists, starts = np.zeros((lengths + 1, self.size), np.int64), np.zeros(most + 2, np.int64)
+        cells, values = cache.spare.pop() if cache.spare and not self.alone else (np.empty(room, np.int64), np.empty(room))
+        unigram, known = np.empty((len(self.begins), size)), np.empty(len(self.begins), np.int64)
+        features = np.empty((self.size * self.alone, len(FEATURES)), np.float32)
+        self.parts = RowParts(lists, np.ones(most + 1), starts, cells, values, unigram, self.begins, known, features, meta)
 
     def grow(self) -> None:
         """Makes room for twice as many entries."""
@@ -64,7 +90,7 @@ class Block:
         self.parts = NO_PARTS
 
 
-NO_PARTS = RowParts._make([np.zeros((0, 0), np.int64), *(np.zeros(0, kind) for kind in "dqqddq")])
+NO_PARTS = RowParts._make([np.zeros((0,) * (1 + (at in (0, 5, 8))), kind) for at, kind in enumerate("qdqqddqqfq")])
 
 
 @dataclass(frozen=True)
@@ -107,16 +133,31 @@ class StreamCache:
         self.state.nodes[: sizes[0]], self.state.pool[0] = 0, (trie.EMPTY, 0, 0)
         self._seed(table, pools)
 
+    @property
+    def counted(self) -> int:
+        """Tokens counted since the table."""
+        return int(self.state.meta[trie.COUNTED])
+
     def score(
-        self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True, block: Block | None = None, *, learn: bool = False, unknown: int = 0
+        self,
+        tokens: npt.ArrayLike,
+        start: int,
+        stop: int,
+        features: bool = True,
+        block: Block | None = None,
+        asked: Block | None = None,
+        *,
+        learn: bool = False,
+        unknown: int = 0,
     ) -> ChunkScores:
-        """Scores of tokens[start:stop]; without `learn` the state does not change.  block: filled with what they are made of.
+        """Scores of tokens[start:stop]; without `learn` the state does not change.  block, asked: filled with what they are made of.
 
         unknown: so many targets at the end are not looked at, and have features alone."""
         stream = self._stream(tokens, start, stop, unknown)
         scores = np.empty(stop - start), np.empty((stop - start if features else 0, len(FEATURES)), np.float32)
-        if block is not None:
-            block.begin()
+        blocks = [one for one in (block, asked) if one is not None]
+        for one in blocks:
+            one.begin()
         (cursor, place), at, reached = walk(), start, start
         cursor[0, DEPTH] = -1
         while at < stop:
@@ -124,33 +165,34 @@ class StreamCache:
                 self._seek(stream, start, cursor, place)
             self.make_room(self.order)
             views = [column[at - start :] if len(column) else column for column in scores]
-            parts = block.parts if block is not None else NO_PARTS
-            reached = kernels.count_range(self.state, stream, at, stop - unknown, stop, learn, cursor, place, *views, parts)
+            parts = [one.parts if one is not None else NO_PARTS for one in (block, asked)]
+            reached = kernels.count_range(self.state, stream, at, stop - unknown, stop, learn, cursor, place, *views, *parts)
             at = max(at, reached)
-            if block is not None:
-                if parts.meta[kernels.SERIAL] >= 0:
-                    self.serial = int(parts.meta[kernels.SERIAL] + parts.meta[kernels.LISTS])
+            for one in blocks:
+                if not one.alone:
+                    self.serial = int(one.parts.meta[kernels.SERIAL] + one.parts.meta[kernels.LISTS])
                 if 0 <= reached < stop and trie.has_room(self.state, self.order):
-                    block.grow()
+                    one.grow()
         return ChunkScores(*scores)
 
     def update(self, tokens: npt.ArrayLike, start: int, stop: int) -> None:
         """Counts tokens[start:stop]."""
         self.score(tokens, start, stop, False, learn=True)
 
-    def score_then_update(self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True, block: Block | None = None) -> ChunkScores:
-        """Each token is scored and then counted: the same as chunks of one token, in one kernel.  block: see `score`."""
-        return self.score(tokens, start, stop, features, block, learn=True)
+    def score_then_update(
+        self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True, block: Block | None = None, asked: Block | None = None
+    ) -> ChunkScores:
+        """Each token is scored and then counted: the same as chunks of one token, in one kernel.  block, asked: see `score`."""
+        return self.score(tokens, start, stop, features, block, asked, learn=True)
 
     def fill_range(self, tokens: npt.ArrayLike, start: int, stop: int, rows_NV: F64) -> F32:
         """Writes the distributions of targets start … stop-1 of a stream into a given (n, V) array, each summing to 1; returns their features.
 
         Reads no token behind stop - 2: the last target may be unknown."""
-        block = Block(self, start, stop - start)
-        block.begin(shared=False)
-        told = self.score(tokens, start, stop, True, block, unknown=1)
-        kernels.fill_from_parts(block.parts, 0, rows_NV)
-        return told.features
+        asked = Block.of(self, np.arange(start, stop))
+        self.score(tokens, start, stop, False, None, asked, unknown=1)
+        kernels.fill_from_parts(asked.parts, 0, rows_NV)
+        return asked.parts.features
 
     def digest(self) -> str:
         """xxh3_128 of all state, as hex: equal before and after anything that only reads."""

@@ -15,9 +15,8 @@ from hybrid.parallel.ranks import Ranks
 from hybrid.scoring import evaluate
 from hybrid.scoring.build import network_ahead, predictor_of, seeded
 from hybrid.scoring.exact import exact
-from hybrid.scoring.mixture import GATE_FEATURES, load_gate
+from hybrid.scoring.mixture import GATE_FEATURES, Mixture, load_gate
 from hybrid.scoring.options import AdaptConfig, EvalOptions, add_option_flags, options_of
-from hybrid.scoring.predictor import Predictor
 from hybrid.scoring.printed import flags_of
 from hybrid.scoring.scores import CheckError
 from hybrid.scoring.stepwise import network_stepwise, predictor_stepwise
@@ -121,8 +120,8 @@ def test_eval_says_which_position_is_not_what_its_distribution_says(art, text, m
 
 
 def test_a_row_that_does_not_sum_to_one_is_an_error(art, text, monkeypatch):
-    honest = Predictor._mixed_row
-    monkeypatch.setattr(Predictor, "_mixed_row", lambda *a: 1.00001 * honest(*a))
+    honest = Mixture.mixed_rows
+    monkeypatch.setattr(Mixture, "mixed_rows", lambda *a: 1.00001 * honest(*a))
     with pytest.raises(CheckError, match=r"position \d+: the distribution sums to 1\.0000"):
         evaluate.score_tokens(art, text, EvalOptions(), ALONE)
 
@@ -130,12 +129,12 @@ def test_a_row_that_does_not_sum_to_one_is_an_error(art, text, monkeypatch):
 @pytest.mark.parametrize("way", ["default", "by chunk", "blocks that cut chunks", "no product", "ttt and stride", "offline"])
 def test_a_watched_row_is_the_readers_and_knows_neither_its_target_nor_what_follows(art, text, way, monkeypatch):
     """To the last bit, as a reader gets it who does not have the text; whatever the target is, and whoever comes behind it."""
-    options, place, honest = EvalOptions(exact=True, **WAYS[way]), 70, Predictor._mixed_row
+    options, place, honest = EvalOptions(exact=True, **WAYS[way]), 70, Mixture.mixed_rows
     for changed in range(2):
         tokens, seen = text.copy(), list[np.ndarray]()
         tokens[place:] = tokens[place:][::-1] if changed else tokens[place:]
         with exact(), monkeypatch.context() as patch:
-            patch.setattr(Predictor, "_mixed_row", lambda *given, seen=seen: seen.append(honest(*given)) or seen[-1])
+            patch.setattr(Mixture, "mixed_rows", lambda *given, seen=seen: seen.append(honest(*given)) or seen[-1])
             part = predictor_of(art, network_ahead(art, tokens, options, ALONE), options, watch=[place])
             evaluate.run(ScoreFirst(tokens, {"blend": part}, frozen=not options.online), "blend", options.chunk_tokens or 64)
             part.close()
@@ -147,7 +146,7 @@ def test_a_watched_row_is_the_readers_and_knows_neither_its_target_nor_what_foll
             expected = row_at(order, place)["blend"]
             reader.close()
         assert len(seen) == part.checked == 1
-        assert np.array_equal(seen[0], expected)
+        assert np.array_equal(seen[0][0], expected)
 
 
 @pytest.mark.parametrize("way", ["default", "blocks that cut chunks", "offline", "no product", "by chunk"])

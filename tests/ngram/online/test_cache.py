@@ -192,11 +192,11 @@ def test_the_room_of_a_block_that_has_ended_goes_to_the_next_one_of_its_cache_an
     """Caches count on threads of their own: two that took from one list could both want the last of it.  Rows that are asked for alone give nothing back."""
     table = count(5, [1, 2, 3, 2, 4], 3).table()
     cache, other = OnlineCache(table), OnlineCache(table)
-    ended, alone, foreign, following = Block(cache, 1, 4), Block(cache, 2, 1), Block(other, 1, 4), Block(cache, 5, 4)
+    ended, alone, foreign, following = Block(cache, 1, 4), Block.of(cache, [2]), Block(other, 1, 4), Block(cache, 5, 4)
     ended.begin()
     cells, values = ended.parts.cells, ended.parts.values
     ended.end()
-    alone.begin(shared=False)
+    alone.begin()
     foreign.begin()
     following.begin()
     assert following.parts.cells is cells and following.parts.values is values

@@ -1,0 +1,75 @@
+"""Watched targets: each is held against its whole distribution, made from what was known of it before it was looked at.
+
+Shapes: W watched targets of a stretch, T of several, K experts (mixture.EXPERTS), V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hybrid.scoring.mixture import EXPERTS, MATCH, NEURAL, NGRAM, PRODUCT, Mixture, features_of
+from hybrid.scoring.product import ProductScorer
+from hybrid.scoring.scores import check_rows
+from ngram.arrays import F32, F64, I64, Tokens
+from ngram.online.match import Asked
+from ngram.online.stream_cache import Block
+
+TOGETHER = 64  # targets whose distributions are made at once, with one transfer from the device
+
+
+@dataclass
+class Noted:
+    """What was known of targets `where` (W,) before they were looked at.
+
+    seen_W2: the network's features.  there: log-probabilities (W, V) of the network and, for the product, of the cache at the beginning of the
+    block; copies.  here: what cache and match model said of targets of which these are those at `places` (W,).  weights (W, K): once they are mixed.
+    tokens and their reported probabilities (W,): once they are scored."""
+
+    where: I64
+    places: I64
+    seen_W2: F32
+    there: list[Tensor]
+    here: Sequence[Block | Asked]
+    weights_WK: F64 = field(init=False)
+    tokens_W: Tokens = field(init=False)
+    reported_W: F64 = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.features_WF = features_of(self.seen_W2, *(one.features()[self.places] for one in self.here))
+        self.weights_WK, self.reported_W = np.empty((len(self.where), len(EXPERTS))), np.empty(len(self.where))
+
+
+class Watching:
+    """Holds noted targets against their distributions, many at a time.  checked: how many were."""
+
+    def __init__(self, mixture: Mixture, product: ProductScorer | None) -> None:
+        self.mixture, self.product, self.checked, self._noted = mixture, product, 0, list[Noted]()
+
+    def rows(self, noted: Sequence[Noted]) -> F64:
+        """(T, V) float64 whole distributions."""
+        logp_TV, *second = (torch.cat(rows) for rows in zip(*(one.there for one in noted), strict=True))
+        rows_KTV = np.zeros((len(EXPERTS), *logp_TV.shape))
+        rows_KTV[NEURAL] = np.exp(logp_TV.double().cpu().numpy())
+        if self.product is not None:
+            exponents_T2 = self.mixture.exponents(np.concatenate([one.features_WF for one in noted]))
+            rows_KTV[PRODUCT] = self.product.rows(logp_TV, second[0], exponents_T2).cpu().numpy()
+        for expert, said in zip((NGRAM, MATCH), zip(*(one.here for one in noted), strict=True), strict=False):
+            rows_KTV[expert] = np.concatenate([part.rows(logp_TV.shape[1])[one.places] for part, one in zip(said, noted, strict=True)])
+        return self.mixture.mixed_rows(np.concatenate([one.weights_WK for one in noted]), rows_KTV)
+
+    def hold(self, noted: Noted) -> None:
+        """Now or later: see `settle`."""
+        self._noted.append(noted)
+        if sum(len(one.where) for one in self._noted) >= TOGETHER:
+            self.settle()
+
+    def settle(self) -> None:
+        """Raises CheckError where a target that was held is not what its distribution says."""
+        noted, self._noted = [one for one in self._noted if len(one.where)], []
+        if noted:
+            columns = ([getattr(one, name) for one in noted] for name in ("tokens_W", "reported_W", "where"))
+            check_rows(self.rows(noted), *map(np.concatenate, columns))
+            self.checked += sum(len(one.where) for one in noted)
