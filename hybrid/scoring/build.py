@@ -57,8 +57,9 @@ def predictor_of(
     seeding: Future[tuple[list[StreamCache], float]] | None = None,
     watch: Sequence[int] = (),
     product: ProductScorer | None = None,
+    together: int = 1,
 ) -> Predictor:
-    """seeding: the cache, where it is already being made.  watch: positions that check themselves.
+    """seeding: the cache, where it is already being made.  watch, together: see Predictor.
     product: where it is not the usual one (stepwise.py).  Raises FileFormatError for a foreign gate."""
     ngrams = art.table is not None  # without a table the network predicts alone
     gate = load_gate(art.gate, learning=ngrams and options.online and options.gate_learns)
@@ -74,6 +75,7 @@ def predictor_of(
         by_chunk=options.cache_by_chunk or options.paranoid,
         product=product,
         others=others,
+        together=together,
         ranks=ranks,
         watch=watch,
     )

@@ -25,7 +25,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from threading import Lock
 from typing import Any
 
@@ -71,6 +71,7 @@ class Predictor:
 
     match None, product False: these experts have no say.  by_chunk: see the module.  online False: nothing learns.
     product: the scorer of that expert where it is not to be made here.  others: caches as `cache` is; they take turns with the product's blocks.
+    together: blocks that are taken at once where the text is known.
     watch: positions whose whole distribution is made from what was known before they were scored; CheckError where it does not say the
     reported probability.
     collect: keep every piece's features and expert probabilities; keep_rows: and what a fit of the product needs."""
@@ -86,13 +87,14 @@ class Predictor:
         by_chunk: bool = False,
         product: ProductScorer | None = None,
         others: Sequence[StreamCache] = (),
+        together: int = 1,
         ranks: Ranks | None = None,
         watch: Sequence[int] = (),
         collect: bool = False,
         keep_rows: bool = False,
     ) -> None:
         self.network, self.cache, self.match, self.mixture, self.ranks = network, cache, match, mixture, ranks
-        self.read_tokens, self.by_chunk, self.collect = read_tokens, by_chunk, collect
+        self.read_tokens, self.by_chunk, self.together, self.collect = read_tokens, by_chunk, together, collect
         self.product: ProductScorer | None = None
         if PRODUCT in mixture.present:
             self.product = product or ProductScorer(keep=keep_rows)
@@ -165,15 +167,24 @@ class Predictor:
         return start, min(start + self.mixture.chunk_tokens, size)
 
     def _opened(self, tokens: Tokens, t: int) -> Block:
-        """The block of target t, which becomes the open one; a chunk is one where there is no product."""
+        """The block of target t, with those that are taken at once with it, which becomes the open one."""
         if not self._block.start <= t < self._block.start + self._block.size:
-            first, stop = self._chunk(len(tokens), t)
+            begins, stop = list[int](), t
+            while stop < len(tokens) and len(begins) < (self.together if self._beside else 1):
+                first, stop = self._bounds(len(tokens), stop)
+                begins.append(first)
             if self.product is not None:
-                first += (t - first) // self.read_tokens * self.read_tokens
-                stop = min(first + self.read_tokens, stop)
-                self.product.open(tokens, first)
-            self._block = Block(self._caches[self._caches.index(self._block.cache) - 1], first, stop - first)
+                self.product.open(tokens, begins[0])
+            self._block = Block(self._caches[self._caches.index(self._block.cache) - 1], begins[0], stop - begins[0], begins)
         return self._block
+
+    def _bounds(self, size: int, t: int) -> tuple[int, int]:
+        """The block of target t; a chunk is one where there is no product."""
+        first, stop = self._chunk(size, t)
+        if self.product is not None:
+            first += (t - first) // self.read_tokens * self.read_tokens
+            stop = min(first + self.read_tokens, stop)
+        return first, stop
 
     # ---- scoring -------------------------------------------------------------------------------------------------
 
@@ -289,16 +300,19 @@ class Predictor:
             out.probs[:, PRODUCT] = product_n.cpu().numpy()
         if self.product is not None and not (out.probs[:, PRODUCT] > 0).all():
             raise SeedgramError("the network's rows are missing or hold no numbers; lower --ttt-rate if it learns, or give --no-product")
-        with self._timed("gate"):
-            weights = self.mixture.weights(np.concatenate([features_nF, noted.features_WF]))
-            out.weights[:], noted.weights_WK[:] = np.split(weights, [len(features_nF)])
-            out.mixed[:] = self.mixture.mixed(out.weights, out.probs)
+        stop, chunk = start + len(features_nF), self.mixture.chunk_tokens
+        for a, b in pairwise([start, *range(self._chunk(stop, start)[0] + chunk, stop, chunk), stop]):
+            here, some = slice(a - start, b - start), slice(*np.searchsorted(noted.where, [a, b]))
+            with self._timed("gate"):
+                weights = self.mixture.weights(np.concatenate([features_nF[here], noted.features_WF[some]]))
+                out.weights[here], noted.weights_WK[some] = np.split(weights, [b - a])
+                out.mixed[here] = self.mixture.mixed(out.weights[here], out.probs[here])
+            self._scored.append((features_nF[here], out.probs[here]))
+            if self.collect:
+                self.collected.append(self._scored[-1])
+            if learn:
+                self._teach_gate()
         noted.tokens_W, noted.reported_W[:] = tokens[noted.where], out.mixed[noted.where - start]
-        self._scored.append((features_nF, out.probs))
-        if self.collect:
-            self.collected.append(self._scored[-1])
-        if learn:
-            self._teach_gate()
         return self._on(Watching, self._timed("check")(self._watching.hold), noted)
 
     def _teach_gate(self) -> None:

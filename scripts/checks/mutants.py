@@ -53,14 +53,15 @@ BYTES, REPORT, KERNELS, MATCH, GATE = (
     "ngram/online/match.py",
     "ngram/blending/gate.py",
 )
-COUNT = "                scores.append(step(tokens, a, b))\n"
+COUNT = "            scores = step(tokens, one.start, one.stop, asked=asked)\n"
+AHEAD = "expert.update(tokens, one.start, one.stop)"
 MIXED = "        mixed_n = mix(weights_nK[:, self.present], probs_nK[:, self.present])\n"
-WEIGHTS = "            out.weights[:] = weights[: len(features_nF)]\n"
-GATED = "            weights = self.mixture.weights(np.concatenate([features_nF, *(one.features_1F for one in watched)]))\n"
+WEIGHTS = "                out.weights[here], noted.weights_WK[some] = np.split(weights, [b - a])\n"
+GATED = "                weights = self.mixture.weights(np.concatenate([features_nF[here], noted.features_WF[some]]))\n"
 COUNTED = "        return self.base[targets] + (self.space[targets] & ~self.silent[previous])"
 PRINTED = '        table.add_row(name, f"{result[key]:.4f}" if'
 SUMMED = "    ngram, mixed = (bits_per_byte(float(-np.log(p).sum()), total_bytes)"
-FEATURES = "        noted = list[Noted]()\n"
+FEATURES = "            places = np.flatnonzero(np.isin(one.watched, where))\n"
 INPUTS = "        inputs_BL[row, : end - begin] = tokens[begin:end]"
 LOG = "        return torch.exp(-(whole_S - mixed_SV.gather(1, targets_S[:, None])[:, 0]).double())"
 NATS = "    nll_S = -logp_SV.gather(1, targets_S[:, None])[:, 0]\n"
@@ -74,21 +75,21 @@ FAULTS = (
         "cache learns a block before it is scored",
         PREDICTOR,
         COUNT,
-        COUNT.replace("step(", "(expert.update(tokens, a, b) or partial(expert.score, block=one.block) if expert is one.block.cache else step)("),
+        COUNT.replace("step(", f"({AHEAD} or partial(expert.score, block=one.block) if expert is one.block.cache else step)("),
     ),
     Fault("best expert of each token instead of the mixture", MIXTURE, MIXED, "        mixed_n = probs_nK[:, self.present].max(axis=1)\n"),
-    Fault("gate learns first", PREDICTOR, GATED, "            self.mixture.gate.update(features_nF, out.probs)\n" + GATED),
+    Fault("gate learns first", PREDICTOR, GATED, "                self.mixture.gate.update(features_nF[here], out.probs[here])\n" + GATED),
     Fault("each token counts two bytes more", BYTES, COUNTED, COUNTED.replace("return ", "return 2 + ")),
-    Fault("match model learns a block before it is scored", PREDICTOR, COUNT, "                expert is self.match and expert.update(tokens, a, b)\n" + COUNT),
+    Fault("match model learns a block before it is scored", PREDICTOR, COUNT, f"            expert is self.match and {AHEAD}\n" + COUNT),
     Fault("better of mixture and network", MIXTURE, MIXED, MIXED + "        mixed_n = np.maximum(mixed_n, probs_nK[:, NEURAL])\n"),
     Fault(
         "weights follow the target's probabilities",
         PREDICTOR,
         WEIGHTS,
-        WEIGHTS + "            out.weights[:] = out.weights * out.probs / (out.weights * out.probs).sum(axis=1, keepdims=True)\n",
+        WEIGHTS + "                w = out.weights[here] * out.probs[here]\n                out.weights[here] = w / w.sum(axis=1, keepdims=True)\n",
     ),
     Fault(
-        "features know the target", PREDICTOR, FEATURES, FEATURES + "        features_nF = features_nF + probs_nK[:, NGRAM, None].astype(np.float32)\n"
+        "features know the target", PREDICTOR, FEATURES, FEATURES + "            features_nF = features_nF + probs_nK[:, NGRAM, None].astype(np.float32)\n"
     ),
     Fault(
         "weights sum to 1.01",

@@ -149,12 +149,13 @@ def test_a_watched_row_is_the_readers_and_knows_neither_its_target_nor_what_foll
         assert np.array_equal(seen[0][0], expected)
 
 
+@pytest.mark.parametrize("together", [1, 2, 3])
 @pytest.mark.parametrize("way", ["default", "blocks that cut chunks", "offline", "no product", "by chunk"])
-def test_two_caches_in_turns_are_one_and_both_know_all_when_a_call_returns(art, text, way, monkeypatch):
+def test_two_caches_in_turns_and_blocks_together_are_one_and_both_know_all_when_a_call_returns(art, text, way, together, monkeypatch):
     options, count = EvalOptions(exact=True, **WAYS[way]), StreamCache.update
     monkeypatch.setattr(StreamCache, "update", lambda *given: (time.sleep(0.02), count(*given))[1])  # as late as can be
     with exact():
-        part = predictor_of(art, network_ahead(art, text, options, ALONE), options, seeding=seeded(art, 2), watch=[3, 70, 140])
+        part = predictor_of(art, network_ahead(art, text, options, ALONE), options, seeding=seeded(art, 2), watch=[3, 70, 71, 140], together=together)
         order, found = ScoreFirst(text, {"blend": part}, frozen=not options.online), []
         for start, stop in ((1, 100), (100, len(text))):
             found.append((order.score if order.frozen else order.score_then_update)(start, stop)["blend"].mixed)
@@ -162,7 +163,7 @@ def test_two_caches_in_turns_are_one_and_both_know_all_when_a_call_returns(art, 
             assert first.digest() == second.digest() and first is not second
         part.close()
     assert np.array_equal(-np.log2(np.concatenate(found)), printed_bits(art, text, **WAYS[way]))
-    assert part.checked == 3
+    assert part.checked == 4
 
 
 def test_a_row_is_asked_for_in_order_and_before_the_score(art, text):
