@@ -169,7 +169,7 @@ class WholeNumbers:
 
     def _look(self, tokens: U16, t: int) -> tuple[int, int, int]:
         """(candidate or -1, length of the match, how sure, of ONE).  Hits and tries are whole numbers."""
-        candidate, length = found_match(self.match.state, self.match.past, self.match.size, tokens, t)
+        candidate, length = found_match(self.match.state, self.match.past, self.match.counted, tokens, t)
         bucket = match.length_bucket(length)
         hits, tries = int(self.match.state.hits[bucket]), int(self.match.state.tries[bucket])
         return candidate, length, ONE * hits // tries if candidate >= 0 else 0

@@ -43,7 +43,7 @@ from hybrid.scoring.scores import BlendScores, CheckError
 from hybrid.scoring.watching import Noted, Watching
 from ngram.arrays import F32, F64, I64
 from ngram.errors import SeedgramError
-from ngram.online.match import Asked, MatchModel
+from ngram.online.match import MatchModel
 from ngram.online.stream_cache import Block, ChunkScores, StreamCache
 from ngram.score_first import Tokens
 
@@ -53,14 +53,13 @@ READ = 2  # of these, with the cache's rows
 
 @dataclass
 class Stretch:
-    """Targets start … stop-1 of a block: what cache and match model will have said, and of the watched ones among them (W,) before they saw them;
+    """Targets start … stop-1 of a block: what cache and match model will have said, and the cache of the watched ones among them by themselves;
     what the network says, and the cache's rows (S, V) of the block's beginning for those of the network that are here, None: none are."""
 
     start: int
     stop: int
     block: Block
-    watched: I64
-    asked: list[Block | Asked]
+    asked: Block
     told: list[Future[ChunkScores]]
     pieces: Sequence[NeuralScores] = ()
     rows: Future[Tensor] | None = None
@@ -103,7 +102,7 @@ class Predictor:
         self._watching = Watching(mixture, self.product)
         self._threads = {id(part): ThreadPoolExecutor(1) for part in (*self._experts, ProductScorer, Mixture, Watching)}
         self._beside = False  # whether they are used
-        self._block = Block(cache, 0, 0)  # the open one
+        self._block = Block(cache, [0])  # the open one
         self._watch = np.unique(np.asarray(watch, np.int64))
         self._scored = list[tuple[F32, F64]]()  # of the pending chunk; no score depends on it, so no digest sees it
         self.collected: list[tuple[F32, F64]] = []
@@ -133,11 +132,10 @@ class Predictor:
         if neural.rows is None or not len(neural.rows):
             return None
         block = self._opened(tokens, t)
-        alone = Block.of(block.cache, [t])
-        block.cache.score(tokens, t, t + 1, False, None, alone, unknown=1)
-        asked: list[Block | Asked] = [alone, *([self.match.ask(tokens, t)] if self.match is not None else [])]
+        asked, match = block.cache.ask(tokens, t, t + 1), [self.match.score(tokens, t, t + 1)] if self.match is not None else []
         there = [neural.rows] + ([self.product.read_next(tokens, block, t, neural.rows)] if self.product is not None else [])
-        noted = Noted(np.array([t]), np.zeros(1, np.int64), neural.features(), there, asked)
+        first = np.zeros(1, np.int64)
+        noted = self._note(first + t, first, first, neural.features(), there, asked, match)
         noted.weights_WK[:] = self.mixture.weights(noted.features_WF)
         return self._watching.rows([noted])[0]
 
@@ -168,14 +166,14 @@ class Predictor:
 
     def _opened(self, tokens: Tokens, t: int) -> Block:
         """The block of target t, with those that are taken at once with it, which becomes the open one."""
-        if not self._block.start <= t < self._block.start + self._block.size:
+        if not 0 <= t - self._block.begins[0] < self._block.size:
             begins, stop = list[int](), t
             while stop < len(tokens) and len(begins) < (self.together if self._beside else 1):
                 first, stop = self._bounds(len(tokens), stop)
                 begins.append(first)
             if self.product is not None:
                 self.product.open(tokens, begins[0])
-            self._block = Block(self._caches[self._caches.index(self._block.cache) - 1], begins[0], stop - begins[0], begins)
+            self._block = Block(self._caches[self._caches.index(self._block.cache) - 1], begins, stop - begins[0])
         return self._block
 
     def _bounds(self, size: int, t: int) -> tuple[int, int]:
@@ -196,10 +194,9 @@ class Predictor:
         while start < stop or waiting:
             if start < stop:
                 block = self._opened(tokens, start)
-                end = min(stop, block.start + block.size)
+                end = min(stop, int(block.begins[0]) + block.size)
                 watched = self._watch[slice(*np.searchsorted(self._watch, [start, end]))]
-                asked: list[Block | Asked] = [Block.of(block.cache, watched), *([Asked(watched)] if self.match is not None else [])]
-                waiting.append(Stretch(start, end, block, watched, asked, []))
+                waiting.append(Stretch(start, end, block, Block(block.cache, watched), []))
                 for expert in self._experts:
                     if expert in (block.cache, self.match):
                         waiting[-1].told.append(self._on(expert, self._follow, expert, tokens, waiting[-1], by_token))
@@ -236,14 +233,13 @@ class Predictor:
     def _follow(self, expert: StreamCache | MatchModel, tokens: Tokens, one: Stretch, learn: bool) -> ChunkScores:
         """An expert's scores, and what it says of each watched target when it has learned what stands before it and no more."""
         step: Callable[..., ChunkScores] = expert.score_then_update if learn else expert.score
-        asked, known = one.asked[expert is self.match], expert.counted + (one.watched - one.start) * learn
-        if isinstance(expert, StreamCache) and self.product is not None and self.product.by_parts:
-            step = partial(step, block=one.block)
+        if isinstance(expert, StreamCache):
+            step = partial(step, block=one.block if self.product is not None and self.product.by_parts else None, asked=one.asked)
+        counted = expert.counted
         with self._timed("match" if expert is self.match else "cache"):
-            scores = step(tokens, one.start, one.stop, asked=asked)
-        for t, before, then in zip(one.watched, known, asked.known, strict=True):
-            if before != then:
-                raise CheckError(f"position {t}: {then} tokens were learned when it was looked at, {before} stood before it; the score is not printed")
+            scores = step(tokens, one.start, one.stop)
+        if scores.counted != counted and len(one.asked.begins):
+            raise CheckError(f"position {one.asked.begins[0]}: learned before it was looked at; the score is not printed")
         return scores
 
     def _read(self, tokens: Tokens, one: Stretch, mine: Sequence[Rows]) -> Tensor:
@@ -252,7 +248,7 @@ class Predictor:
         assert self.product is not None
         with self._timed("product"):
             rows_SV = _joined([self.product.read(tokens, one.block, t, t + len(rows), rows) for t, rows in mine])
-        if self.product.by_parts and one.stop == one.block.start + one.block.size:
+        if self.product.by_parts and one.stop == one.block.begins[0] + one.block.size:
             one.block.end()
         return rows_SV
 
@@ -271,12 +267,17 @@ class Predictor:
             with self._timed("product"):
                 product_n = self._product(tokens, where, one, there, features_nF)
         with self._timed("check"):
-            places = np.flatnonzero(np.isin(one.watched, where))
-            watched = one.watched[places]
+            places = np.flatnonzero(np.isin(one.asked.begins, where))
+            watched = one.asked.begins[places]
             if len(places):
                 at = torch.from_numpy(np.searchsorted(where, watched)).to(there[0].device)
                 there = [rows.index_select(0, at) for rows in there]
-            return features_nF, product_n, Noted(watched, places, neural_n2[watched - one.start], there, one.asked)
+            return features_nF, product_n, self._note(watched, places, watched - one.start, neural_n2, there, one.asked, told[1:])
+
+    def _note(self, where: I64, places: I64, at: I64, neural_n2: F32, there: list[Tensor], asked: Block, match: Sequence[ChunkScores]) -> Noted:
+        """Targets `where`: entries `at` of what network and match model say, and `places` of the cache's."""
+        features_WF = features_of(neural_n2[at], asked.parts.features[places], *(scores.features[at] for scores in match))
+        return Noted(where, places, features_WF, there, asked, [scores.said[at] for scores in match])
 
     def _product(self, tokens: Tokens, where: I64, one: Stretch, there: list[Tensor], features_nF: F32) -> Tensor:
         """(n,) float64; 0 where no rank has the network's row.  there: rows of the targets `where` (S,), to which the cache's are added."""

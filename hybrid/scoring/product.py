@@ -87,7 +87,7 @@ class ProductScorer:
 
 def rows_on(block: Block, first: int, last: int, device: torch.device) -> Tensor:
     """(S, V) float64 distributions by the cache of targets first … last-1 of the block, to the same bits on every device."""
-    parts, (at, stop) = block.parts, (first - block.start, last - block.start)
+    parts, (at, stop) = block.parts, (first - block.begins[0], last - block.begins[0])
     if device.type == "cuda":
         from hybrid.scoring.gpu_rows import spread
 

@@ -155,9 +155,7 @@ class SteppedProduct(ProductScorer):
             self._learned = start
 
     def read(self, tokens: Tokens, block: Block, first: int, last: int, like: Tensor) -> Tensor:
-        cache = self._twin or block.cache
-        rows_SV = np.empty((last - first, cache.vocab_size))
-        cache.fill_range(tokens, first, last, rows_SV)
+        rows_SV = (self._twin or block.cache).ask(tokens, first, last).rows()
         return torch.from_numpy(rows_SV).to(like.device).clamp_min(LEAST).log().to(like.dtype)
 
 

@@ -4,17 +4,17 @@ Shapes: W watched targets of a stretch, T of several, K experts (mixture.EXPERTS
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hybrid.scoring.mixture import EXPERTS, MATCH, NEURAL, NGRAM, PRODUCT, Mixture, features_of
+from hybrid.scoring.mixture import EXPERTS, MATCH, NEURAL, NGRAM, PRODUCT, Mixture
 from hybrid.scoring.product import ProductScorer
 from hybrid.scoring.scores import check_rows
-from ngram.arrays import F32, F64, I64, Tokens
-from ngram.online.match import Asked
+from ngram.arrays import F32, F64, I64
+from ngram.online.match import rows_of
 from ngram.online.stream_cache import Block
 
 TOGETHER = 64  # targets whose distributions are made at once, with one transfer from the device
@@ -24,22 +24,19 @@ TOGETHER = 64  # targets whose distributions are made at once, with one transfer
 class Noted:
     """What was known of targets `where` (W,) before they were looked at.
 
-    seen_W2: the network's features.  there: log-probabilities (W, V) of the network and, for the product, of the cache at the beginning of the
-    block; copies.  here: what cache and match model said of targets of which these are those at `places` (W,).  weights (W, K): once they are mixed.
-    tokens and their reported probabilities (W,): once they are scored."""
+    there: log-probabilities (W, V) of the network and, for the product, of the cache at the beginning of the block; copies.  cache: what it said,
+    at `places` (W,).  match: what that model said (W, 2), where there is one.  weights (W, K): once they are mixed.  tokens and their reported
+    probabilities (W,): once they are scored."""
 
     where: I64
     places: I64
-    seen_W2: F32
+    features_WF: F32
     there: list[Tensor]
-    here: Sequence[Block | Asked]
-    weights_WK: F64 = field(init=False)
-    tokens_W: Tokens = field(init=False)
-    reported_W: F64 = field(init=False)
+    cache: Block
+    match: list[F64]
 
     def __post_init__(self) -> None:
-        self.features_WF = features_of(self.seen_W2, *(one.features()[self.places] for one in self.here))
-        self.weights_WK, self.reported_W = np.empty((len(self.where), len(EXPERTS))), np.empty(len(self.where))
+        self.weights_WK, self.tokens_W, self.reported_W = np.empty((len(self.where), len(EXPERTS))), self.where, np.empty(len(self.where))
 
 
 class Watching:
@@ -56,8 +53,9 @@ class Watching:
         if self.product is not None:
             exponents_T2 = self.mixture.exponents(np.concatenate([one.features_WF for one in noted]))
             rows_KTV[PRODUCT] = self.product.rows(logp_TV, second[0], exponents_T2).cpu().numpy()
-        for expert, said in zip((NGRAM, MATCH), zip(*(one.here for one in noted), strict=True), strict=False):
-            rows_KTV[expert] = np.concatenate([part.rows(logp_TV.shape[1])[one.places] for part, one in zip(said, noted, strict=True)])
+        rows_KTV[NGRAM] = np.concatenate([one.cache.rows()[one.places] for one in noted])
+        for said in zip(*(one.match for one in noted), strict=True):
+            rows_KTV[MATCH] = rows_of(np.concatenate(said), logp_TV.shape[1])
         return self.mixture.mixed_rows(np.concatenate([one.weights_WK for one in noted]), rows_KTV)
 
     def hold(self, noted: Noted) -> None:

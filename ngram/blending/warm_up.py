@@ -12,7 +12,6 @@ import numpy as np
 from ngram.blending.gate import Gate
 from ngram.blending.product import fill_product_rows
 from ngram.online.cache import OnlineCache
-from ngram.online.kernels import fill_from_parts
 from ngram.online.match import MatchModel
 from ngram.online.stream_cache import FEATURES, Block
 from ngram.table import NgramTable
@@ -30,13 +29,11 @@ def tiny_cache() -> OnlineCache:
 
 def _score() -> None:
     cache = tiny_cache()
-    block = Block(cache, 1, 3)
-    cache.score_then_update(np.zeros(4, np.uint16), 1, 4, block=block)
-    fill_from_parts(block.parts, 0, np.empty((3, 2)))
+    cache.score_then_update(np.zeros(4, np.uint16), 1, 4, block=Block(cache, [1], 3))
 
 
 def _rows() -> None:
-    tiny_cache().fill_range(np.zeros(4, np.uint16), 1, 4, np.empty((3, 2)))
+    tiny_cache().ask(np.zeros(4, np.uint16), 1, 4).rows()
 
 
 def rows_of_histories() -> None:

@@ -41,9 +41,9 @@ class RowParts(NamedTuple):
 
     A distribution begins as its block's row of unigram (B, V).  Each context, the shortest first, multiplies it by its share (L,), which it leaves
     to shorter ones, and adds its children: cells (E,), list · V + token, and values (E,).  lists (K + 1, n): row k of contexts of k + 1 tokens, the
-    last of blocks; list 0, with share 1, is empty.  starts (L + 1,): where lists begin.  begins (B,): first targets of the blocks; known (B,):
-    tokens that were counted then.  features (n, F) float32, or (0, F).  meta (5,): blocks that have begun, nodes that were there, lists, the cache's
-    lists before these, -1: no two contexts share one, and lists of earlier blocks.  float64 and int64."""
+    last of blocks; list 0, with share 1, is empty.  starts (L + 1,): where lists begin.  begins (B,): first targets of the blocks.
+    features (n, F) float32, or (0, F).  meta (5,): blocks that have begun, nodes that were there, lists, the cache's lists before these, -1: no two
+    contexts share one, and lists of earlier blocks.  float64 and int64."""
 
     lists: I64
     shares: F64
@@ -52,7 +52,6 @@ class RowParts(NamedTuple):
     values: F64
     unigram: F64
     begins: I64
-    known: I64
     features: F32
     meta: I64
 
@@ -170,11 +169,8 @@ def list_contexts(state: State, cursor: Array, t: int, i: int, parts: RowParts) 
     nodes, pool, meta = state.nodes, state.pool, parts.meta
     while meta[BLOCKS] < len(parts.begins) and parts.begins[meta[BLOCKS]] <= t:
         fill_unigram_row(state, parts.unigram[meta[BLOCKS]])
-        parts.known[meta[BLOCKS]] = state.meta[COUNTED]
         meta[BLOCKS], meta[NODES], meta[FORMER] = meta[BLOCKS] + 1, state.meta[N_NODES], meta[LISTS]
-    parts.lists[-1, i] = meta[BLOCKS] - 1
-    if len(parts.features):
-        fill_features(state, cursor, 0, parts.features, i)
+    parts.lists[len(parts.lists) - 1, i] = meta[BLOCKS] - 1
     for k in range(1, cursor[0, DEPTH] + 1):
         context = cursor[0, k]
         if context >= meta[NODES]:
@@ -233,6 +229,7 @@ def count_range(
         if one < len(asked.begins) and asked.begins[one] == t:
             if not list_contexts(state, cursor, t, one, asked):
                 return t
+            fill_features(state, cursor, 0, asked.features, one)
             one += 1
         if len(features):
             fill_features(state, cursor, 0, features, t - start)

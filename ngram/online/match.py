@@ -9,9 +9,8 @@ confidence in a candidate is the share of candidates of that length that were ri
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from ngram.arrays import F32, F64, I64, Array, Tokens, digest, read_only, token_type
+from ngram.arrays import F64, I64, Array, Tokens, digest, read_only, token_type
 from ngram.compiled import njit
 from ngram.online.hashing import index_slot, mix_hash
 from ngram.online.stream_cache import ChunkScores
@@ -123,31 +122,16 @@ def learn_token(state: MatchState, past: Array, at: int, tokens: Array, t: int, 
 
 @njit
 def _score_range(
-    state: MatchState,
-    past: Array,
-    size: int,
-    tokens: Array,
-    start: int,
-    stop: int,
-    learn: bool,
-    vocab: int,
-    prob: Array,
-    features: Array,
-    where: Array,
-    said: Array,
-    heard: Array,
+    state: MatchState, past: Array, size: int, tokens: Array, start: int, stop: int, learn: bool, vocab: int, prob: Array, features: Array, said: Array
 ) -> None:
     """Scores tokens[start:stop] into prob (n,) and features (n, 2) where they have room; with `learn`, each is then learned.
 
-    said (W, 3): candidates, confidences and log lengths at the targets `where` (W,), which need not be known; heard (W,): what was learned then."""
-    one = np.searchsorted(where, start)
+    said (n, 2): candidates, which are -1 where there is none, and the confidence in them."""
     for t in range(start, stop):
         low = history_start(tokens, t, state.settings[0])
         candidate, length, sure = look(state, past, size, tokens, t, low)
-        if one < len(where) and where[one] == t:
-            said[one, 0], said[one, 1], said[one, 2], heard[one] = candidate, sure, np.log1p(np.float64(length)), size
-            one += 1
         if len(prob):
+            said[t - start, 0], said[t - start, 1] = candidate, sure
             prob[t - start] = (1.0 - sure) / vocab + (sure if candidate == tokens[t] else 0.0)
             features[t - start, 0] = np.log1p(np.float64(length))
             features[t - start, 1] = sure
@@ -156,27 +140,13 @@ def _score_range(
             size += 1
 
 
-class Asked:
-    """What a model says at the targets `where` (W,) before it has seen them; known (W,): how many tokens it had learned then."""
-
-    def __init__(self, where: npt.ArrayLike = ()) -> None:
-        self.where = np.array(where, np.int64)
-        self.said, self.known = np.empty((self.where.size, 3)), np.empty(self.where.size, np.int64)
-
-    def features(self) -> F32:
-        """(W, 2)."""
-        return self.said[:, [2, 1]].astype(np.float32)
-
-    def rows(self, vocab_size: int) -> F64:
-        """(W, V) distributions."""
-        rows_WV = np.repeat((1.0 - self.said[:, 1:2]) / vocab_size, vocab_size, axis=1)
-        for row_V, (candidate, sure, _) in zip(rows_WV, self.said, strict=True):
-            if candidate >= 0:
-                row_V[int(candidate)] += sure
-        return rows_WV
-
-
-NOTHING = Asked()
+def rows_of(said_n2: F64, vocab_size: int) -> F64:
+    """(n, V) distributions of what a model said."""
+    rows_nV = np.repeat((1.0 - said_n2[:, 1:]) / vocab_size, vocab_size, axis=1)
+    for row_V, (candidate, sure) in zip(rows_nV, said_n2, strict=True):
+        if candidate >= 0:
+            row_V[int(candidate)] += sure
+    return rows_nV
 
 
 class MatchModel:
@@ -188,46 +158,34 @@ class MatchModel:
     def __init__(self, vocab_size: int, bos: int) -> None:
         self.vocab_size, self.bos = vocab_size, bos
         self.state = new_state(bos)
-        self.past, self.size = np.zeros(1 << 12, token_type(vocab_size)), 0
+        self.past, self.counted = np.zeros(1 << 12, token_type(vocab_size)), 0
 
-    @property
-    def counted(self) -> int:
-        """Tokens learned."""
-        return self.size
-
-    def score(self, tokens: Tokens, start: int, stop: int, asked: Asked = NOTHING) -> ChunkScores:
-        """Scores of tokens[start:stop], 1 ≤ start; nothing is learned.  asked: filled with what is said of some of them."""
-        return self._call(tokens, start, stop, False, stop - start, asked)
+    def score(self, tokens: Tokens, start: int, stop: int) -> ChunkScores:
+        """Scores of tokens[start:stop], 1 ≤ start; nothing is learned."""
+        return self._call(tokens, start, stop, False, stop - start)
 
     def update(self, tokens: Tokens, start: int, stop: int) -> None:
         """Learns tokens[start:stop]."""
         self._call(tokens, start, stop, True, 0)
 
-    def score_then_update(self, tokens: Tokens, start: int, stop: int, asked: Asked = NOTHING) -> ChunkScores:
+    def score_then_update(self, tokens: Tokens, start: int, stop: int) -> ChunkScores:
         """The same as one-token chunks, in one kernel."""
-        return self._call(tokens, start, stop, True, stop - start, asked)
-
-    def ask(self, tokens: Tokens, t: int) -> Asked:
-        """What it says of the token at position t, which need not be known, given what stands before it."""
-        asked = Asked([t])
-        self._call(tokens, t, t + 1, False, 0, asked)
-        return asked
+        return self._call(tokens, start, stop, True, stop - start)
 
     def row(self, tokens: Tokens, t: int) -> F64:
         """(V,) float64 distribution of the token at position t, given what stands before it."""
-        return self.ask(tokens, t).rows(self.vocab_size)[0]
+        return rows_of(self.score(tokens, t, t + 1).said, self.vocab_size)[0]
 
     def digest(self) -> str:
         """xxh3_128 of all state, as hex."""
         state = self.state
-        return digest(np.array([self.size]), state.indices, self.past[: self.size], state.hits, state.tries)
+        return digest(np.array([self.counted]), state.indices, self.past[: self.counted], state.hits, state.tries)
 
-    def _call(self, tokens: Tokens, start: int, stop: int, learn: bool, size: int, asked: Asked = NOTHING) -> ChunkScores:
+    def _call(self, tokens: Tokens, start: int, stop: int, learn: bool, size: int) -> ChunkScores:
         stream = read_only(tokens, self.vocab_size)
-        if learn and self.size + stop - start > len(self.past):
+        if learn and self.counted + stop - start > len(self.past):
             self.past = np.concatenate([self.past, np.zeros(max(len(self.past), stop - start), self.past.dtype)])
-        scores = ChunkScores(np.empty(size), np.empty((size, len(FEATURES)), np.float32))
-        columns = scores.prob, scores.features, asked.where, asked.said, asked.known
-        _score_range(self.state, self.past, self.size, stream, start, stop, learn, self.vocab_size, *columns)
-        self.size += (stop - start) * learn
+        scores = ChunkScores(np.empty(size), np.empty((size, len(FEATURES)), np.float32), self.counted, np.empty((size, 2)))
+        _score_range(self.state, self.past, self.counted, stream, start, stop, learn, self.vocab_size, scores.prob, scores.features, scores.said)
+        self.counted += (stop - start) * learn
         return scores

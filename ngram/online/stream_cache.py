@@ -5,7 +5,8 @@ then shorter ones up to and including the first that was already seen.  A shorte
 token before it, as Kneser-Ney wants, without keeping sets of neighbours.  (Kneser & Ney 1995; update exclusion: Moffat 1990.)
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -35,34 +36,13 @@ SLACK = 1 << 20  # room for growth from the start: pages that are never written 
 
 
 class Block:
-    """Targets of which `cache` keeps, as it counts them, what it says of each before it counts any of them: parts.
+    """What `cache` says of targets before it counts them: parts, filled as it does.
 
-    begins: targets that are looked at anew, each before it and those behind it are counted; the first is `start`.  By default targets start …
-    start + size - 1, whose contexts have lists in common.  alone: the targets of `begins` and no others, each by itself, with features."""
+    size: of so many from begins[0] on, each by what had been counted at the last of `begins` before it; 0: of `begins` alone, with features."""
 
-    def __init__(self, cache: "StreamCache", start: int, size: int, begins: npt.ArrayLike = (), *, alone: bool = False) -> None:
-        self.cache, self.start, self.size, self.alone, self.parts = cache, start, size, alone, NO_PARTS
-        self.begins = np.array(begins, np.int64) if alone or np.size(begins) else np.array([start])
-
-    @classmethod
-    def of(cls, cache: "StreamCache", begins: npt.ArrayLike) -> "Block":
-        """Of some targets, each by itself."""
-        return cls(cache, 0, np.size(begins), begins, alone=True)
-
-    @property
-    def known(self) -> I64:
-        """(B,): how many tokens were counted when each block began."""
-        return self.parts.known
-
-    def features(self) -> F32:
-        """(W, F) of the contexts of targets by themselves."""
-        return self.parts.features
-
-    def rows(self, vocab_size: int) -> F64:
-        """(W, V) float64 distributions, each summing to 1."""
-        rows_WV = np.empty((self.size, vocab_size))
-        kernels.fill_from_parts(self.parts, 0, rows_WV)
-        return rows_WV
+    def __init__(self, cache: "StreamCache", begins: npt.ArrayLike, size: int = 0) -> None:
+        self.cache, self.begins, self.alone = cache, np.array(begins, np.int64), not size
+        self.size, self.parts = size or len(self.begins), NO_PARTS
 
     def begin(self) -> None:
         """Before the first call that fills it, and then again at will."""
@@ -75,9 +55,14 @@ class Block:
         meta = np.array([0, 0, 0, -1 if self.alone else cache.serial, 0])
         lists, starts = np.zeros((lengths + 1, self.size), np.int64), np.zeros(most + 2, np.int64)
         cells, values = cache.spare.pop() if cache.spare and not self.alone else (np.empty(room, np.int64), np.empty(room))
-        unigram, known = np.empty((len(self.begins), size)), np.empty(len(self.begins), np.int64)
-        features = np.empty((self.size * self.alone, len(FEATURES)), np.float32)
-        self.parts = RowParts(lists, np.ones(most + 1), starts, cells, values, unigram, self.begins, known, features, meta)
+        unigram, features = np.empty((len(self.begins), size)), np.empty((self.size * self.alone, len(FEATURES)), np.float32)
+        self.parts = RowParts(lists, np.ones(most + 1), starts, cells, values, unigram, self.begins, features, meta)
+
+    def rows(self) -> F64:
+        """(size, V) distributions, each summing to 1."""
+        rows_NV = np.empty((self.size, self.cache.vocab_size))
+        kernels.fill_from_parts(self.parts, 0, rows_NV)
+        return rows_NV
 
     def grow(self) -> None:
         """Makes room for twice as many entries."""
@@ -90,15 +75,18 @@ class Block:
         self.parts = NO_PARTS
 
 
-NO_PARTS = RowParts._make([np.zeros((0,) * (1 + (at in (0, 5, 8))), kind) for at, kind in enumerate("qdqqddqqfq")])
+NO_PARTS = RowParts._make([np.zeros((0,) * (1 + (at in (0, 5, 7))), kind) for at, kind in enumerate("qdqqddqfq")])
 
 
 @dataclass(frozen=True)
 class ChunkScores:
-    """prob (n,) float64 of each target; features (n, F) float32, functions of the context alone, (0, F) where none were asked for."""
+    """prob (n,) float64 of each target; features (n, F) float32, functions of the context alone, (0, F) where none were asked for; counted: tokens
+    before the first.  said (n, 2): see match.py."""
 
     prob: F64
     features: F32
+    counted: int = 0
+    said: F64 = field(default_factory=partial(np.zeros, (0, 2)))
 
 
 class StreamCache:
@@ -154,7 +142,7 @@ class StreamCache:
 
         unknown: so many targets at the end are not looked at, and have features alone."""
         stream = self._stream(tokens, start, stop, unknown)
-        scores = np.empty(stop - start), np.empty((stop - start if features else 0, len(FEATURES)), np.float32)
+        counted, scores = self.counted, (np.empty(stop - start), np.empty((stop - start if features else 0, len(FEATURES)), np.float32))
         blocks = [one for one in (block, asked) if one is not None]
         for one in blocks:
             one.begin()
@@ -173,7 +161,7 @@ class StreamCache:
                     self.serial = int(one.parts.meta[kernels.SERIAL] + one.parts.meta[kernels.LISTS])
                 if 0 <= reached < stop and trie.has_room(self.state, self.order):
                     one.grow()
-        return ChunkScores(*scores)
+        return ChunkScores(*scores, counted)
 
     def update(self, tokens: npt.ArrayLike, start: int, stop: int) -> None:
         """Counts tokens[start:stop]."""
@@ -185,14 +173,11 @@ class StreamCache:
         """Each token is scored and then counted: the same as chunks of one token, in one kernel.  block, asked: see `score`."""
         return self.score(tokens, start, stop, features, block, asked, learn=True)
 
-    def fill_range(self, tokens: npt.ArrayLike, start: int, stop: int, rows_NV: F64) -> F32:
-        """Writes the distributions of targets start … stop-1 of a stream into a given (n, V) array, each summing to 1; returns their features.
-
-        Reads no token behind stop - 2: the last target may be unknown."""
-        asked = Block.of(self, np.arange(start, stop))
+    def ask(self, tokens: npt.ArrayLike, start: int, stop: int) -> Block:
+        """What it says of targets start … stop-1, each by itself.  Reads no token behind stop - 2: the last target may be unknown."""
+        asked = Block(self, np.arange(start, stop))
         self.score(tokens, start, stop, False, None, asked, unknown=1)
-        kernels.fill_from_parts(asked.parts, 0, rows_NV)
-        return asked.parts.features
+        return asked
 
     def digest(self) -> str:
         """xxh3_128 of all state, as hex: equal before and after anything that only reads."""

@@ -53,7 +53,7 @@ BYTES, REPORT, KERNELS, MATCH, GATE = (
     "ngram/online/match.py",
     "ngram/blending/gate.py",
 )
-COUNT = "            scores = step(tokens, one.start, one.stop, asked=asked)\n"
+COUNT = "            scores = step(tokens, one.start, one.stop)\n"
 AHEAD = "expert.update(tokens, one.start, one.stop)"
 MIXED = "        mixed_n = mix(weights_nK[:, self.present], probs_nK[:, self.present])\n"
 WEIGHTS = "                out.weights[here], noted.weights_WK[some] = np.split(weights, [b - a])\n"
@@ -61,7 +61,7 @@ GATED = "                weights = self.mixture.weights(np.concatenate([features
 COUNTED = "        return self.base[targets] + (self.space[targets] & ~self.silent[previous])"
 PRINTED = '        table.add_row(name, f"{result[key]:.4f}" if'
 SUMMED = "    ngram, mixed = (bits_per_byte(float(-np.log(p).sum()), total_bytes)"
-FEATURES = "            places = np.flatnonzero(np.isin(one.watched, where))\n"
+FEATURES = "            places = np.flatnonzero(np.isin(one.asked.begins, where))\n"
 INPUTS = "        inputs_BL[row, : end - begin] = tokens[begin:end]"
 LOG = "        return torch.exp(-(whole_S - mixed_SV.gather(1, targets_S[:, None])[:, 0]).double())"
 NATS = "    nll_S = -logp_SV.gather(1, targets_S[:, None])[:, 0]\n"
@@ -75,7 +75,7 @@ FAULTS = (
         "cache learns a block before it is scored",
         PREDICTOR,
         COUNT,
-        COUNT.replace("step(", f"({AHEAD} or partial(expert.score, block=one.block) if expert is one.block.cache else step)("),
+        COUNT.replace("step(", f"({AHEAD} or partial(expert.score, block=one.block, asked=one.asked) if expert is one.block.cache else step)("),
     ),
     Fault("best expert of each token instead of the mixture", MIXTURE, MIXED, "        mixed_n = probs_nK[:, self.present].max(axis=1)\n"),
     Fault("gate learns first", PREDICTOR, GATED, "                self.mixture.gate.update(features_nF[here], out.probs[here])\n" + GATED),

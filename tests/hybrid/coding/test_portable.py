@@ -67,7 +67,7 @@ def test_without_a_match_a_row_is_that_of_the_cache_within_rounding(path: Path) 
         row = part.whole_row(tokens, t).copy()
         if part._found[0] < 0:
             theirs = np.empty((1, len(row)))
-            part.cache.fill_range(tokens, t, t + 1, theirs)
+            theirs = part.cache.ask(tokens, t, t + 1).rows()
             assert np.abs(row / ONE - theirs[0]).max() < 4 * len(row) / ONE + 2.0**-SCALE
         part.update(tokens, t, t + 1)
 

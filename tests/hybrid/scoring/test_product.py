@@ -79,7 +79,7 @@ def test_the_path_to_the_targets_alone_says_the_same_in_double_and_nearly_so_in_
     scorer, logp = ProductScorer(), torch.from_numpy(np.log(first)).to(device)
     for kind, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
         for begin, end, cut in ((1, 60, 30), (1, 51, 20), (21, 60, 22)):  # read in one go, scored in two; memory is used again
-            neural, block = logp[begin - 1 : end - 1].to(kind), Block(cache, begin, end - begin)
+            neural, block = logp[begin - 1 : end - 1].to(kind), Block(cache, [begin], end - begin)
             for a, b in ((begin, cut), (cut, end)):
                 cache.score(tokens, a, b, block=block)
                 second = scorer.read(tokens, block, a, b, neural)

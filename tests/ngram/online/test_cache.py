@@ -153,7 +153,7 @@ def test_rows_along_a_stream_are_those_after_its_histories(order, seed, data):
     cut = data.draw(st.integers(start, stop))
     rows, before = np.full((stop - start, vocab), np.nan), cache.digest()
     for begin, end in ((start, cut), (cut, stop)):
-        cache.fill_range(tokens, begin, end, rows[begin - start : end - start])
+        rows[begin - start : end - start] = cache.ask(tokens, begin, end).rows()
     assert np.array_equal(rows, cache.rows(histories(tokens, np.arange(start, stop), order, BOS)))
     assert cache.digest() == before
 
@@ -170,14 +170,14 @@ def test_what_a_block_keeps_while_it_is_counted_is_its_rows_before(trained, orde
     cuts = sorted({start, size, *data.draw(st.lists(st.integers(start, size), max_size=3))})
     for one in (cache, still, alone):
         one.update(tokens, 1, start)
-    earlier = Block(cache, 1, start)
+    earlier = Block(cache, [1], start)
     cache.score(tokens, 1, start + 1, block=earlier)
     if left:  # the next one uses its room again
         earlier.end()
     cache.serial = min(cache.serial, trie.U32_MAX - left) if left > 10 else trie.U32_MAX - left
-    block, aside = Block(cache, start, size - start), np.empty((1, vocab))
+    block = Block(cache, [start], size - start)
     for a, b in pairwise(cuts):
-        cache.fill_range(tokens, a, a + 1, aside)
+        aside = cache.ask(tokens, a, a + 1).rows()
         assert np.array_equal(aside, cache.rows(histories(tokens, [a], order, BOS)))
         step = "score_then_update" if learn else "score"
         told, expected = (getattr(one, step)(tokens, a, b, **more) for one, more in ((cache, {"block": block}), (alone, {})))
@@ -192,7 +192,7 @@ def test_the_room_of_a_block_that_has_ended_goes_to_the_next_one_of_its_cache_an
     """Caches count on threads of their own: two that took from one list could both want the last of it.  Rows that are asked for alone give nothing back."""
     table = count(5, [1, 2, 3, 2, 4], 3).table()
     cache, other = OnlineCache(table), OnlineCache(table)
-    ended, alone, foreign, following = Block(cache, 1, 4), Block.of(cache, [2]), Block(other, 1, 4), Block(cache, 5, 4)
+    ended, alone, foreign, following = Block(cache, [1], 4), Block(cache, [2]), Block(other, [1], 4), Block(cache, [5], 4)
     ended.begin()
     cells, values = ended.parts.cells, ended.parts.values
     ended.end()
@@ -211,7 +211,7 @@ def test_a_context_that_a_block_makes_opens_no_longer_one_to_it():
     pruned = [np.zeros(size, np.uint32) for size in (1, 5, 1, 1)]
     table = NgramTable(5, 4, tokens, parents, counts, pruned, np.tile([0.5, 1.0, 1.5], (4, 1)))
     cache, still, text = OnlineCache(table), OnlineCache(table), array([4, 0, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3])
-    block, rows = Block(cache, 1, len(text) - 1), np.empty((len(text) - 1, 5))
+    block, rows = Block(cache, [1], len(text) - 1), np.empty((len(text) - 1, 5))
     cache.score_then_update(text, 1, len(text), block=block)
     fill_from_parts(block.parts, 0, rows)
     assert np.array_equal(rows, still.rows(histories(text, np.arange(1, len(text)), 4, 4)))
