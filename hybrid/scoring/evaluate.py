@@ -94,7 +94,7 @@ def score_tokens(art: Artifact, tokens: Tokens, options: EvalOptions, ranks: Ran
     with exact() if options.exact else nullcontext():
         seeding = seeded(art, CACHES[ranks.device.type])
         network = network_ahead(art, tokens, options, ranks)
-        network.begin()  # beside the seeding
+        network.look(tokens, 1)  # beside the seeding
         watch = watched(tokens)
         with closing(predictor_of(art, network, options, ranks=ranks, seeding=seeding, watch=watch)) as predictor:
             order = ScoreFirst(tokens, {"blend": predictor}, frozen=not options.online, paranoid=options.paranoid)

@@ -91,7 +91,7 @@ class FrozenForward:
 
     def around(self, known: Tokens, t: int) -> NeuralScores:
         at = int(np.searchsorted(self._last, t)) // self._step * self._step
-        return score_windows(self.model, known, self._windows[at : at + self._step], self.seq_len, self.ranks, batch_windows=self.batch_windows)
+        return score_windows(self.model, known, self._windows[at : at + self._step], self.seq_len, self.ranks, batch_windows=self.batch_windows)()
 
     def learned(self, known: Tokens, t: int) -> None:
         """Nothing to do: it does not learn."""
@@ -103,7 +103,7 @@ class AdaptedForward(AdaptedNetwork):
     def around(self, known: Tokens, t: int) -> NeuralScores:
         """Scores of the chunk that target t is in; see Forward."""
         start = 1 + (t - 1) // self.chunk_tokens * self.chunk_tokens
-        return self.score(known, start, min(start + self.chunk_tokens, len(known)))
+        return self.score(known, start, min(start + self.chunk_tokens, len(known)))()
 
     def learned(self, known: Tokens, t: int) -> None:
         """Takes a step where target t ends a chunk."""
