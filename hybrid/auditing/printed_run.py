@@ -183,7 +183,7 @@ class _Pass:
         if self.ranks.device.type != "cpu" or self.options.adapt is not None:
             return second.look(shown, t)
         seq_len = self.art.config.train.seq_len
-        return score_windows(self.art.model, shown, windows_of(t, t + 1, len(shown), seq_len, self.options.stride), seq_len, self.ranks)
+        return score_windows(self.art.model, shown, windows_of(t, t + 1, len(shown), seq_len, self.options.stride), seq_len, self.ranks)()
 
     def _network_again(self, again: NeuralScores, used: NeuralScores, t: int) -> None:
         assert again.rows is not None and used.rows is not None

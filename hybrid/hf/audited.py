@@ -41,7 +41,7 @@ class ChunkNetwork:
             parts = self.parts
             todo = windows_of(start, stop, len(tokens), parts.window, parts.stride)
             ranks = Ranks(0, 1, parts.device)
-            self._held = read, score_windows(parts.as_model, tokens, todo, parts.window, ranks, batch_windows=parts.batch_windows)
+            self._held = read, score_windows(parts.as_model, tokens, todo, parts.window, ranks, batch_windows=parts.batch_windows)()
         return [self._held[1].part(start, stop)]
 
     def nll_nats(self) -> F64:

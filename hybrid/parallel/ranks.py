@@ -57,6 +57,11 @@ class Ranks:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    def sent(self, array: Any) -> torch.Tensor:
+        """A NumPy array on the device; nobody waits for the copy."""
+        tensor = torch.from_numpy(array)
+        return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
+
     def sum_(self, tensor: torch.Tensor) -> None:
         """Sums `tensor` over ranks in place, on the device's group."""
         if self.world > 1:

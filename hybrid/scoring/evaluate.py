@@ -95,7 +95,7 @@ def score_tokens(art: Artifact, tokens: Tokens, options: EvalOptions, ranks: Ran
     with exact() if options.exact else nullcontext():
         seeding = seeded(art, CACHES[ranks.device.type])
         network = network_ahead(art, tokens, options, ranks)
-        network.begin()  # beside the seeding
+        network.look(tokens, 1)  # beside the seeding
         watch = watched(tokens)
         together = max(1, min(4, TOGETHER[ranks.device.type] // art.config.model.vocab_size))
         with closing(predictor_of(art, network, options, ranks=ranks, seeding=seeding, watch=watch, together=together)) as predictor:

@@ -6,12 +6,15 @@ Shapes: N tokens of a stream, n targets, S targets whose rows are here, V vocabu
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from operator import attrgetter, call
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ngram.arrays import F32, F64
@@ -57,8 +60,32 @@ def rows_of(pieces: Sequence[NeuralScores]) -> list[Rows]:
     return [(piece.rows_first, piece.rows) for piece in pieces if piece.rows is not None and len(piece.rows)]
 
 
+Launched = Callable[[], NeuralScores]  # waits for a block that the device has been given
+_side = cache(torch.cuda.Stream)  # one a GPU, so that networks share its memory; no priority is lower
+
+
+def ahead(launches: Iterator[Launched], device: torch.device) -> Iterator[NeuralScores]:
+    """The blocks, computed as they are asked for; on CUDA launched on a stream of their own before the one in front is handed out.
+
+    What is handed out is computed: any stream may read it.  A launch's error is raised where its block is asked for."""
+    if device.type != "cuda":
+        yield from map(call, launches)  # holds no block
+        return
+    block, side = None, _side(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with suppress(StopIteration):
+        while True:
+            try:
+                with torch.cuda.stream(side):
+                    coming = next(launches)
+            finally:
+                if block is not None:
+                    yield block()
+            block = coming
+
+
 class Network(Protocol):
-    """Where a predictor gets the network's scores from.  seconds: of work.
+    """Where a predictor gets the network's scores from.  seconds: of work; on a GPU, of launching and waiting.
 
     take  scores of targets start … stop-1 of `tokens`, in consecutive pieces; what lies before `start` is let go
     look  scores of position t alone, with its row where this rank has it; nll_nats may be anything, the target need not be known
@@ -82,29 +109,18 @@ class NetworkAhead:
 
     def take(self, _: Tokens, start: int, stop: int) -> Sequence[NeuralScores]:
         while not self._held or self._held[-1].stop < stop:
-            self._pull()
+            began = time.perf_counter()
+            self._held.append(next(self.blocks))
+            self.seconds += time.perf_counter() - began
+            self._nats.append(self._held[-1].nll_nats)
         self._held = [block for block in self._held if block.stop > start]
         return [block.part(max(start, block.first), min(stop, block.stop)) for block in self._held if block.first < stop]
 
     def look(self, tokens: Tokens, t: int) -> NeuralScores:
         return self.take(tokens, t, t + 1)[0]
 
-    def begin(self) -> None:
-        """Computes the first block now."""
-        if not self._held:
-            self._pull()
-
     def nll_nats(self) -> F64:
         """(N-1,) float64 nats of every target of the stream; computes what is left."""
-        with suppress(StopIteration):
-            while True:
-                self._held = []
-                self._pull()
+        self._held = []
+        self._nats += map(attrgetter("nll_nats"), self.blocks)
         return np.concatenate(self._nats)
-
-    def _pull(self) -> None:
-        began = time.perf_counter()
-        block = next(self.blocks)
-        self.seconds += time.perf_counter() - began
-        self._held.append(block)
-        self._nats.append(block.nll_nats)

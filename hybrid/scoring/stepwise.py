@@ -93,7 +93,7 @@ class FrozenForward:
 
     def around(self, known: Tokens, t: int) -> NeuralScores:
         at = int(np.searchsorted(self._last, t)) // self._step * self._step
-        return score_windows(self.model, known, self._windows[at : at + self._step], self.seq_len, self.ranks, batch_windows=self.batch_windows)
+        return score_windows(self.model, known, self._windows[at : at + self._step], self.seq_len, self.ranks, batch_windows=self.batch_windows)()
 
     def learned(self, known: Tokens, t: int) -> None:
         """Nothing to do: it does not learn."""
@@ -130,7 +130,7 @@ class AdaptedForward(AdaptedNetwork):
         if self.exact:
             todo = windows_of(start, stop, len(known), self.seq_len, self.stride)
             start, stop = next((first, end + 1) for _, end, first in todo if first <= t <= end)
-        return self.score(known, start, stop)
+        return self.score(known, start, stop)()
 
     def learned(self, known: Tokens, t: int) -> None:
         """Takes a step where target t ends a chunk."""

@@ -22,7 +22,7 @@ from hybrid.model.parameters import flat_gradients
 from hybrid.model.recorded import recorded
 from hybrid.parallel.ranks import Ranks
 from hybrid.scoring import windows
-from hybrid.scoring.network import NeuralScores
+from hybrid.scoring.network import Launched, NeuralScores, ahead
 from hybrid.scoring.options import AdaptConfig
 from hybrid.settings.config import ConfigError
 from ngram.arrays import digest
@@ -94,7 +94,7 @@ class AdaptedNetwork:
         whole = ranks.device.type == "cuda" and ranks.world == 1 and not exact and self.chunk_tokens == seq_len
         self._replay = self.learner.recorded(seq_len) if whole else None
 
-    def score(self, tokens: Tokens, start: int, stop: int) -> NeuralScores:
+    def score(self, tokens: Tokens, start: int, stop: int) -> Launched:
         """The network's scores of targets start … stop-1, with rows."""
         todo = windows.windows_of(start, stop, len(tokens), self.seq_len, self.stride)
         return windows.score_windows(self.learner.model, tokens, todo, self.seq_len, self.ranks, batch_windows=int(self.exact))
@@ -102,7 +102,7 @@ class AdaptedNetwork:
     def update(self, tokens: Tokens, start: int, stop: int) -> None:
         """One step on targets start … stop-1, each seen in a window that begins inside the chunk."""
         if self._replay is not None and stop - start == self.seq_len:
-            self._replay(torch.from_numpy(tokens[None, start - 1 : stop].astype(np.int64)))
+            self._replay(self.ranks.sent(tokens[None, start - 1 : stop].astype(np.int64)))
             return
         with exact_gradients() if self.exact else nullcontext():
             self._add_gradients(tokens, start, stop)
@@ -117,7 +117,7 @@ class AdaptedNetwork:
             mine = group[len(group) * self.ranks.rank // self.ranks.world : len(group) * (self.ranks.rank + 1) // self.ranks.world]
             for at in range(0, len(mine), batch):
                 block = np.stack([tokens[begin : end + 1] for begin, end in mine[at : at + batch]]).astype(np.int64)
-                pairs = torch.from_numpy(block).to(self.ranks.device)
+                pairs = self.ranks.sent(block)
                 self.learner.backward(pairs[:, :-1], pairs[:, 1:], 1 / (stop - start))
 
     def digest(self) -> str:
@@ -152,10 +152,14 @@ def adapted_blocks(
 ) -> Iterator[NeuralScores]:
     """The scores of every target of `tokens` (N,), chunk by chunk, by a network that learns as it goes; `model` is left as it is.
 
-    A chunk is learned when the next is asked for."""
-    part = AdaptedNetwork(model, seq_len, stride, adapt, ranks, exact=exact)
-    order = ScoreFirst(tokens, {"network": part})
-    for start, stop in order.chunks(part.chunk_tokens):
-        yield order.score(start, stop)["network"]
-        if stop < len(tokens):
-            order.update(start, stop)
+    A chunk is learned before the next is computed, on the same stream."""
+
+    def launches() -> Iterator[Launched]:
+        part = AdaptedNetwork(model, seq_len, stride, adapt, ranks, exact=exact)
+        order = ScoreFirst(tokens, {"network": part})
+        for start, stop in order.chunks(part.chunk_tokens):
+            yield order.score(start, stop)["network"]
+            if stop < len(tokens):
+                order.update(start, stop)
+
+    return ahead(launches(), ranks.device)

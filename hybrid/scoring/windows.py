@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hybrid.model.hybrid_lm import HybridLM
 from hybrid.parallel.ranks import Ranks
-from hybrid.scoring.network import NeuralScores
+from hybrid.scoring.network import Launched, NeuralScores, ahead
 from hybrid.settings.config import ConfigError
 from ngram.arrays import F64
 from ngram.score_first import Tokens
@@ -56,8 +56,11 @@ def neural_blocks(
     todo = list(windows(len(tokens), seq_len, stride))
     model = model.to(ranks.device).eval()
     step = ranks.world * (batch_windows or batch_of(seq_len, ranks.device))
-    for at in track(range(0, len(todo), step), "network", active=ranks.is_first):
-        yield score_windows(model, tokens, todo[at : at + step], seq_len, ranks, batch_windows=batch_windows, rows=rows)
+    launches = (
+        score_windows(model, tokens, todo[at : at + step], seq_len, ranks, batch_windows=batch_windows, rows=rows)
+        for at in track(range(0, len(todo), step), "network", active=ranks.is_first)
+    )
+    yield from ahead(launches, ranks.device if rows else torch.device("cpu"))
 
 
 def batch_of(seq_len: int, device: torch.device) -> int:
@@ -68,39 +71,45 @@ def batch_of(seq_len: int, device: torch.device) -> int:
 @torch.inference_mode()
 def score_windows(
     model: HybridLM, tokens: Tokens, todo: Sequence[tuple[int, int, int]], seq_len: int, ranks: Ranks, *, batch_windows: int = 0, rows: bool = True
-) -> NeuralScores:
-    """The scores of `todo`, one or more consecutive windows as `windows` gives them."""
+) -> Launched:
+    """The scores of `todo`, one or more consecutive windows as `windows` gives them, computed on the current stream, for the default one to read."""
     batch = batch_windows or batch_of(seq_len, ranks.device)
     mine = todo[len(todo) * ranks.rank // ranks.world : len(todo) * (ranks.rank + 1) // ranks.world]
     first, stop = todo[0][2], todo[-1][1] + 1
-    out, kept = np.zeros((3, stop - first)), list[Tensor]()
+    levels, kept = list[Tensor](), list[Tensor]()
     model.eval()
     for at in range(0, len(mine), batch):
-        part = mine[at : at + batch]
-        logp_SV, targets_S = _logp(model, tokens, part, seq_len, ranks.device)
-        out[:, part[0][2] - first : part[-1][1] + 1 - first] = _levels(logp_SV, targets_S)
+        logp_SV, levels_3S = _scored(model, tokens, mine[at : at + batch], ranks)
+        levels.append(levels_3S.to("cpu", non_blocking=True))
         kept += [logp_SV] if rows else []
-    if ranks.world > 1:
-        dist.all_reduce(torch.from_numpy(out), group=ranks.patient_group)  # zero elsewhere: the sum is an exact gather
-    own = torch.cat(kept) if kept else None
-    return NeuralScores(out[0], out[1].astype(np.float32), out[2].astype(np.float32), first, own, mine[0][2] if mine else first)
+    own = torch.cat(kept) if kept[1:] else kept[0] if kept else None
+    event = None if ranks.device.type == "cpu" else torch.cuda.current_stream(ranks.device).record_event()
+    if own is not None and event is not None:
+        own.record_stream(torch.cuda.default_stream(ranks.device))  # its kernels may still read what nobody holds any more
+
+    def wait() -> NeuralScores:
+        if event is not None:
+            event.synchronize()
+        out = np.zeros((3, stop - first))
+        if mine:
+            out[:, mine[0][2] - first : mine[-1][1] + 1 - first] = torch.cat(levels, 1)
+        if ranks.world > 1:
+            dist.all_reduce(torch.from_numpy(out), group=ranks.patient_group)  # zero elsewhere: the sum is an exact gather
+        return NeuralScores(out[0], out[1].astype(np.float32), out[2].astype(np.float32), first, own, mine[0][2] if mine else first)
+
+    return wait
 
 
-def _logp(model: HybridLM, tokens: Tokens, part: Sequence[tuple[int, int, int]], seq_len: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(S, V) log-probabilities and (S,) targets."""
+def _scored(model: HybridLM, tokens: Tokens, part: Sequence[tuple[int, int, int]], ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """(S, V) log-probabilities, and (3, S) float64: nats of the target, entropy, log-probability of the likeliest token."""
     inputs_BL = np.zeros((len(part), max(end - begin for begin, end, _ in part)), dtype=np.int64)  # padding is never looked back at
     for row, (begin, end, _) in enumerate(part):
         inputs_BL[row, : end - begin] = tokens[begin:end]
     width = inputs_BL.shape[1]
     places = np.concatenate([np.arange(first - 1 - begin, end - begin) + row * width for row, (begin, end, first) in enumerate(part)])
     targets = np.concatenate([tokens[first : end + 1] for _, end, first in part]).astype(np.int64)
-    tokens_BL, places_S, targets_S = (torch.from_numpy(a).to(device) for a in (inputs_BL, places, targets))
-    return torch.log_softmax(model.logits_at(tokens_BL, places_S), dim=-1), targets_S
-
-
-def _levels(logp_SV: Tensor, targets_S: Tensor) -> F64:
-    """(3, S): nats of the target, entropy, log-probability of the likeliest token."""
+    tokens_BL, places_S, targets_S = map(ranks.sent, (inputs_BL, places, targets))
+    logp_SV = torch.log_softmax(model.logits_at(tokens_BL, places_S), dim=-1)
     nll_S = -logp_SV.gather(1, targets_S[:, None])[:, 0]
     entropy_S = -(logp_SV.exp() * logp_SV).sum(-1)
-    levels: F64 = torch.stack([nll_S, entropy_S, logp_SV.amax(-1)]).double().cpu().numpy()
-    return levels
+    return logp_SV, torch.stack([nll_S, entropy_S, logp_SV.amax(-1)]).double()

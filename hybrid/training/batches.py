@@ -24,7 +24,7 @@ class Batches:
     """The rows of a step: as tokens on the host, and as inputs and targets on the device."""
 
     def __init__(self, config: Config, loader: Loader, ranks: Ranks) -> None:
-        self.loader, self.device = loader, ranks.device
+        self.loader, self._sent = loader, ranks.sent
         per_rank = config.train.batch_tokens // ranks.world
         self.micro_rows = max(1, min(config.train.microbatch_tokens, per_rank) // config.train.seq_len)
         rows = loader.rows_per_rank
@@ -34,10 +34,7 @@ class Batches:
 
     def to_device(self, rows: U16) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Inputs and targets (micro_rows, seq_len) int64 on the device, one pair a microbatch."""
-        tensor = torch.from_numpy(rows.view(np.int16))
-        if self.device.type == "cuda":
-            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
-        tokens = tensor.to(torch.int64) & 0xFFFF
+        tokens = self._sent(rows.view(np.int16)).to(torch.int64) & 0xFFFF
         inputs, targets = (tokens[:, self.loader.history + at : at or None].contiguous() for at in (-1, 0))
         return list(zip(inputs.split(self.micro_rows), targets.split(self.micro_rows), strict=True))
 
@@ -55,10 +52,7 @@ class LossReader:
         self._last = float("nan")
 
     def push(self, loss: torch.Tensor) -> None:
-        event = torch.cuda.Event() if loss.is_cuda else None
-        self._pending.append((loss.to("cpu", non_blocking=True), event))
-        if event is not None:
-            event.record()
+        self._pending.append((loss.to("cpu", non_blocking=True), torch.cuda.current_stream().record_event() if loss.is_cuda else None))
         while len(self._pending) > QUEUE_STEPS:
             self._read()
 

@@ -160,8 +160,8 @@ FAULTS = (
     Fault(
         "network's rows sum to more than 1",
         WINDOWS,
-        "    return torch.log_softmax(model.logits_at(tokens_BL, places_S), dim=-1), targets_S",
-        "    return torch.log_softmax(model.logits_at(tokens_BL, places_S), dim=-1) + 0.05, targets_S",
+        "    logp_SV = torch.log_softmax(model.logits_at(tokens_BL, places_S), dim=-1)\n",
+        "    logp_SV = torch.log_softmax(model.logits_at(tokens_BL, places_S), dim=-1) + 0.05\n",
     ),
     Fault("attention looks ahead", "hybrid/model/attention.py", "is_causal=True, enable_gqa", "is_causal=False, enable_gqa"),
     Fault(

@@ -17,13 +17,13 @@ from tests.support import tiny
 def test_a_learning_network_of_single_windows_computes_one_of_them_a_target(monkeypatch):
     """With a stride of 64 a chunk of 2,048 targets has 32."""
     length, computed = 16, list[int]()
-    honest = windows._logp
+    honest = windows._scored
 
     def counting(model, tokens, part, *more):
         computed.append(len(part))
         return honest(model, tokens, part, *more)
 
-    monkeypatch.setattr(windows, "_logp", counting)
+    monkeypatch.setattr(windows, "_scored", counting)
     text = tiny.stream(seed=3, count=20)[:100]
     forward = AdaptedForward(HybridLM(tiny.config(length).model), length, 4, AdaptConfig(), Ranks(0, 1, torch.device("cpu")), exact=True)
     for t in (1, 16, 17, 24, 63, 99):
