@@ -61,7 +61,8 @@ class Learner:
             window_1L.copy_(window)
             graph.replay()
 
-        graph = recorded(once, warm=3)
+        with repeatable():  # a sum in an order that other work on the GPU does not change
+            graph = recorded(once, warm=3)
         with torch.no_grad():
             torch._foreach_copy_(self.parameters, before)
             torch._foreach_zero_([value for state in self.optimiser.state.values() for value in state.values()])

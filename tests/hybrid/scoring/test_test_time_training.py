@@ -181,6 +181,23 @@ def test_a_step_recorded_as_a_graph_is_the_step(preset, monkeypatch):
     assert np.abs(recorded - neural_scores(model, *given[1:4], given[5].device).nll_nats).max() > 1e-2  # it did learn
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("preset", ["best16mb", "seed1095"])
+def test_a_recorded_step_has_the_same_bits_whatever_else_the_gpu_does(preset):
+    config = presets.get(preset).model
+    model = HybridLM(replace(config, vocab_size=tiny.VOCAB, layers=2, xsa_layers=1, value_tables=min(1, config.value_tables)))
+    tokens, other, digests = np.resize(text(), 8193), torch.cuda.Stream(), []
+    for busy in (0, 0, 40, 80):
+        part = AdaptedNetwork(model, 2048, 64, AdaptConfig(rate=1e-3), Ranks(0, 1, torch.device("cuda")))
+        for start in range(1, 8193, 2048):
+            with torch.cuda.stream(other):
+                for _ in range(busy):
+                    torch.randn(1024, 1024, device="cuda") @ torch.randn(1024, 1024, device="cuda")
+            part.update(tokens, start, start + 2048)
+        digests.append(part.digest())
+    assert len(set(digests)) == 1
+
+
 @pytest.mark.parametrize("own", [None, ":16:8"])
 def test_repeatable_algorithms_leave_the_process_as_it_was(own, monkeypatch):
     monkeypatch.delenv(test_time_training.CUBLAS_WORKSPACE, raising=False)
