@@ -32,8 +32,8 @@ from ngram.pieces import Pieces
 from ngram.score_first import ScoreFirst, Tokens
 
 CALL = 1 << 20  # targets that a predictor is given at once, which works side by side inside of a call
-CACHES = {"cuda": 3, "cpu": 1}  # that take turns
-TOGETHER = {"cuda": 1 << 14, "cpu": 0}  # tokens of the vocabulary of all blocks that are taken at once, of which there are four at most
+CACHES = {"cuda": 4, "cpu": 1}  # that take turns
+TOGETHER = {"cuda": 1 << 15, "cpu": 0}  # entries of rows, one of each block that is taken at once, of which there are eight at most
 CHECK_EVERY = 1024  # targets of which one is held against its whole distribution
 
 
@@ -97,7 +97,7 @@ def score_tokens(art: Artifact, tokens: Tokens, options: EvalOptions, ranks: Ran
         network = network_ahead(art, tokens, options, ranks)
         network.look(tokens, 1)  # beside the seeding
         watch = watched(tokens)
-        together = max(1, min(4, TOGETHER[ranks.device.type] // art.config.model.vocab_size))
+        together = max(1, min(8, TOGETHER[ranks.device.type] // art.config.model.vocab_size))
         with closing(predictor_of(art, network, options, ranks=ranks, seeding=seeding, watch=watch, together=together)) as predictor:
             order = ScoreFirst(tokens, {"blend": predictor}, frozen=not options.online, paranoid=options.paranoid)
             blend = run(order, "blend", options.chunk_tokens or art.config.cache.chunk_tokens)

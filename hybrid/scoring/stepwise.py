@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hybrid.model.hybrid_lm import HybridLM
-from hybrid.model.recorded import recorded
+from hybrid.model.recorded import RecordedModel
 from hybrid.parallel.ranks import Ranks
 from hybrid.scoring.build import predictor_of
 from hybrid.scoring.network import Network, NeuralScores
@@ -97,27 +97,6 @@ class FrozenForward:
 
     def learned(self, known: Tokens, t: int) -> None:
         """Nothing to do: it does not learn."""
-
-
-class RecordedModel:
-    """A model on CUDA as `score_windows` uses one: each shape of its inputs is one CUDA graph.  Logits hold until the next call."""
-
-    def __init__(self, model: HybridLM) -> None:
-        self._model, self._graphs = model, dict[tuple[int, ...], Any]()
-
-    def eval(self) -> None:
-        self._model.eval()
-
-    def logits_at(self, *given: Tensor) -> Tensor:
-        shape = tuple(size for one in given for size in one.shape)
-        if shape not in self._graphs:
-            logits, places = list[Tensor](), [one.clone() for one in given]
-            self._graphs[shape] = recorded(lambda: logits.append(self._model.logits_at(*places))), places, logits
-        graph, places, logits = self._graphs[shape]
-        for place, one in zip(places, given, strict=True):
-            place.copy_(one)
-        graph.replay()
-        return logits[-1]
 
 
 class AdaptedForward(AdaptedNetwork):

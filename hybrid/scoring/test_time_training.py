@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hybrid.model.hybrid_lm import HybridLM
 from hybrid.model.parameters import flat_gradients
-from hybrid.model.recorded import recorded
+from hybrid.model.recorded import RecordedModel, recorded
 from hybrid.parallel.ranks import Ranks
 from hybrid.scoring import windows
 from hybrid.scoring.network import Launched, NeuralScores, ahead
@@ -61,8 +62,7 @@ class Learner:
             window_1L.copy_(window)
             graph.replay()
 
-        with repeatable():  # a sum in an order that other work on the GPU does not change
-            graph = recorded(once, warm=3)
+        graph = recorded(once, warm=3)
         with torch.no_grad():
             torch._foreach_copy_(self.parameters, before)
             torch._foreach_zero_([value for state in self.optimiser.state.values() for value in state.values()])
@@ -91,21 +91,25 @@ class AdaptedNetwork:
         if self.chunk_tokens % (stride or seq_len):
             kind = f"strides of {stride}" if stride else f"windows of {seq_len}"
             raise ConfigError(f"--ttt-chunk {self.chunk_tokens} must be a whole number of {kind} tokens")
-        self.learner = Learner(model, adapt, ranks)
-        whole = ranks.device.type == "cuda" and ranks.world == 1 and not exact and self.chunk_tokens == seq_len
-        self._replay = self.learner.recorded(seq_len) if whole else None
+        self.learner, on_cuda = Learner(model, adapt, ranks), ranks.device.type == "cuda"
+        self.model: Any = RecordedModel(self.learner.model) if on_cuda else self.learner.model
+        # on a GPU sums have an order that other work there does not change
+        self._learning = exact_gradients if exact else repeatable if on_cuda else nullcontext
+        with self._learning():
+            whole = on_cuda and ranks.world == 1 and not exact and self.chunk_tokens == seq_len
+            self._replay = self.learner.recorded(seq_len) if whole else None
 
     def score(self, tokens: Tokens, start: int, stop: int) -> Launched:
         """The network's scores of targets start … stop-1, with rows."""
         todo = windows.windows_of(start, stop, len(tokens), self.seq_len, self.stride)
-        return windows.score_windows(self.learner.model, tokens, todo, self.seq_len, self.ranks, batch_windows=int(self.exact))
+        return windows.score_windows(self.model, tokens, todo, self.seq_len, self.ranks, batch_windows=int(self.exact))
 
     def update(self, tokens: Tokens, start: int, stop: int) -> None:
         """One step on targets start … stop-1, each seen in a window that begins inside the chunk."""
         if self._replay is not None and stop - start == self.seq_len:
             self._replay(self.ranks.sent(tokens[None, start - 1 : stop].astype(np.int64)))
             return
-        with exact_gradients() if self.exact else nullcontext():
+        with self._learning():
             self._add_gradients(tokens, start, stop)
             self.learner.step()
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from hybrid.model.hybrid_lm import HybridLM
+from hybrid.model.recorded import RecordedModel
 from hybrid.parallel.ranks import Ranks
 from hybrid.scoring import windows
 from hybrid.scoring.options import AdaptConfig
-from hybrid.scoring.stepwise import AdaptedForward, RecordedModel
+from hybrid.scoring.stepwise import AdaptedForward
 from hybrid.settings import presets
 from tests.support import tiny
 

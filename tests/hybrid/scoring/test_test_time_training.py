@@ -172,7 +172,7 @@ def test_a_coders_learner_takes_the_same_steps_every_time_to_the_bit(device):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("preset", ["dense9", "seed1095"])
 def test_a_step_recorded_as_a_graph_is_the_step(preset, monkeypatch):
-    """Equal but for gradients whose order of additions a GPU does not promise; the tail, shorter than a window, is not recorded."""
+    """The tail, shorter than a window, is not recorded."""
     model = HybridLM(replace(presets.get(preset).model, vocab_size=tiny.VOCAB, layers=2, xsa_layers=1))
     given = model, np.resize(text(), 5 * 256 + 100), 256, 64, AdaptConfig(rate=1e-3), Ranks(0, 1, torch.device("cuda"))
     recorded = adapted_scores(*given).nll_nats
