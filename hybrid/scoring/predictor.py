@@ -8,12 +8,8 @@ function of its position in the stream and of the tokens before it, and not of h
     gate                 learns at the end of a chunk of `chunk_tokens` targets
     network              as its source says: frozen, or learning from its own chunks (test_time_training.py)
 
-Cache and match model, which need the text alone, read ahead; the cache's rows, and then the product with the network's, follow on the device;
-the gate, which learns from all of them, comes last: each on a thread of its own, in the order of the text.  Watched targets are held against
-their distributions on another, many at a time, so that nothing waits for them.
-
-So a caller may stop anywhere and ask for the whole distribution of the position that comes next (`row`), in the state in which it is
-scored.  A reader who does not know the text, decoder or audit, gets the same bits from the tokens before it (network.ahead False).
+A caller may stop anywhere and ask for the whole distribution of the position that comes next (`row`), in the state in which it is scored.
+Where the text is known, the parts work side by side (docs/architecture.md); who does not know it gets the same bits (network.ahead False).
 
 Shapes: n targets, N tokens of the stream, K experts (mixture.EXPERTS), F features, V vocabulary.
 """
@@ -53,8 +49,8 @@ READ = 2  # of these, with the cache's rows
 
 @dataclass
 class Stretch:
-    """Targets start … stop-1 of a block: what cache and match model will have said, and the cache of the watched ones among them by themselves;
-    what the network says, and the cache's rows (S, V) of the block's beginning for those of the network that are here, None: none are."""
+    """Targets start … stop-1 of a block; asked: the watched ones among them.  told: what cache and match model will have said; pieces: what the
+    network says; rows (S, V): the cache's for those of the network that are here, None: none are."""
 
     start: int
     stop: int
@@ -68,11 +64,9 @@ class Stretch:
 class Predictor:
     """A Part of ScoreFirst.
 
-    match None, product False: these experts have no say.  by_chunk: see the module.  online False: nothing learns.
-    product: the scorer of that expert where it is not to be made here.  others: caches as `cache` is; they take turns with the product's blocks.
-    together: blocks that are taken at once where the text is known.
-    watch: positions whose whole distribution is made from what was known before they were scored; CheckError where it does not say the
-    reported probability.
+    match None: it has no say.  by_chunk: see the module.  product: the scorer of that expert where it is not to be made here.
+    others: caches as `cache` is, which take turns; together: blocks that are taken at once where the text is known.
+    watch: positions to check against their whole distributions, CheckError.
     collect: keep every piece's features and expert probabilities; keep_rows: and what a fit of the product needs."""
 
     def __init__(

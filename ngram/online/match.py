@@ -1,8 +1,6 @@
 """Match model: what followed the longest earlier occurrence of the present context, and how often that was right.
 
-Where a text repeats itself at greater length than the counts reach, copying predicts it.  The last k tokens are looked up in an index of
-what was learned so far, and the candidate's context is compared token by token, so a hash collision is never taken for a match.  The
-confidence in a candidate is the share of candidates of that length that were right so far.  A context never reaches past a BOS.
+The confidence in a candidate is the share of candidates of that length that were right so far.  A context never reaches past a BOS.
 (Mahoney 2005, PAQ; Cleary, Teahan & Witten 1995, "Unbounded length contexts for PPM".)
 """
 

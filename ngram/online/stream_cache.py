@@ -1,8 +1,7 @@
 """StreamCache: an exact n-gram model that scores a stream, and then counts what it has scored.
 
-Until it is updated, it scores exactly like the table it was built from.  It counts by update exclusion: the longest n-gram first,
-then shorter ones up to and including the first that was already seen.  A shorter n-gram is so counted once for each different
-token before it, as Kneser-Ney wants, without keeping sets of neighbours.  (Kneser & Ney 1995; update exclusion: Moffat 1990.)
+Until it is updated, it scores exactly like the table it was built from.  It counts by update exclusion: docs/architecture.md.
+(Kneser & Ney 1995; update exclusion: Moffat 1990.)
 """
 
 from dataclasses import dataclass, field
@@ -80,8 +79,8 @@ NO_PARTS = RowParts._make([np.zeros((0,) * (1 + (at in (0, 5, 7))), kind) for at
 
 @dataclass(frozen=True)
 class ChunkScores:
-    """prob (n,) float64 of each target; features (n, F) float32, functions of the context alone, (0, F) where none were asked for; counted: tokens
-    before the first.  said (n, 2): see match.py."""
+    """prob (n,) float64 of each target; features (n, F) float32, functions of the context alone, (0, F) where none were asked for.
+    counted: tokens that were learned before the first; said (n, 2): see match.py."""
 
     prob: F64
     features: F32

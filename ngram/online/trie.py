@@ -1,9 +1,6 @@
 """Numba kernels of the growing trie: find a child, move along a text, add a child.
 
-The trie lives in two flat arrays.  A node is a context; its children are one block of `pool`, which is a small
-open-addressing table keyed by the token itself, so keys are exact, a full row is read from consecutive memory, and a
-context's first children need no more than one cache line.  The child (context of k tokens, w) names the node of the
-context of k+1 tokens at the next position: the same probes score a token and advance past it.
+docs/architecture.md says how the trie lies in memory.
 """
 
 from typing import NamedTuple
