@@ -264,8 +264,8 @@ class Predictor:
             places = np.flatnonzero(np.isin(one.asked.begins, where))
             watched = one.asked.begins[places]
             if len(places):
-                at = torch.from_numpy(np.searchsorted(where, watched)).to(there[0].device)
-                there = [rows.index_select(0, at) for rows in there]
+                at = np.searchsorted(where, watched).tolist()  # as numbers: a tensor of them would wait for the device
+                there = [torch.stack([rows[i] for i in at]) for rows in there]
             return features_nF, product_n, self._note(watched, places, watched - one.start, neural_n2, there, one.asked, told[1:])
 
     def _note(self, where: I64, places: I64, at: I64, neural_n2: F32, there: list[Tensor], asked: Block, match: Sequence[ChunkScores]) -> Noted:
