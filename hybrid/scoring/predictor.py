@@ -93,7 +93,7 @@ class Predictor:
             self.product = product or ProductScorer(keep=keep_rows)
         self._caches = [cache, *others]
         self._experts: list[StreamCache | MatchModel] = [*self._caches, *([match] if match is not None else [])]
-        self._watching = Watching(mixture, self.product)
+        self._watching = Watching(self.product)
         self._threads = {id(part): ThreadPoolExecutor(1) for part in (*self._experts, ProductScorer, Mixture, Watching)}
         self._beside = False  # whether they are used
         self._block = Block(cache, [0])  # the open one
@@ -131,7 +131,7 @@ class Predictor:
         first = np.zeros(1, np.int64)
         noted = self._note(first + t, first, first, neural.features(), there, asked, match)
         noted.weights_WK[:] = self.mixture.weights(noted.features_WF)
-        return self._watching.rows([noted])[0]
+        return self._watching.rows(self.mixture, [noted])[0]
 
     def close(self) -> None:
         """Ends the helper threads."""
@@ -212,7 +212,8 @@ class Predictor:
                 if self.by_chunk and learn and b == end < len(tokens):
                     self._learn_chunk(tokens, begin, end)
         held = [one.result() for one in scored]
-        for last in (*held, self._on(Watching, self._timed("check")(self._watching.settle)), *(self._on(expert, int) for expert in self._experts)):
+        held.append(self._on(Watching, self._timed("check")(self._watching.settle), self.mixture))
+        for last in (*held, *(self._on(expert, int) for expert in self._experts)):
             last.result()  # of the experts: nobody waited for a cache that only counted
         return out
 
@@ -308,7 +309,7 @@ class Predictor:
             if learn:
                 self._teach_gate()
         noted.tokens_W, noted.reported_W[:] = tokens[noted.where], out.mixed[noted.where - start]
-        return self._on(Watching, self._timed("check")(self._watching.hold), noted)
+        return self._on(Watching, self._timed("check")(self._watching.hold), self.mixture, noted)
 
     def _teach_gate(self) -> None:
         with self._timed("gate"):

@@ -42,32 +42,32 @@ class Noted:
 class Watching:
     """Holds noted targets against their distributions, many at a time.  checked: how many were."""
 
-    def __init__(self, mixture: Mixture, product: ProductScorer | None) -> None:
-        self.mixture, self.product, self.checked, self._noted = mixture, product, 0, list[Noted]()
+    def __init__(self, product: ProductScorer | None) -> None:
+        self.product, self.checked, self._noted = product, 0, list[Noted]()
 
-    def rows(self, noted: Sequence[Noted]) -> F64:
+    def rows(self, mixture: Mixture, noted: Sequence[Noted]) -> F64:
         """(T, V) float64 whole distributions."""
         logp_TV, *second = (torch.cat(rows) for rows in zip(*(one.there for one in noted), strict=True))
         rows_KTV = np.zeros((len(EXPERTS), *logp_TV.shape))
         rows_KTV[NEURAL] = np.exp(logp_TV.double().cpu().numpy())
         if self.product is not None:
-            exponents_T2 = self.mixture.exponents(np.concatenate([one.features_WF for one in noted]))
+            exponents_T2 = mixture.exponents(np.concatenate([one.features_WF for one in noted]))
             rows_KTV[PRODUCT] = self.product.rows(logp_TV, second[0], exponents_T2).cpu().numpy()
         rows_KTV[NGRAM] = np.concatenate([one.cache.rows()[one.places] for one in noted])
         for said in zip(*(one.match for one in noted), strict=True):
             rows_KTV[MATCH] = rows_of(np.concatenate(said), logp_TV.shape[1])
-        return self.mixture.mixed_rows(np.concatenate([one.weights_WK for one in noted]), rows_KTV)
+        return mixture.mixed_rows(np.concatenate([one.weights_WK for one in noted]), rows_KTV)
 
-    def hold(self, noted: Noted) -> None:
+    def hold(self, mixture: Mixture, noted: Noted) -> None:
         """Now or later: see `settle`."""
         self._noted.append(noted)
         if sum(len(one.where) for one in self._noted) >= TOGETHER:
-            self.settle()
+            self.settle(mixture)
 
-    def settle(self) -> None:
+    def settle(self, mixture: Mixture) -> None:
         """Raises CheckError where a target that was held is not what its distribution says."""
         noted, self._noted = [one for one in self._noted if len(one.where)], []
         if noted:
             columns = ([getattr(one, name) for one in noted] for name in ("tokens_W", "reported_W", "where"))
-            check_rows(self.rows(noted), *map(np.concatenate, columns))
+            check_rows(self.rows(mixture, noted), *map(np.concatenate, columns))
             self.checked += sum(len(one.where) for one in noted)
