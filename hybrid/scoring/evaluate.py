@@ -85,7 +85,8 @@ def run(order: ScoreFirst, part: str, chunk_tokens: int) -> BlendScores:
                 order.update(start, stop)
         else:
             result = order.score_then_update(start, stop)[part]
-        for whole, piece in ((out.probs, result.probs), (out.mixed, result.mixed), (out.weights, result.weights)):
+        for name, piece in vars(result).items():
+            whole = getattr(out, name)
             whole[start - 1 : stop - 1] = piece
     return out
 
@@ -108,10 +109,8 @@ def score_tokens(art: Artifact, tokens: Tokens, options: EvalOptions, ranks: Ran
 def evaluate(art: Artifact, paths: Sequence[Path], ranks: Ranks, options: EvalOptions = DEFAULTS) -> tuple[dict[str, Any], Scores]:
     """The figures of an artifact on validation shards as a JSON-able dict, and every target's scores; the same on every rank.
 
-    neural_bpb, ngram_bpb, blended_bpb (None without a cache), tokens (targets), bytes, sizes, timings, versions.
-    seconds: of work, most of it side by side: "network", "seed" (the cache from its table), "cache", "match", "gate", "product" (with the cache's
-    rows), "check" (all that would not happen without watched targets, but for the calls of cache and match that are cut at them), and
-    "compile": of all kernels of this process."""
+    neural_bpb, ngram_bpb, blended_bpb (None without a cache), tokens (targets), bytes, sizes, timings, versions; seconds: of work, most of it side
+    by side (docs/commands.md)."""
     begin = time.monotonic()
     config, seq_len = art.config, art.config.train.seq_len
     tokens = load_tokens(paths, config.model.vocab_size, seq_len, options.protocol, options.max_tokens)
