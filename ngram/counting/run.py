@@ -70,7 +70,7 @@ class Run:
     @staticmethod
     def empty(order: int, bits: int = 16) -> "Run":
         none = np.zeros(0, np.uint64)
-        return Run.from_counts(order, none, none, np.zeros(0, np.int64), bits)
+        return Run.from_counts(order, none, none, none, bits)
 
 
 PART = 1 << 16  # entries merged at a time: they stay in the processor's caches
