@@ -66,11 +66,6 @@ def round_to_scales(weight_OI: F32, scales_O: F32, top: int) -> Integers:
     return np.clip(np.rint(weight_OI / safe[:, None]), -top, top).astype(np.int16)
 
 
-def dequantise_rows(integers_OI: Integers, stored: F16, exponent: int) -> F32:
-    """The weights that a reader of the file gets: float32 (O, I)."""
-    return integers_OI.astype(np.float32) * load_scales(stored, exponent)[:, None]
-
-
 def _scales(name: str, values: F32, top: int, config: QuantConfig, counts_V: F64 | None) -> F64:
     """(O,) scales by the settings of the tensor's kind: the best, or given steps.
 
@@ -142,7 +137,7 @@ def decode_state(meta: list[Any], sections: Mapping[str, bytes]) -> dict[str, Te
             scales = take("scales", "<f2", shape[0])
             if not np.isfinite(scales).all():
                 raise ValueError(f"{name}: a scale that is no number")
-            values = dequantise_rows(integers.reshape(shape), scales, exponent)
+            values = integers.reshape(shape).astype(np.float32) * load_scales(scales, exponent)[:, None]
         else:
             raise ValueError(f"{name}: {bits} bits for shape {shape}")
         if not np.isfinite(values).all():
