@@ -1,10 +1,4 @@
-"""Compiled steps from a run to the columns of a table.
-
-A run is sorted by n-grams read backwards: one walk over it meets those of all orders, in "backward order".  A table is sorted by n-grams read
-forwards, without sorting again: taken suffix by suffix, in the forward order of the suffixes, and appended to one bucket for each first token,
-n-grams come out in forward order.  The context of n-gram (a, suffix) is the n-gram (a, context of the suffix), in the bucket of `a` of the order
-below; as both buckets are sorted alike, a cursor that moves on finds it.  Most n-grams of high orders occurred once: the tokens to their left
-travel along, so that memory is only searched for the n-grams that end with the others.
+"""Compiled steps from a run to the columns of a table: docs/architecture.md says how n-grams come into another order without being sorted again.
 
 A record of an n-gram is an int64: place of its list << 18 | first token; in the highest order raw count << 18 | first token; of one that occurred once,
 ~(tokens to its left, the nearest lowest << 18 | first token), which is negative.  A list: raw count << 20 | left neighbours << 1 | whether PAD is one
