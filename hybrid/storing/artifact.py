@@ -1,8 +1,4 @@
-"""The artifact: one file with everything that scoring needs, and nothing of the machine that made it: same run, same bytes.
-
-Sections: tokenizer, weights (quantise.py), ngram (ngram/storing/table_codec.py), gate (ngram/blending/gate.py); the header holds the settings, the
-checksum of every frozen map, and codec and raw size of each section.
-"""
+"""The artifact (docs/formats.md): one file with everything that scoring needs, and nothing of the machine that made it: same run, same bytes."""
 
 import os
 from collections.abc import Callable, Mapping

@@ -67,10 +67,7 @@ def round_to_scales(weight_OI: F32, scales_O: F32, top: int) -> Integers:
 
 
 def _scales(name: str, values: F32, top: int, config: QuantConfig, counts_V: F64 | None) -> F64:
-    """(O,) scales by the settings of the tensor's kind: the best, or given steps.
-
-    An entropy coder pays for spread, not for range, so rows of one importance get one step; one of the tied embedding matters as often as
-    its token occurs.  Nothing is clipped then: a row with entries too large for its step gets a larger one."""
+    """(O,) scales by the settings of the tensor's kind: the best, or given steps, with which nothing is clipped (docs/decisions.md)."""
     kind, is_tied = parameter_kind(name, values.ndim), name == "embedding"
     step = config.weight_step if kind == "matrix" else config.embed_step if is_tied else config.table_step
     if not step:

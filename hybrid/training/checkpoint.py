@@ -1,7 +1,6 @@
 """Checkpoints: everything a killed run needs to end in the same bits, in one atomic file.  No pickle.
 
-The file is a container (ngram/container.py): JSON header with the settings and numbers, one section per tensor.  Counts are not
-stored: counted again on resume, at millions of tokens a second, they give the same table bit for bit.
+Counts are not stored: counted again on resume, at millions of tokens a second, they give the same table bit for bit.
 """
 
 import json
