@@ -20,7 +20,7 @@ from ngram.table import NgramTable
 from ngram.threads import each
 
 MAGIC = b"SEEDGRAM"
-VERSION = 3  # 2: sections are packed by brotli alone; fewer settings; 3: large sections in parts
+VERSION = 3  # SECURITY.md
 MAX_EXPANSION = 64  # raw bytes a packed byte, beside SPARE_BYTES: even of weights that are half zeros
 SPARE_BYTES = 1 << 20
 MAX_MAP_ENTRIES = 1 << 31  # 4 GiB, regenerated from seeds: nothing else bounds them

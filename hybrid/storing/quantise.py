@@ -1,8 +1,6 @@
-"""Weights ↔ bytes: integers per row for matrices and embeddings, half floats for the rest.
+"""Weights ↔ bytes (docs/formats.md): integers per row for matrices and embeddings, half floats for the rest.
 
-A quantised row is `integer · scale`, integers in ±(2^(bits-1) - 1), one value a byte (the codecs squeeze unused bits out); of more than
-8 bits, the upper 8 are kept apart from the noisy rest.  The scale is a float16 times a power of two that the tensor shares, so that tiny
-rows keep their precision.  Plain numpy with a fixed order of summation: the same weights give the same bytes.
+Plain numpy with a fixed order of summation: the same weights give the same bytes.
 """
 
 import io

@@ -23,7 +23,7 @@ except ImportError:  # Windows: two runs in one folder are not noticed there
 
 INTERRUPTED = 75  # exit code of a run that a signal has stopped, to be continued (sysexits.h: EX_TEMPFAIL)
 MAGIC = b"SGCKPT\0\0"
-VERSION = 4  # 2: digests of the training shards, 3: no average of the weights, fewer settings, 4: tensors by number
+VERSION = 4  # SECURITY.md
 
 
 def snapshot(tree: Any) -> tuple[list[torch.Tensor], str]:

@@ -11,7 +11,7 @@ from ngram.arrays import Array
 from ngram.compiled import njit
 
 U32_MAX = (1 << 32) - 1
-FULL = 65535  # a stored count with this value has its exact count in the overflow columns
+FULL = 65535
 
 _ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
 NO_KEY = _ONES  # of a position that is not counted: PAD is never a target

@@ -33,9 +33,7 @@ def slot(hi: int, lo: int, n: int, bits: int) -> int:
 
 
 @njit
-def walk(
-    run: Array, shifts: tuple[Array, Array], setting: Array, records: Array, at: Array, groups: Array, tally: Array, coc: Array
-) -> None:  # fmt: skip
+def walk(run: Array, shifts: tuple[Array, Array], setting: Array, records: Array, at: Array, groups: Array, tally: Array, coc: Array) -> None:
     """The records of all orders in backward order, but of those n-grams that prolong one that occurred once: they follow from its record.
 
     run: columns as in merge_runs; shifts: keys.slot_shifts.  setting (5,): highest order, BOS, bits of a slot, lowest order whose n-grams that
@@ -100,7 +98,7 @@ def _append(entries: Array, places: Array, first: int, entry: tuple[int, int, in
 @njit
 def place(
     records: Array, entries: Array, grown: Array, group: Array, setting: Array, buckets: Array, below: Array, places: Array, out: Array, over: Array
-) -> int:  # fmt: skip
+) -> int:
     """The rows of one order whose first token is in a group (first, behind the last), and the entries of the next order that prolong them.
 
     records: as from `walk`.  entries: (records, suffixes, contexts) of this order, of which suffixes move to the rows and contexts become parents;

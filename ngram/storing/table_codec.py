@@ -161,9 +161,7 @@ def _code_order(coder: Coder, levels: I64, orders: list[_Order], alphabet: tuple
     return _Order(below.tokens[members], owners, members, counts, first, totals)
 
 
-def _code_members(
-    coder: Coder, below: _Order, parents: I64, rows: I64, log_counts: I32, size: int, truth: _Truth | None
-) -> tuple[I64, I64]:
+def _code_members(coder: Coder, below: _Order, parents: I64, rows: I64, log_counts: I32, size: int, truth: _Truth | None) -> tuple[I64, I64]:
     """Codes which candidates are children.  Returns offsets (len(parents) + 1,) and the children's suffixes (size,)."""
     classes = np.where(log_counts > 0, np.minimum(((log_counts - 16) * 3 >> 4) + 1, kernels.CLASSES - 1), 0).astype(np.uint8)
     ordered, rank, group_first, group_stop, group_class = kernels.group_children(below.first, classes)
