@@ -3,9 +3,8 @@
     python eval.py --artifact A --data DIR_OR_SHARD [--stride S] [--ttt] [--json F] [--bits F]
     torchrun --standalone --nproc_per_node=2 eval.py --artifact A --data DIR
 
-Reads nothing but the artifact and the shards.  Works score-first: every token is scored before anything learns from it, and about one
-token in a thousand is held against its whole distribution at the moment it is scored.  hybrid/cli/evaluate.py, which `seedgram eval`
-shares, reads the flags and shows the table; hybrid/scoring/evaluate.py scores.
+Reads nothing but the artifact and the shards.  hybrid/cli/evaluate.py, which `seedgram eval` shares, reads the flags and shows the table;
+hybrid/scoring/evaluate.py scores: docs/architecture.md says how.
 
 `eval.py audit` and `eval.py certify` prove the figure that this prints: they are commands of `seedgram` and replace this process.
 """

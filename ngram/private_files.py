@@ -1,8 +1,4 @@
-"""Private folders of whole files below the user's cache folder: what can be made again, kept for the next start.
-
-A kind of files, as `kernels`, has a folder for each key in `$XDG_CACHE_HOME/seedgram/kernels`, or where that system keeps such files.
-SEEDGRAM_CACHE_DIR names another place; set and empty, it switches the cache off.
-"""
+"""Private folders of whole files below the user's cache folder (README.md), one for each kind and key: what can be made again, kept for the next start."""
 
 import hashlib
 import os

@@ -1,13 +1,7 @@
 """ScoreFirst: the one place where scoring a stream and learning from it are put in order.
 
-A chunk is a range [start, stop) of target positions of the whole stream.  Position 0 is given; positions 1 … N-1 are each scored exactly once:
-
-    order = ScoreFirst(tokens, {"cache": cache})
-    for start, stop in order.chunks(1024):
-        result = order.score(start, stop)["cache"]     # every part frozen
-        order.update(start, stop)                      # allowed, never required, after the last chunk
-
-Anything else raises LeakageError and names the positions.  Every rank runs the same loop.
+A chunk is a range [start, stop) of target positions of the whole stream.  Position 0 is given; positions 1 … N-1 are each scored exactly once.
+Anything else raises LeakageError and names the positions.  Every rank runs the same loop, which docs/concepts.md shows.
 """
 
 from collections.abc import Iterator, Mapping

@@ -20,9 +20,7 @@ LOSSLESS, CHALLENGE, LOSSY = "lossless", "challenge", "lossy"  # how the documen
 OR_PREPARE = "or, to score it, prepare its text with the artifact's (seedgram inspect A --tokenizer F)"
 SAMPLE_TOKENS = 20_000  # of a stream without a manifest, to see whether a tokenizer made it
 SAMPLE_LEAST = 200
-# The share of tokens that come back when a stream's text is encoded again: 1.0 with the tokenizer that made it; 0.81–0.87 with
-# others of the same size (1,024 and 8,192 pieces, web text), 0.93 for random tokens
-PLAUSIBLE = 0.97
+PLAUSIBLE = 0.97  # share of tokens that come back when a stream's text is encoded again; what others give: docs/data.md
 _BROKEN = re.compile("[\ud800-\udfff]+")  # what is no UTF-8, once decoded with surrogateescape
 _BYTEWISE = re.compile(f"[{SPACE}\ud800-\udfff]+")  # what travels as byte pieces whatever the tokenizer: other bytes stand in for it
 

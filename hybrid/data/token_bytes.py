@@ -1,8 +1,6 @@
 """Bytes a token stands for, and bits per byte: of the documents' own bytes where a manifest vouches for them, else by the challenge's accounting.
 
-A byte piece is 1 byte; any other piece is the UTF-8 length of its text without the leading `▁`, plus 1 for that `▁`
-unless the previous token is control, unknown or unused; control, unknown and unused pieces are 0 bytes.  A `▁` further
-inside a piece (the public tokenizers have none, ours may) is the one space it decodes to.
+docs/data.md says how that counts each piece.
 """
 
 import math
@@ -53,15 +51,10 @@ class TokenBytes:
 def accounting(paths: Sequence[str | os.PathLike[str]], model: bytes) -> tuple[TokenBytes, str]:
     """What scoring divides by for some shards, and the same in words, for every output beside a figure.
 
-    Tokens of losslessly prepared shards decode to the documents' bytes, a space at the beginning included.  The challenge drops that space:
-    in other shards the tokenizer may have put it in, and no figure may be divided by a byte that was not there.
+    Tokens of losslessly prepared shards decode to the documents' bytes, a space at the beginning included.
     Raises DataError as `check_shards`, which this calls."""
     encoding = check_shards(paths, model).get("encoding", "")
-    how = {
-        LOSSLESS: "bytes of the documents",
-        LOSSY: "bytes that the tokenizer could hold",
-        CHALLENGE: "bytes as the challenge counts them",
-    }
+    how = {LOSSLESS: "bytes of the documents", LOSSY: "bytes that the tokenizer could hold", CHALLENGE: "bytes as the challenge counts them"}
     counter = TokenBytes.from_model(model, spaces_after_bos=encoding in (LOSSLESS, LOSSY))
     return counter, how.get(encoding, "bytes that the tokens decode to, as the challenge counts them")
 

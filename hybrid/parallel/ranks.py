@@ -1,9 +1,4 @@
-"""Ranks: who this process is under torchrun, and the few collectives the project needs.
-
-Three process groups: the device's (NCCL on CUDA, Gloo on CPU) for gradients; a Gloo group on the host for decisions (stop,
-progress), so that deciding never waits for the GPU; and a patient one for the phases where one rank works and the others wait.
-A rank that is silent for too long is taken for dead; failures.py says how the others then end.
-"""
+"""Ranks: who this process is under torchrun, and the few collectives the project needs, over three process groups (docs/faults.md)."""
 
 import os
 from dataclasses import dataclass
@@ -81,10 +76,7 @@ class Ranks:
             dist.barrier(group=self.patient_group)
 
     def close(self) -> None:
-        """Leaves the process groups, and ends their threads: those still at work while Python exits may abort the process.
-
-        A group lives as long as anything refers to it, as Ranks does, and functions of torch.distributed.nn.functional, by a default
-        argument, where that module is first imported once the group exists, as the compiler does."""
+        """Leaves the process groups, and ends their threads: those still at work while Python exits may abort the process (docs/faults.md)."""
         self.host_group = self.patient_group = None
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -90,9 +90,7 @@ class ModelConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.d_model % self.heads or self.heads % self.kv_heads:
-            raise ConfigError(
-                f"ModelConfig: heads {self.heads} must divide d_model {self.d_model} and kv_heads {self.kv_heads} must divide heads"
-            )
+            raise ConfigError(f"ModelConfig: heads {self.heads} must divide d_model {self.d_model} and kv_heads {self.kv_heads} must divide heads")
         if self.bigram_buckets == 1:
             raise ConfigError("ModelConfig.bigram_buckets: 1 row leaves none for pairs of tokens; take 0 for no bigrams, or at least 2")
         width = self.d_model // self.heads
@@ -117,9 +115,7 @@ class TrainConfig(Checked):
     muon_row_decay: float = setting(0.0, "decay a step of the mean square by which Muon evens out the rows of an update; 0: not evened out", high=1)
     matrix_momentum: float = setting(0.95, "Muon momentum", high=1)
     momentum_rise: float = setting(0.0, "share of the run over which Muon's momentum rises from 0.85", high=1)
-    matrix_weight_decay: float = setting(
-        0.0, "decoupled weight decay of matrices where it goes the way of the update, falling to zero over the run"
-    )
+    matrix_weight_decay: float = setting(0.0, "decoupled weight decay of matrices where it goes the way of the update, falling to zero over the run")
     embed_lr: float = setting(0.05, "AdamW learning rate of embeddings")
     scalar_lr: float = setting(0.02, "AdamW learning rate of gains and gates")
     adam_betas: tuple[float, float] = setting((0.9, 0.95), "AdamW betas", high=1)
@@ -153,15 +149,9 @@ class QuantConfig(Checked):
     weight_step: float = setting(
         0.0, "step between the values of a matrix entry, in root mean squares of its row, within --weight-bits; 0: the best of some ranges", high=4
     )
-    embed_step: float = setting(
-        0.0, "step of the tied embedding's entries, in its root mean square, within --embed-bits; 0: the best of some ranges", high=4
-    )
-    rare_step: float = setting(
-        0.0, "with --embed-step, power of a token's rarity in the training text by which the step of its row grows", high=1
-    )
-    table_step: float = setting(
-        0.0, "step of other embeddings' entries, in root mean squares of the whole table; 0: the best of some ranges", high=4
-    )
+    embed_step: float = setting(0.0, "step of the tied embedding's entries, in its root mean square, within --embed-bits; 0: the best of some ranges", high=4)
+    rare_step: float = setting(0.0, "with --embed-step, power of a token's rarity in the training text by which the step of its row grows", high=1)
+    table_step: float = setting(0.0, "step of other embeddings' entries, in root mean squares of the whole table; 0: the best of some ranges", high=4)
     gptq_tokens: int = setting(0, "training tokens that calibrate the rounding of matrices and of the tied embedding (GPTQ); 0: nearest; tokens")
 
 
@@ -239,9 +229,7 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def training_differences(one: Config, other: Config) -> list[str]:
-    """Dotted names of the settings that differ and that training reads: all but those of packing and evaluation alone.
-
-    Counting reads cache.ngram_order, late quantisation-aware training quant.weight_bits and weight_step."""
+    """Dotted names of the settings that differ and that training reads: all but those of packing and evaluation alone."""
     read = ["preset", *(key for key in FIELDS if key.startswith(("model", "train"))), "cache.ngram_order"]
     if max(one.train.qat_from, other.train.qat_from) >= 0:
         read += ["quant.weight_bits", "quant.weight_step"]

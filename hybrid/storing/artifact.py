@@ -1,8 +1,4 @@
-"""The artifact: one file with everything that scoring needs, and nothing of the machine that made it: same run, same bytes.
-
-Sections: tokenizer, weights (quantise.py), ngram (ngram/storing/table_codec.py), gate (ngram/blending/gate.py); the header holds the settings, the
-checksum of every frozen map, and codec and raw size of each section.
-"""
+"""The artifact (docs/formats.md): one file with everything that scoring needs, and nothing of the machine that made it: same run, same bytes."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -24,7 +20,7 @@ from ngram.table import NgramTable
 from ngram.threads import each
 
 MAGIC = b"SEEDGRAM"
-VERSION = 3  # 2: sections are packed by brotli alone; fewer settings; 3: large sections in parts
+VERSION = 3  # SECURITY.md
 MAX_EXPANSION = 64  # raw bytes a packed byte, beside SPARE_BYTES: even of weights that are half zeros
 SPARE_BYTES = 1 << 20
 MAX_MAP_ENTRIES = 1 << 31  # 4 GiB, regenerated from seeds: nothing else bounds them

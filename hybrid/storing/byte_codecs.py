@@ -12,14 +12,11 @@ PART_BYTES = 1 << 20  # that one thread packs; apart, parts of 1 MiB of weights 
 
 def compress(data: bytes) -> tuple[str, bytes]:
     """(name of the codec, the smaller of `data` itself and its compressed bytes).  Equal data give equal bytes."""
-    parts = each(_squeeze, [data[start : start + PART_BYTES] for start in range(0, max(1, len(data)), PART_BYTES)])
+    pieces = (data[start : start + PART_BYTES] for start in range(0, max(1, len(data)), PART_BYTES))
+    parts = each(lambda piece: brotli.compress(piece, quality=11, lgwin=24), pieces)
     name, sizes = ("brotli", b"") if len(parts) == 1 else ("brotli parts", struct.pack(f"<{len(parts)}I", *map(len, parts)))
     packed = sizes + b"".join(parts)
     return (name, packed) if len(packed) < len(data) else ("none", data)
-
-
-def _squeeze(data: bytes) -> bytes:
-    return brotli.compress(data, quality=11, lgwin=24)
 
 
 def decompress(data: bytes, codec: str, raw_bytes: int) -> bytes:

@@ -2,8 +2,7 @@
 
     python -m hybrid.storing.counted_code      # the files with their sizes, largest first
 
-That is the import closure of `train_gpt.py` and `eval.py`.  Not counted are the tools that prove a score, which it does not depend on:
-`eval.py audit` and `eval.py certify` become `seedgram`, a program of its own that no training and no scoring starts.
+That is the import closure of `train_gpt.py` and `eval.py`; docs/architecture.md says why.
 """
 
 from functools import cache

@@ -44,14 +44,12 @@ def second_moments(model: HybridLM, windows: Iterable[Tensor]) -> dict[str, F64]
         for handle in handles:
             handle.remove()
     inputs = {name: total.double().cpu().numpy() for name, total in sums.items()}
-    moments: dict[str, F64] = {name: inner for name, inner in inputs.items() if name == "embedding"}
-    for name, projection in read.items():
-        if name in inputs:
-            inner = inputs[name]
-            moments |= {f"{name}.{kind}.{matrix}": inner for kind in ("weights", "b") for matrix in getattr(projection, kind)}
-            for matrix, b in projection.b.items():
-                b_RI = b.detach().double().cpu().numpy()
-                moments[f"{name}.a.{matrix}"] = b_RI @ inner @ b_RI.T
+    moments: dict[str, F64] = {"embedding": inputs.pop("embedding")} if inputs else {}
+    for name, inner in inputs.items():
+        moments |= {f"{name}.{kind}.{matrix}": inner for kind in ("weights", "b") for matrix in getattr(read[name], kind)}
+        for matrix, b in read[name].b.items():
+            b_RI = b.detach().double().cpu().numpy()
+            moments[f"{name}.a.{matrix}"] = b_RI @ inner @ b_RI.T
     return moments
 
 

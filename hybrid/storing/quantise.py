@@ -1,8 +1,6 @@
-"""Weights ↔ bytes: integers per row for matrices and embeddings, half floats for the rest.
+"""Weights ↔ bytes (docs/formats.md): integers per row for matrices and embeddings, half floats for the rest.
 
-A quantised row is `integer · scale`, integers in ±(2^(bits-1) - 1), one value a byte (the codecs squeeze unused bits out); of more than
-8 bits, the upper 8 are kept apart from the noisy rest.  The scale is a float16 times a power of two that the tensor shares, so that tiny
-rows keep their precision.  Plain numpy with a fixed order of summation: the same weights give the same bytes.
+Plain numpy with a fixed order of summation: the same weights give the same bytes.
 """
 
 import io
@@ -66,16 +64,8 @@ def round_to_scales(weight_OI: F32, scales_O: F32, top: int) -> Integers:
     return np.clip(np.rint(weight_OI / safe[:, None]), -top, top).astype(np.int16)
 
 
-def dequantise_rows(integers_OI: Integers, stored: F16, exponent: int) -> F32:
-    """The weights that a reader of the file gets: float32 (O, I)."""
-    return integers_OI.astype(np.float32) * load_scales(stored, exponent)[:, None]
-
-
 def _scales(name: str, values: F32, top: int, config: QuantConfig, counts_V: F64 | None) -> F64:
-    """(O,) scales by the settings of the tensor's kind: the best, or given steps.
-
-    An entropy coder pays for spread, not for range, so rows of one importance get one step; one of the tied embedding matters as often as
-    its token occurs.  Nothing is clipped then: a row with entries too large for its step gets a larger one."""
+    """(O,) scales by the settings of the tensor's kind: the best, or given steps, with which nothing is clipped (docs/decisions.md)."""
     kind, is_tied = parameter_kind(name, values.ndim), name == "embedding"
     step = config.weight_step if kind == "matrix" else config.embed_step if is_tied else config.table_step
     if not step:
@@ -142,7 +132,7 @@ def decode_state(meta: list[Any], sections: Mapping[str, bytes]) -> dict[str, Te
             scales = take("scales", "<f2", shape[0])
             if not np.isfinite(scales).all():
                 raise ValueError(f"{name}: a scale that is no number")
-            values = dequantise_rows(integers.reshape(shape), scales, exponent)
+            values = integers.reshape(shape).astype(np.float32) * load_scales(scales, exponent)[:, None]
         else:
             raise ValueError(f"{name}: {bits} bits for shape {shape}")
         if not np.isfinite(values).all():

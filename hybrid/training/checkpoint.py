@@ -1,7 +1,6 @@
 """Checkpoints: everything a killed run needs to end in the same bits, in one atomic file.  No pickle.
 
-The file is a container (ngram/container.py): JSON header with the settings and numbers, one section per tensor.  Counts are not
-stored: counted again on resume, at millions of tokens a second, they give the same table bit for bit.
+Counts are not stored: counted again on resume, at millions of tokens a second, they give the same table bit for bit.
 """
 
 import json
@@ -24,7 +23,7 @@ except ImportError:  # Windows: two runs in one folder are not noticed there
 
 INTERRUPTED = 75  # exit code of a run that a signal has stopped, to be continued (sysexits.h: EX_TEMPFAIL)
 MAGIC = b"SGCKPT\0\0"
-VERSION = 4  # 2: digests of the training shards, 3: no average of the weights, fewer settings, 4: tensors by number
+VERSION = 4  # SECURITY.md
 
 
 def snapshot(tree: Any) -> tuple[list[torch.Tensor], str]:

@@ -115,9 +115,8 @@ class AdamW:
 
     def __init__(self, embeddings: Sequence[nn.Parameter], scalars: Sequence[nn.Parameter], config: TrainConfig) -> None:
         self.config, self.parameters = config, [*embeddings, *scalars]
-        sets = [(members, lr) for members, lr in ((embeddings, config.embed_lr), (scalars, config.scalar_lr)) if members]
-        self.base_lrs = [lr for _, lr in sets]
-        groups = [{"params": members, "lr": lr} for members, lr in sets]
+        rates = (embeddings, config.embed_lr), (scalars, config.scalar_lr)
+        groups = [{"params": members, "lr": lr, "initial_lr": lr} for members, lr in rates if members]
         on_cuda = any(p.is_cuda for p in self.parameters)
         self.inner = torch.optim.AdamW(groups, betas=config.adam_betas, eps=1e-8, weight_decay=0.0, fused=on_cuda)
 
@@ -125,8 +124,8 @@ class AdamW:
         self.inner.step()
 
     def set_progress(self, share: float) -> None:
-        for group, lr in zip(self.inner.param_groups, self.base_lrs, strict=True):
-            group["lr"] = lr * lr_factor(share, self.config)
+        for group in self.inner.param_groups:
+            group["lr"] = group["initial_lr"] * lr_factor(share, self.config)
 
     def state_dict(self) -> list[Any]:
         """Of each parameter, nothing before its first step."""

@@ -56,9 +56,7 @@ def _calibration(config: Config, model: HybridLM, loader: Loader, ranks: Ranks) 
     return gptq.second_moments(model, (window.to(ranks.device) for window in windows.split(4)))
 
 
-def pack(
-    config: Config, model: HybridLM, ahead: TableAhead | None, loader: Loader, tokenizer: bytes, ranks: Ranks, out: Path, log: RunLog
-) -> dict[str, Any]:
+def pack(config: Config, model: HybridLM, ahead: TableAhead | None, loader: Loader, tokenizer: bytes, ranks: Ranks, out: Path, log: RunLog) -> dict[str, Any]:
     """Writes `out`/artifact.bin; returns its books as "bytes" ({section: bytes}), and what the "gate" is.  Rank 0 only.
 
     The gate is fitted on what a reader of the file will have, dequantised weights and decoded cache, over the training text that was
@@ -77,9 +75,7 @@ def pack(
     return {"bytes": packer.write(out / "artifact.bin"), "gate": gate}
 
 
-def _fit_gate(
-    config: Config, model: HybridLM, ahead: TableAhead, loader: Loader, ranks: Ranks, packer: artifact.Packer, log: RunLog
-) -> dict[str, Any]:
+def _fit_gate(config: Config, model: HybridLM, ahead: TableAhead, loader: Loader, ranks: Ranks, packer: artifact.Packer, log: RunLog) -> dict[str, Any]:
     """Adds "ngram", which fills what the budget leaves, and "gate"; returns the gate's kind and the positions it was fitted on."""
     with log.phase("table") as figures:  # what is left of it
         stages = ahead.stages()

@@ -46,8 +46,7 @@ class TrainResult:
     interrupted: bool
 
 
-# Inside, torch keeps on disk what it compiles even where our own backward passes are in it, which are part of the cache's key: a second
-# start takes seconds.  It is a setting of the whole process, put back at the end.
+# Inside, torch keeps on disk what it compiles, and a second start takes seconds (docs/decisions.md).
 compiler_cache = partial(functorch_config.patch, autograd_cache_allow_custom_autograd_functions=True)
 
 
@@ -56,9 +55,7 @@ class Trainer:
 
     model: on the device already.  val_tokens: scored by --val-every, never trained on."""
 
-    def __init__(
-        self, config: Config, loader: Loader, model: HybridLM, ranks: Ranks, log: RunLog, val_tokens: U16 | None = None
-    ) -> None:
+    def __init__(self, config: Config, loader: Loader, model: HybridLM, ranks: Ranks, log: RunLog, val_tokens: U16 | None = None) -> None:
         self.config, self.model, self.ranks, self.log = config, model, ranks, log
         self.batches = Batches(config, loader, ranks)
         self.state = RunState(config, model, ranks.world, loader.digests)

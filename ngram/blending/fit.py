@@ -96,7 +96,10 @@ def _epochs(gate: Gate, x_NF: F64, probs_NK: F64, rows: np.ndarray, epochs: int,
             t += 1
             chosen = order[start : start + batch]
             _, gradients = gate.gradient(x_NF[chosen], probs_NK[chosen])
-            _adam(gate.parameters, gradients, moments, size, t)
+            for p, g, (first, second) in zip(gate.parameters, gradients, moments, strict=True):
+                first += 0.1 * (g - first)
+                second += 0.01 * (g * g - second)
+                p -= size * (first / (1 - 0.9**t)) / (np.sqrt(second / (1 - 0.99**t)) + 1e-9)
         yield
 
 
@@ -108,10 +111,3 @@ def unfitted(features_NF: F32, names: Sequence[str], experts: int) -> Gate:
     random = np.random.Generator(np.random.PCG64(0))
     gate.parameters[0][:] = random.standard_normal(gate.parameters[0].shape) / np.sqrt(len(names))
     return gate
-
-
-def _adam(parameters: list[F64], gradients: list[F64], moments: list[tuple[F64, F64]], size: float, t: int) -> None:
-    for p, g, (first, second) in zip(parameters, gradients, moments, strict=True):
-        first += 0.1 * (g - first)
-        second += 0.01 * (g * g - second)
-        p -= size * (first / (1 - 0.9**t)) / (np.sqrt(second / (1 - 0.99**t)) + 1e-9)

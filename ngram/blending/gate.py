@@ -1,8 +1,7 @@
 """Gate: how much each of K experts (network, n-grams, …) counts at a position, from features of the context alone.
 
 A small softmax network: weights(x) = (1 - FLOOR) · softmax([0, W2 · tanh(W1 x + b1) + W3 x + b2]) + FLOOR / K over standardised,
-clipped features x.  The mixture Σ_k weight_k · p_k is a distribution as long as the weights do not look at the token that comes.
-Fitted by maximum likelihood on text that was neither trained on nor counted; then adapted score-first, one gradient step a chunk.
+clipped features x; docs/concepts.md says why the mixture Σ_k weight_k · p_k is a distribution, and how they are learned.
 All is float64 in plain loops: a row's weights do not depend on its batch, and every rank computes the same bits.
 The same features give the exponents of the expert that multiplies two others (product.py); those stay as fitted.
 
@@ -139,9 +138,7 @@ class Gate:
     rate: step of `update` per 1,024 positions; 0 keeps the gate as it was fitted.  coefficients (2, F+1): of a product's
     exponents, the last ones constant; None: FALLBACK_EXPONENTS."""
 
-    def __init__(
-        self, names: Sequence[str], mean: F64, scale: F64, parameters: Sequence[F64], rate: float, coefficients: F64 | None = None
-    ) -> None:
+    def __init__(self, names: Sequence[str], mean: F64, scale: F64, parameters: Sequence[F64], rate: float, coefficients: F64 | None = None) -> None:
         self.names = tuple(names)
         self.mean, self.scale, self.rate = mean, scale, rate
         self.parameters = [np.array(p, dtype=np.float64) for p in parameters]

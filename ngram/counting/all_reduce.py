@@ -1,8 +1,5 @@
-"""Adds up the runs of all ranks and gives the sum to each of them.
+"""Adds up the runs of all ranks, range by range of their keys, and gives the sum to each of them (docs/architecture.md).
 
-Keys are cut into ranges of few entries, each with one owner.  In a wave every rank owns one range: it receives all ranks' entries of it
-(all-to-all), adds them up, and sends the sum to all (all-gather).  So the result does not depend on how the stream was split, and beside
-the runs only one wave is ever in memory.  The owner adds up, because Gloo cannot add 16-bit integers.
 Continuation counts are sizes of sets, which cannot be added: derive them from the run that is returned.
 """
 

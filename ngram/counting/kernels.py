@@ -11,7 +11,7 @@ from ngram.arrays import Array
 from ngram.compiled import njit
 
 U32_MAX = (1 << 32) - 1
-FULL = 65535  # a stored count with this value has its exact count in the overflow columns
+FULL = 65535
 
 _ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
 NO_KEY = _ONES  # of a position that is not counted: PAD is never a target
@@ -139,9 +139,7 @@ def merge_runs(a: Array, b: Array, out: Array) -> tuple[int, int]:
         cb = np.int64(b_counts[j]) * take_b
         total = ca + cb
         if total >= FULL:  # rare
-            exact = (exact_count(a_counts, i, a_index, a_exact) if take_a else 0) + (
-                exact_count(b_counts, j, b_index, b_exact) if take_b else 0
-            )
+            exact = take_a * exact_count(a_counts, i, a_index, a_exact) + take_b * exact_count(b_counts, j, b_index, b_exact)
             over_index[k], over_count[k] = m, exact
             k += 1
             total = FULL

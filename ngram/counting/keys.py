@@ -4,8 +4,8 @@ The history of a token begins at the nearest BOS to its left (and includes it) o
 than order-1 tokens.  What lies beyond is PAD.
 
 A key is an n-gram read backwards, 16 bits a token: the target in the most significant bits of `hi`, then the tokens to its left, `hi`
-before `lo`.  Ones (PAD) fill the slots left of the beginning, zeros the slots beyond the order.  Sorted by such keys, all n-grams with
-the same last k tokens lie side by side for every k at once.  Vocabularies above 65,535 get 21 bits a token, 18 at order 7.
+before `lo`.  Ones (PAD) fill the slots left of the beginning, zeros the slots beyond the order.  Vocabularies above 65,535 get 21 bits a
+token, 18 at order 7.
 """
 
 import numpy as np

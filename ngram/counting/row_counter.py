@@ -1,8 +1,4 @@
-"""RowCounter: counts n-grams while something else trains.
-
-Positions are collected until they fill a buffer, sorted into a run, and runs of one level are merged into one of the next, as a
-log-structured merge tree does: each key moves through memory about log(positions / buffer) / log(FAN_IN) times.
-"""
+"""RowCounter: counts n-grams while something else trains, in runs that are merged level by level (docs/architecture.md)."""
 
 from functools import partial
 

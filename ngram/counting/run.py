@@ -70,10 +70,10 @@ class Run:
     @staticmethod
     def empty(order: int, bits: int = 16) -> "Run":
         none = np.zeros(0, np.uint64)
-        return Run.from_counts(order, none, none, np.zeros(0, np.int64), bits)
+        return Run.from_counts(order, none, none, none, bits)
 
 
-PART = 1 << 16  # entries merged at a time: they stay in the processor's caches
+PART = 1 << 16  # entries of all runs in a range of keys, merged at a time: they stay in the processor's caches
 RANGES_KEPT = 16  # ranges whose memory is given back together
 SAMPLES = 8  # keys looked at for each range of entries
 Columns = tuple[U64, U64, U16, I64, I64]
@@ -123,10 +123,7 @@ def run_of_keys(tokens: Tokens, keys: U64, positions: tuple[U32, U32], fill: int
 def merge(*runs: Run, spent: Collection[Run] = ()) -> Run:
     """The run of all streams together: counts of equal keys add up, exactly.  Raises SeedgramError if the orders differ.
 
-    spent: those of the runs that nobody reads again, by identity; their memory is given back while they are merged (on Linux).
-
-    Keys are cut into ranges that hold about PART entries of all runs together.  Only a range's sum goes to new memory, so each entry
-    moves through memory once however many runs there are."""
+    spent: those of the runs that nobody reads again, by identity; their memory is given back while they are merged (on Linux)."""
     orders = sorted({(run.order, run.bits) for run in runs})
     if len(orders) > 1:
         raise SeedgramError(f"runs of (order, bits a token) {orders} cannot be merged; count all with the same orders and tokenizer")

@@ -1,10 +1,4 @@
-"""Compiled steps from a run to the columns of a table.
-
-A run is sorted by n-grams read backwards: one walk over it meets those of all orders, in "backward order".  A table is sorted by n-grams read
-forwards, without sorting again: taken suffix by suffix, in the forward order of the suffixes, and appended to one bucket for each first token,
-n-grams come out in forward order.  The context of n-gram (a, suffix) is the n-gram (a, context of the suffix), in the bucket of `a` of the order
-below; as both buckets are sorted alike, a cursor that moves on finds it.  Most n-grams of high orders occurred once: the tokens to their left
-travel along, so that memory is only searched for the n-grams that end with the others.
+"""Compiled steps from a run to the columns of a table: docs/architecture.md says how n-grams come into another order without being sorted again.
 
 A record of an n-gram is an int64: place of its list << 18 | first token; in the highest order raw count << 18 | first token; of one that occurred once,
 ~(tokens to its left, the nearest lowest << 18 | first token), which is negative.  A list: raw count << 20 | left neighbours << 1 | whether PAD is one
@@ -39,9 +33,7 @@ def slot(hi: int, lo: int, n: int, bits: int) -> int:
 
 
 @njit
-def walk(
-    run: Array, shifts: tuple[Array, Array], setting: Array, records: Array, at: Array, groups: Array, tally: Array, coc: Array
-) -> None:  # fmt: skip
+def walk(run: Array, shifts: tuple[Array, Array], setting: Array, records: Array, at: Array, groups: Array, tally: Array, coc: Array) -> None:
     """The records of all orders in backward order, but of those n-grams that prolong one that occurred once: they follow from its record.
 
     run: columns as in merge_runs; shifts: keys.slot_shifts.  setting (5,): highest order, BOS, bits of a slot, lowest order whose n-grams that
@@ -106,7 +98,7 @@ def _append(entries: Array, places: Array, first: int, entry: tuple[int, int, in
 @njit
 def place(
     records: Array, entries: Array, grown: Array, group: Array, setting: Array, buckets: Array, below: Array, places: Array, out: Array, over: Array
-) -> int:  # fmt: skip
+) -> int:
     """The rows of one order whose first token is in a group (first, behind the last), and the entries of the next order that prolong them.
 
     records: as from `walk`.  entries: (records, suffixes, contexts) of this order, of which suffixes move to the rows and contexts become parents;

@@ -1,11 +1,7 @@
-"""Makes a table smaller by leaving out the n-grams that save the fewest bits of text for each bit they take.
+"""Makes a table smaller by leaving out the n-grams that save the fewest bits of text for each bit they take: docs/decisions.md defines both.
 
-The worth of n-gram h w is the number of bits that the counted text would cost more without it: raw(h)·p(w|h)·log2(p(w|h)/p̄(w|h)) for w
-itself, where p̄ = (λ(h) + discounted share)·p(w|h′), less what h's other words gain by the larger λ: the relative entropy of Stolcke (1998),
-over raw counts.  The price of an n-gram is about the bits that the codec needs for it, few where the shorter context leads one to expect
-it.  An n-gram is worth at least as much as any that has it as its context or suffix, so the most valuable ones are closed under both.
-One that is left out counts in its suffix, which must now predict it, with all its occurrences instead of as one left neighbour (Kneser
-pruning: Siivola, Hirsimäki & Virpioja 2007).
+Worth: the relative entropy of Stolcke (1998), over raw counts; price: about the codec's bits.  The most valuable n-grams are closed under context
+and suffix.  One that is left out counts in its suffix with all its occurrences (Kneser pruning: Siivola, Hirsimäki & Virpioja 2007).
 """
 
 from collections.abc import Callable
@@ -26,18 +22,11 @@ _FILL = 0.993  # share of the bytes asked for at which the search stops
 _MAX_TRIALS = 16
 # A table that fits is kept whole: all of it is tried where a trial would keep this share, or where what fills the bytes is not surely much
 # less.  All of a small one is tried first where it may fit: some of its n-grams can take more bytes than all
-_NEARLY = 0.9
-_SURELY = 1.5
-_SMALL = 1 << 20
-# Price in bits of an n-gram that is expected e times and counted c times: log2(1 + 2/e) for its membership, a fit to the codec's own
-# buckets, log2(√c) for its count, as the levels lie √c apart, and 1 for its part of its context's total (docs/decisions.md)
-_RARITY = 2.0
-_COUNT_BITS = 0.5
-_FIXED_BITS = 1.0
-# First guess of the bytes of the first n of M n-grams: so many bits a bit of price, less by √(n/M).  Within 5 % on tables of what occurs
-# twice in 20 M and 72 M tokens of web text; twice too much on those of everything (LOG.md).
-_PRICED = 2.95
-_COMMON = 1.5
+_NEARLY, _SURELY, _SMALL = 0.9, 1.5, 1 << 20
+# Price in bits of an n-gram that is expected e times and counted c times: log2(1 + _RARITY/e) + _COUNT_BITS·log2(c) + _FIXED_BITS
+_RARITY, _COUNT_BITS, _FIXED_BITS = 2.0, 0.5, 1.0
+# First guess of the bytes of the first n of M n-grams: so many bits a bit of price, less by √(n/M)
+_PRICED, _COMMON = 2.95, 1.5
 
 
 @dataclass(frozen=True)

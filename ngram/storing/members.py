@@ -75,9 +75,7 @@ def count_slots(parents, suffixes, rows, first, group_first, group_stop, group_c
 
 
 @njit
-def locate_members(
-    parents, suffixes, rows, first, group_first, group_stop, group_class, rank, child_first, child_suffix, used, bucket, slot
-):
+def locate_members(parents, suffixes, rows, first, group_first, group_stop, group_class, rank, child_first, child_suffix, used, bucket, slot):
     """Bucket and slot in it of each child, context by context in the order of the walk.
 
     child_first (contexts + 1,), child_suffix (M,): the children and their suffixes among the candidates.
@@ -106,9 +104,7 @@ def locate_members(
 
 
 @njit
-def expand_members(
-    parents, suffixes, rows, first, group_first, group_stop, group_class, members, event_first, events, inverted, used, out_first, out
-):
+def expand_members(parents, suffixes, rows, first, group_first, group_stop, group_class, members, event_first, events, inverted, used, out_first, out):
     """The walk of the reader: turns each bucket's events into children.
 
     event_first (buckets + 1,) offsets into events (E,) int64, ascending slots that hold a child or, where inverted (buckets,)

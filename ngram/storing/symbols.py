@@ -68,9 +68,7 @@ def log16(values: npt.NDArray[Any]) -> I32:
 
 
 def level_values(fineness: int) -> I64:
-    """The log scale of counts: 0, 1, 2, …, then in steps of √value/fineness, or of value/16 where that is more, up to 2^32 - 1.
-
-    Rounding a count costs bits of text in proportion to step² / count, so equal costs need steps that grow like the count's root."""
+    """The log scale of counts: 0, 1, 2, …, then in steps of √value/fineness, or of value/16 where that is more, up to 2^32 - 1."""
     values = [0]
     while values[-1] < MAX_VALUE:
         value = values[-1]

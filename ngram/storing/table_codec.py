@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ngram.arrays import I32, I64, U32, Mask, Tokens, token_type
+from ngram.arrays import I32, I64, Mask, Tokens, token_type
 from ngram.errors import SeedgramError
 from ngram.storing import members as kernels
 from ngram.storing.header import Head, pack_head, pad, read_head
@@ -91,7 +91,7 @@ def _table(head: Head, orders: list[_Order]) -> NgramTable:
         bos=head.bos,
         tokens=[o.tokens for o in orders],
         parents=[o.parents.astype(np.uint32) for o in orders],
-        pruned=[np.array([head.pruned], np.uint32), *map(_pruned, orders[1:])],
+        pruned=[np.array([head.pruned], np.uint32), *((o.totals - _children_mass(o.counts, o.first)).astype(np.uint32) for o in orders[1:])],
         discounts=head.discounts,
         **stored_counts([o.counts for o in orders]),
     )
@@ -105,7 +105,7 @@ def _truth(table: NgramTable, n: int, levels: I64, suffixes: I64) -> _Truth:
     counts, first = levels[count_levels], table.first_child(n - 1)
     mass, pruned, has_children = _children_mass(counts, first), table.pruned[n - 1].astype(np.int64), np.diff(first) > 0
     near = nearest_level(np.minimum(mass + pruned, levels[-1]), levels)
-    # Nothing left out stays nothing left out: a level at or below the children's own mass says so (see _pruned).
+    # Nothing left out stays nothing left out: a level at or below the children's own mass says so (see _table).
     floor = np.searchsorted(levels, np.minimum(mass, levels[-1]), side="right") - 1
     total_levels = np.where(pruned > 0, np.maximum(near, floor), floor).astype(np.int32)
     totals = np.where(has_children, np.maximum(levels[total_levels], mass), 0) if n > 1 else mass + pruned
@@ -161,9 +161,7 @@ def _code_order(coder: Coder, levels: I64, orders: list[_Order], alphabet: tuple
     return _Order(below.tokens[members], owners, members, counts, first, totals)
 
 
-def _code_members(
-    coder: Coder, below: _Order, parents: I64, rows: I64, log_counts: I32, size: int, truth: _Truth | None
-) -> tuple[I64, I64]:
+def _code_members(coder: Coder, below: _Order, parents: I64, rows: I64, log_counts: I32, size: int, truth: _Truth | None) -> tuple[I64, I64]:
     """Codes which candidates are children.  Returns offsets (len(parents) + 1,) and the children's suffixes (size,)."""
     classes = np.where(log_counts > 0, np.minimum(((log_counts - 16) * 3 >> 4) + 1, kernels.CLASSES - 1), 0).astype(np.uint8)
     ordered, rank, group_first, group_stop, group_class = kernels.group_children(below.first, classes)
@@ -211,7 +209,3 @@ def _code_events(coder: Coder, slots: I64, found: I64, inverted: Mask, members: 
 def _octave(values: I64) -> I32:
     """floor(log2(value)), -1 of 0."""
     return np.frexp(values.astype(np.float64))[1] - 1
-
-
-def _pruned(order: _Order) -> U32:
-    return (order.totals - _children_mass(order.counts, order.first)).astype(np.uint32)

@@ -16,7 +16,7 @@ from hybrid.settings.config import ModelConfig, QuantConfig
 from hybrid.storing import byte_codecs, quantise
 from hybrid.storing.gptq import error_factor, round_columns, second_moments
 from ngram import threads
-from tests.support.quantising import quantise_rows
+from tests.support.quantising import dequantise_rows, quantise_rows
 
 TINY = ModelConfig(
     vocab_size=48, layers=2, d_model=16, heads=2, kv_heads=1, rope_dims=4, basis="hadamard", rank_attention=4, rank_mlp=4,
@@ -42,7 +42,7 @@ def test_a_rows_error_is_at_most_that_of_unclipped_rounding(weight, bits):
     integers, stored, exponent = quantise_rows(weight, bits)
     top = 2 ** (bits - 1) - 1
     assert np.abs(integers).max(initial=0) <= top
-    back = quantise.dequantise_rows(integers, stored, exponent).astype(np.float64)
+    back = dequantise_rows(integers, stored, exponent).astype(np.float64)
     largest = np.abs(weight.astype(np.float64)).max(axis=1)  # a denormal divided by 7 is no float32
     plain = np.rint(weight / np.where(largest > 0, largest / top, 1)[:, None]) * (largest / top)[:, None]
     error, bound = (np.sqrt(np.square(weight - other).sum(1)) for other in (back, plain))
@@ -54,7 +54,7 @@ def test_a_rows_error_is_at_most_that_of_unclipped_rounding(weight, bits):
 def test_zero_rows_and_empty_matrices_survive():
     weight = np.zeros((3, 4), dtype=np.float32)
     weight[1] = [1, -2, 3, -4]
-    back = quantise.dequantise_rows(*quantise_rows(weight, 8))
+    back = dequantise_rows(*quantise_rows(weight, 8))
     assert not back[0].any()
     assert not back[2].any()
     assert np.abs(back - weight).max() < 4 / 127
@@ -65,7 +65,7 @@ def test_clipping_helps_rows_with_an_outlier_at_few_bits():
     weight = np.random.default_rng(0).normal(size=(1, 2000)).astype(np.float32)
     weight[0, 0] = 8
     integers, stored, exponent = quantise_rows(weight, 4)
-    back = quantise.dequantise_rows(integers, stored, exponent)
+    back = dequantise_rows(integers, stored, exponent)
     plain = np.rint(weight / (8 / 7)) * (8 / 7)
     assert np.square(weight - back).sum() < 0.8 * np.square(weight - plain).sum()
 
