@@ -181,7 +181,7 @@ FAULTS = (
         TTT,
     ),
     Fault(
-        "the hardest targets are left out of the sum", EVALUATE, SUMMED, SUMMED.replace("-np.log(p).sum()", "-np.log(p[p > 0.001]).sum()")
+        "the hardest targets are left out of the sum", EVALUATE, SUMMED, SUMMED.replace("-np.log(p).sum()", "-np.log(p[p > 0.01]).sum()")
     ),
     Fault(
         "no target costs more than four bits",
