@@ -28,7 +28,8 @@ def settings_of(flags: argparse.Namespace, environment: Mapping[str, str]) -> Co
     settings = override(presets.get(flags.preset), given)
     if flags.rank_timeout is not None and not 0 < flags.rank_timeout < 1e6:
         raise UsageError(f"--rank-timeout {flags.rank_timeout} must be above 0 and below a million seconds; see {flags.prog} --help")
-    if (missing := [f"--{name}" for name in NEEDED if not getattr(flags, name)]) and not flags.describe:
+    missing = [f"--{name}" for name in NEEDED if not getattr(flags, name)]
+    if missing and not flags.describe:
         raise UsageError(f"{' '.join(missing)} missing; see {flags.prog} --help")
     return settings
 

@@ -95,9 +95,11 @@ class Stream:
         """Tokens start…stop-1, (stop-start,): a view where one shard holds them all, else a copy."""
         first = int(np.searchsorted(self.starts, start, side="right")) - 1
         self._check_lengths(first, stop)
-        shards = range(first, np.searchsorted(self.starts, stop))
-        parts = [self.shards[i][max(0, start - self.starts[i]) : stop - self.starts[i]] for i in shards]
-        return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, self.type), *parts])
+        parts = [np.zeros(0, self.type)]
+        while start < stop:
+            parts.append(self.shards[first][start - self.starts[first] : stop - self.starts[first]])
+            first, start = first + 1, int(self.starts[first + 1])
+        return np.concatenate(parts) if len(parts) > 2 else parts[-1]
 
     def _check_lengths(self, first: int, stop: int) -> None:
         """Raises ShardError for a shard that was cut: reading past a file's end kills the process (SIGBUS)."""
@@ -193,7 +195,7 @@ class Loader:
         """(rows_per_rank,) places in the stream of the first target of each row of this rank at a step."""
         epochs = self._global(step) // self.rows_per_epoch
         shift = splitmix64(self.seed, epochs.astype(np.uint64)) % np.uint64(self.seq_len)
-        return np.maximum(1, 1 + self.row_indices(step) * self.seq_len - (epochs > 0) * shift.astype(np.int64))
+        return np.maximum(1, 1 + self.row_indices(step) * self.seq_len - np.where(epochs > 0, shift.astype(np.int64), 0))
 
     def _row(self, first_target: int, targets: int) -> Tokens:
         """(H + targets,) with PAD where history reaches before the stream."""

@@ -17,7 +17,7 @@ _SHARP = dict(query_gain=4.0, softcap=15.0)
 # #1301: 12 layers of SwiGLU, no adapter
 _1301 = dict(layers=12, mlp_mult=1.25, activation="swiglu", rope_dims=64, freeze="mlp_up", rank_attention=0, rank_mlp=0, matrix_lr=0.02)
 
-# By the names of the settings' fields
+# By the names of the settings' fields, which are the flags' names too
 _PRESETS: dict[str, dict[str, Any]] = {
     # The strongest network that 110 s on one H100 and 16,000,000 bytes allow: everything learned.  Its tokenizer is our own lossless one
     # of 8,192 pieces, trained on the training text (scripts/prepare_data.py --vocab-size 8192).

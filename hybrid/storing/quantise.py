@@ -91,16 +91,16 @@ def encode_state(
         values = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
         kind = parameter_kind(name, values.ndim)
         bits = {"matrix": config.weight_bits, "embedding": config.embed_bits, "scalar": 16}[kind]
-        main, exponent = parts[SECTIONS[kind]], 0
+        section, exponent = SECTIONS[kind], 0
         if bits == 16:
             bits = 16 if np.abs(values).max(initial=0.0) <= np.finfo(np.float16).max else 32
-            main.append(values.astype("<f2" if bits == 16 else "<f4").tobytes())
+            parts[section].append(values.astype("<f2" if bits == 16 else "<f4").tobytes())
         else:
             top, spare = 2 ** (bits - 1) - 1, max(0, bits - 8)
             stored, exponent = store_scales(_scales(name, values, top, config, counts_V))
             scales = load_scales(stored, exponent)
             integers = round_columns(values, scales, top, factors[name]) if name in factors else round_to_scales(values, scales, top)
-            main.append((integers >> spare).astype(np.int8).tobytes())
+            parts[section].append((integers >> spare).astype(np.int8).tobytes())
             if spare:
                 parts["remainders"].append((integers & (2**spare - 1)).astype(np.uint8).tobytes())
             parts["scales"].append(stored.astype("<f2").tobytes())

@@ -251,8 +251,9 @@ def fill_from_parts(parts: RowParts, first: int, rows: Array) -> None:
     """The distributions of targets first, first + 1, … → rows (n, V); see RowParts."""
     size = rows.shape[1]
     for i in range(len(rows)):
+        block = parts.lists[-1, first + i]
         for w in range(size):
-            rows[i, w] = parts.unigram[parts.lists[-1, first + i], w]
+            rows[i, w] = parts.unigram[block, w]
         for k in range(len(parts.lists) - 1):
             at = parts.lists[k, first + i]
             if at > 0:
