@@ -33,7 +33,7 @@ from ngram.score_first import ScoreFirst, Tokens
 
 CALL = 1 << 20  # targets that a predictor is given at once, which works side by side inside of a call
 CACHES = {"cuda": 4, "cpu": 1}  # that take turns
-TOGETHER = {"cuda": 1 << 15, "cpu": 0}  # entries of rows, one of each block that is taken at once, of which there are eight at most
+ROW_ENTRIES, BLOCKS = {"cuda": 1 << 15, "cpu": 0}, 8  # blocks that are taken at once: so many entries in one row of each, and so many at most
 CHECK_EVERY = 1024  # targets of which one is held against its whole distribution
 
 
@@ -98,7 +98,7 @@ def score_tokens(art: Artifact, tokens: Tokens, options: EvalOptions, ranks: Ran
         network = network_ahead(art, tokens, options, ranks)
         network.look(tokens, 1)  # beside the seeding
         watch = watched(tokens)
-        together = max(1, min(8, TOGETHER[ranks.device.type] // art.config.model.vocab_size))
+        together = max(1, min(BLOCKS, ROW_ENTRIES[ranks.device.type] // art.config.model.vocab_size))
         with closing(predictor_of(art, network, options, ranks=ranks, seeding=seeding, watch=watch, together=together)) as predictor:
             order = ScoreFirst(tokens, {"blend": predictor}, frozen=not options.online, paranoid=options.paranoid)
             blend = run(order, "blend", options.chunk_tokens or art.config.cache.chunk_tokens)

@@ -308,7 +308,7 @@ class Predictor:
                 self.collected.append(self._scored[-1])
             if learn:
                 self._teach_gate()
-        noted.tokens_W, noted.reported_W[:] = tokens[noted.where], out.mixed[noted.where - start]
+        noted.tokens_W[:], noted.reported_W[:] = tokens[noted.where], out.mixed[noted.where - start]
         return self._on(Watching, self._timed("check")(self._watching.hold), self.mixture, noted)
 
     def _teach_gate(self) -> None:

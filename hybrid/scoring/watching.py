@@ -36,7 +36,8 @@ class Noted:
     match: list[F64]
 
     def __post_init__(self) -> None:
-        self.weights_WK, self.tokens_W, self.reported_W = np.empty((len(self.where), len(EXPERTS))), self.where, np.empty(len(self.where))
+        size = len(self.where)
+        self.weights_WK, self.tokens_W, self.reported_W = np.empty((size, len(EXPERTS))), np.empty(size, np.int64), np.empty(size)
 
 
 class Watching:

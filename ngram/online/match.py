@@ -172,7 +172,9 @@ class MatchModel:
 
     def row(self, tokens: Tokens, t: int) -> F64:
         """(V,) float64 distribution of the token at position t, given what stands before it."""
-        return rows_of(self.score(tokens, t, t + 1).said, self.vocab_size)[0]
+        stream = read_only(tokens, self.vocab_size)
+        candidate, _, sure = look(self.state, self.past, self.counted, stream, t, history_start(stream, t, self.bos))
+        return rows_of(np.array([[candidate, sure]]), self.vocab_size)[0]
 
     def digest(self) -> str:
         """xxh3_128 of all state, as hex."""

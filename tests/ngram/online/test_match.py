@@ -75,7 +75,9 @@ def test_rows_sum_to_one_and_hold_the_scores(tokens):
     model.update(tokens, 1, len(tokens))
     before = model.digest()
     where = np.arange(1, len(tokens))
-    rows = rows_of(model.score(tokens, 1, len(tokens)).said, VOCAB)
+    rows = np.stack([model.row(tokens, t) for t in where.tolist()])
+    assert np.array_equal(rows, rows_of(model.score(tokens, 1, len(tokens)).said, VOCAB))
+    assert np.array_equal(model.row(tokens, len(tokens)), model.row(np.append(tokens, tokens[:1]), len(tokens)))  # the next one, which nobody knows
     np.testing.assert_allclose(rows.sum(axis=1), 1, rtol=0, atol=1e-12)
     assert np.array_equal(model.score(tokens, 1, len(tokens)).prob, rows[where - 1, tokens[where]])
     assert model.digest() == before
@@ -104,7 +106,7 @@ def test_one_column_of_streams_is_the_model_of_one_stream(tokens):
     model.update(tokens, 0, 1)
     for t in range(1, len(tokens)):
         columns.fill(t, row, features)
-        assert np.array_equal(row[0], rows_of(model.score(tokens, t, t + 1).said, VOCAB)[0])
+        assert np.array_equal(row[0], model.row(tokens, t))
         assert np.array_equal(features, model.score_then_update(tokens, t, t + 1).features)
         columns.learn(t, np.arange(1))
     assert np.array_equal(columns.state.indices, model.state.indices)
