@@ -2,6 +2,7 @@
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from hybrid.coding.symbols import Step, step_of
 from hybrid.scoring.predictor import Predictor
@@ -51,5 +52,5 @@ class OneByOne:
         self.predictor.close()
 
     def _checked(self, tokens: Tokens, t: int, mixed_1: F64) -> F64:
-        check_rows(self._row[None], tokens[t : t + 1], mixed_1, np.array([t]))
+        check_rows(torch.from_numpy(self._row[None]), tokens[t : t + 1], mixed_1, np.array([t]))
         return mixed_1

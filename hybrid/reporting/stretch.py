@@ -10,6 +10,7 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from hybrid.data.shards import find_shards
 from hybrid.data.token_bytes import accounting
@@ -65,8 +66,8 @@ class _Reading(Mixture):
         super().__init__(mixture.gate, mixture.chunk_tokens, **mixture.there)
         self.seen: F64 = np.empty((0, 0))
 
-    def mixed_rows(self, weights_nK: F64, rows_KnV: F64) -> F64:
-        self.seen = rows_KnV[:, 0]
+    def mixed_rows(self, weights_nK: F64, rows_KnV: Tensor) -> Tensor:
+        self.seen = rows_KnV[:, 0].cpu().numpy()
         return super().mixed_rows(weights_nK, rows_KnV)
 
 

@@ -7,7 +7,11 @@ every chunk of targets, on what was scored in it.
 Shapes: n targets, K experts, F features, V vocabulary.
 """
 
+from functools import reduce
+
 import numpy as np
+import torch
+from torch import Tensor
 
 from ngram.arrays import F32, F64, digest
 from ngram.blending import fit
@@ -72,9 +76,10 @@ class Mixture:
         probs_nK[:, self.absent] = mixed_n[:, None]
         return mixed_n
 
-    def mixed_rows(self, weights_nK: F64, rows_KnV: F64) -> F64:
+    def mixed_rows(self, weights_nK: F64, rows_KnV: Tensor) -> Tensor:
         """(n, V) float64: whole distributions, by the same additions as `mixed`."""
-        return mix(weights_nK[:, None, self.present], np.moveaxis(rows_KnV[self.present], 0, 2)).T
+        weights_nK1 = torch.from_numpy(weights_nK).to(rows_KnV.device)[:, :, None]
+        return reduce(torch.add, (weights_nK1[:, k] * rows_KnV[k] for k in self.present))
 
     def note(self, features_nF: F32, probs_nK: F64) -> None:
         """Takes what was scored; once a chunk is full, the gate learns it."""

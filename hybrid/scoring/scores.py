@@ -6,6 +6,8 @@ Shapes: n targets, K experts (mixture.EXPERTS), V vocabulary.
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ngram.arrays import F64, I64, Tokens
 from ngram.errors import SeedgramError
@@ -27,10 +29,11 @@ class BlendScores:
     weights: F64
 
 
-def check_rows(rows_nV: F64, tokens_n: Tokens, reported_n: F64, where_n: I64) -> None:
+def check_rows(rows_nV: Tensor, tokens_n: Tokens, reported_n: F64, where_n: I64) -> None:
     """Raises CheckError unless each row is a distribution whose entry for its token is the reported probability of its position."""
-    columns = rows_nV.sum(1), rows_nV.min(1), np.take_along_axis(rows_nV, tokens_n.astype(np.int64)[:, None], 1)[:, 0], reported_n
-    for t, total, least, entry, reported in zip(where_n.tolist(), *(column.tolist() for column in columns), strict=True):
+    targets_n1 = torch.from_numpy(tokens_n.astype(np.int64)).to(rows_nV.device)[:, None]
+    columns = torch.stack([rows_nV.sum(1), rows_nV.amin(1), rows_nV.gather(1, targets_n1)[:, 0]]).cpu()
+    for t, total, least, entry, reported in zip(where_n.tolist(), *columns.tolist(), reported_n.tolist(), strict=True):
         if not abs(total - 1) <= SUM_TOLERANCE or not least >= 0:
             raise CheckError(f"position {t}: the distribution sums to {total!r}, smallest entry {least!r}; the score is not printed")
         if not abs(reported - entry) <= ENTRY_TOLERANCE * entry:

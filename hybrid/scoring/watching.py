@@ -46,17 +46,17 @@ class Watching:
     def __init__(self, product: ProductScorer | None) -> None:
         self.product, self.checked, self._noted = product, 0, list[Noted]()
 
-    def rows(self, mixture: Mixture, noted: Sequence[Noted]) -> F64:
-        """(T, V) float64 whole distributions."""
+    def rows(self, mixture: Mixture, noted: Sequence[Noted]) -> Tensor:
+        """(T, V) float64 whole distributions, on the network's device, which makes them beside its other work."""
         logp_TV, *second = (torch.cat(rows) for rows in zip(*(one.there for one in noted), strict=True))
-        rows_KTV = np.zeros((len(EXPERTS), *logp_TV.shape))
-        rows_KTV[NEURAL] = np.exp(logp_TV.double().cpu().numpy())
+        rows_KTV = logp_TV.new_zeros((len(EXPERTS), *logp_TV.shape), dtype=torch.float64)
+        rows_KTV[NEURAL] = logp_TV.double().exp()
         if self.product is not None:
             exponents_T2 = mixture.exponents(np.concatenate([one.features_WF for one in noted]))
-            rows_KTV[PRODUCT] = self.product.rows(logp_TV, second[0], exponents_T2).cpu().numpy()
-        rows_KTV[NGRAM] = np.concatenate([one.cache.rows()[one.places] for one in noted])
+            rows_KTV[PRODUCT] = self.product.rows(logp_TV, second[0], exponents_T2)
+        rows_KTV[NGRAM].copy_(torch.from_numpy(np.concatenate([one.cache.rows()[one.places] for one in noted])))
         for said in zip(*(one.match for one in noted), strict=True):
-            rows_KTV[MATCH] = rows_of(np.concatenate(said), logp_TV.shape[1])
+            rows_KTV[MATCH].copy_(torch.from_numpy(rows_of(np.concatenate(said), logp_TV.shape[1])))
         return mixture.mixed_rows(np.concatenate([one.weights_WK for one in noted]), rows_KTV)
 
     def hold(self, mixture: Mixture, noted: Noted) -> None:

@@ -141,9 +141,8 @@ def _score_range(
 def rows_of(said_n2: F64, vocab_size: int) -> F64:
     """(n, V) distributions of what a model said."""
     rows_nV = np.repeat((1.0 - said_n2[:, 1:]) / vocab_size, vocab_size, axis=1)
-    for row_V, (candidate, sure) in zip(rows_nV, said_n2, strict=True):
-        if candidate >= 0:
-            row_V[int(candidate)] += sure
+    there = np.flatnonzero(said_n2[:, 0] >= 0)
+    rows_nV[there, said_n2[there, 0].astype(np.int64)] += said_n2[there, 1]
     return rows_nV
 
 
