@@ -13,13 +13,11 @@ from torch import Tensor, nn
 from hybrid.model.projection import Projection
 from hybrid.settings.config import ModelConfig
 
-MAX_CONTEXT = 8192  # positions of the RoPE table; no window of this project is longer
+MAX_CONTEXT = 8192  # positions of the RoPE table; no window is longer
 NORM_EPSILON = torch.finfo(torch.float32).eps  # the default follows the input's type: 0.0078 in bf16 would swamp a fresh embedding
 Rope = tuple[Tensor, Tensor] | None  # cos and signed sin (L, 1, 2, N/2), or no rotation
 VALUE_GATE_DIMS = 32  # features of the input that decide how much of a value table each head takes
-
-
-Past = Any  # a key_value_cache.CachedPast: what the coder keeps of windows that it reads piece by piece
+Past = Any  # a key_value_cache.CachedPast
 
 
 class Window(NamedTuple):
@@ -81,23 +79,23 @@ def exclude_self(y_BLHN: Tensor, v_BLKN: Tensor) -> Tensor:
 def attend(q_BLHN: Tensor, k_BLKN: Tensor, v_BLKN: Tensor, window: int) -> Tensor:
     """Causal attention, each key/value head shared by H/K query heads: (B, L, H, N).
 
-    window: how many positions each sees, its own the last; 0: all."""
+    window: positions that each sees, its own the last; 0: all."""
     near = 0 < window < q_BLHN.shape[1]
     if near and q_BLHN.is_cuda:
         from hybrid.model.window_attention import window_attention
 
         return window_attention(q_BLHN, k_BLKN, v_BLKN, window)
-    q, k, v = q_BLHN.transpose(1, 2), k_BLKN.transpose(1, 2), v_BLKN.transpose(1, 2)
+    q, k, v = (x.transpose(1, 2) for x in (q_BLHN, k_BLKN, v_BLKN))
     grouped = k.shape[1] != q.shape[1]
-    if near:
-        parts = []
-        for at in range(0, q.shape[2], window):  # positions that see one another and as many before
-            part, back = q[:, :, at : at + window], min(at, window)
-            keys, values = (x[:, :, at - back : at + window] for x in (k, v))
-            seen = q.new_ones(part.shape[2], keys.shape[2], dtype=torch.bool).tril(back).triu(back - window + 1)
-            parts.append(F.scaled_dot_product_attention(part, keys, values, seen, enable_gqa=grouped))
-        return torch.cat(parts, dim=2).transpose(1, 2)
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped).transpose(1, 2)
+    if not near:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped).transpose(1, 2)
+    parts = []
+    for at in range(0, q.shape[2], window):  # positions that see one another and as many before
+        back, part = min(at, window), q[:, :, at : at + window]
+        keys, values = (x[:, :, at - back : at + window] for x in (k, v))
+        seen = q.new_ones(part.shape[2], keys.shape[2], dtype=torch.bool).tril(back).triu(back - window + 1)
+        parts.append(F.scaled_dot_product_attention(part, keys, values, seen, enable_gqa=grouped))
+    return torch.cat(parts, 2).transpose(1, 2)
 
 
 def value_table_layers(config: ModelConfig) -> list[int]:

@@ -27,7 +27,7 @@ def setting(default: Any, help: str, *, choices: Sequence[str] = (), low: float 
 BASES = ("orthogonal", "hadamard", "gaussian", "uniform")
 FREEZE_POLICIES = ("all", "mlp", "mlp_up", "none")
 ACTIVATIONS = ("leaky_relu2", "relu2", "swiglu")
-LATER = {"window", "whole_layers"}  # JSON of before them means their defaults
+LATER = {"window", "whole_layers"}  # missing in older JSON
 # Sections of --help beside the four groups
 FIRST = "settings to begin with"
 PUBLISHED = "settings of published systems, only to reproduce them"
@@ -94,7 +94,7 @@ class ModelConfig(Checked):
         super().__post_init__()
         if self.d_model % self.heads or self.heads % self.kv_heads:
             raise ConfigError(f"ModelConfig: heads {self.heads} must divide d_model {self.d_model} and kv_heads {self.kv_heads} must divide heads")
-        if self.whole_layers > (self.layers if self.window else 0):
+        if self.whole_layers > self.layers * (self.window > 0):
             raise ConfigError(f"ModelConfig.whole_layers: {self.whole_layers}; at most {self.layers}, 0 without a window")
         if self.bigram_buckets == 1:
             raise ConfigError("ModelConfig.bigram_buckets: 1 row leaves none for pairs of tokens; take 0 for no bigrams, or at least 2")
@@ -183,10 +183,10 @@ def _read(default: Any, found: Any, where: str) -> Any:
     """What JSON says in place of `default`, in the same type."""
     if dataclasses.is_dataclass(default):
         names = {field.name for field in dataclasses.fields(default)}
-        if wrong := sorted((set(found) ^ names) - (LATER - set(found))) if isinstance(found, Mapping) else "no object":
+        if wrong := sorted((set(found) | LATER & names) ^ names) if isinstance(found, Mapping) else "no object":
             raise ConfigError(f"{where}: unknown or missing fields: {wrong}")
         kind: Any = type(default)
-        return kind(**{name: _read(was := getattr(default, name), found.get(name, was), f"{where}.{name}") for name in names})
+        return kind(**{name: _read(getattr(default, name), found[name], f"{where}.{name}") for name in found})
     if isinstance(default, tuple) and isinstance(found, (list, tuple)) and len(found) == len(default):
         return tuple(float(value) for value in found)
     if type(default) is float and type(found) is int:
