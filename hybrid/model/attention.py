@@ -13,13 +13,11 @@ from torch import Tensor, nn
 from hybrid.model.projection import Projection
 from hybrid.settings.config import ModelConfig
 
-MAX_CONTEXT = 8192  # positions of the RoPE table; no window of this project is longer
+MAX_CONTEXT = 8192  # positions of the RoPE table; no window is longer
 NORM_EPSILON = torch.finfo(torch.float32).eps  # the default follows the input's type: 0.0078 in bf16 would swamp a fresh embedding
 Rope = tuple[Tensor, Tensor] | None  # cos and signed sin (L, 1, 2, N/2), or no rotation
 VALUE_GATE_DIMS = 32  # features of the input that decide how much of a value table each head takes
-
-
-Past = Any  # a key_value_cache.CachedPast: what the coder keeps of windows that it reads piece by piece
+Past = Any  # a key_value_cache.CachedPast
 
 
 class Window(NamedTuple):
@@ -78,11 +76,26 @@ def exclude_self(y_BLHN: Tensor, v_BLKN: Tensor) -> Tensor:
     return (y - (y * direction).sum(dim=-1, keepdim=True) * direction).view(y_BLHN.shape)
 
 
-def attend(q_BLHN: Tensor, k_BLKN: Tensor, v_BLKN: Tensor) -> Tensor:
-    """Causal attention over the window, each key/value head shared by H/K query heads: (B, L, H, N)."""
-    q, k, v = q_BLHN.transpose(1, 2), k_BLKN.transpose(1, 2), v_BLKN.transpose(1, 2)
+def attend(q_BLHN: Tensor, k_BLKN: Tensor, v_BLKN: Tensor, window: int) -> Tensor:
+    """Causal attention, each key/value head shared by H/K query heads: (B, L, H, N).
+
+    window: positions that each sees, its own the last; 0: all."""
+    near = 0 < window < q_BLHN.shape[1]
+    if near and q_BLHN.is_cuda:
+        from hybrid.model.window_attention import window_attention
+
+        return window_attention(q_BLHN, k_BLKN, v_BLKN, window)
+    q, k, v = (x.transpose(1, 2) for x in (q_BLHN, k_BLKN, v_BLKN))
     grouped = k.shape[1] != q.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped).transpose(1, 2)
+    if not near:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped).transpose(1, 2)
+    parts = []
+    for at in range(0, q.shape[2], window):  # positions that see one another and as many before
+        back, part = min(at, window), q[:, :, at : at + window]
+        keys, values = (x[:, :, at - back : at + window] for x in (k, v))
+        seen = q.new_ones(part.shape[2], keys.shape[2], dtype=torch.bool).tril(back).triu(back - window + 1)
+        parts.append(F.scaled_dot_product_attention(part, keys, values, seen, enable_gqa=grouped))
+    return torch.cat(parts, 2).transpose(1, 2)
 
 
 def value_table_layers(config: ModelConfig) -> list[int]:
@@ -90,12 +103,18 @@ def value_table_layers(config: ModelConfig) -> list[int]:
     return [config.layers - 1 - 2 * i for i in reversed(range(config.value_tables))]
 
 
+def window_of(config: ModelConfig, layer: int) -> int:
+    """The window of a layer; 0: the whole context."""
+    whole = config.whole_layers
+    return 0 if layer in (int((i + 0.5) * config.layers / whole) for i in range(whole)) else config.window
+
+
 class Attention(nn.Module):
     """Query/key/value product, normed and rotated; attention; output product."""
 
     def __init__(self, config: ModelConfig, layer: int, *, frozen: bool) -> None:
         super().__init__()
-        self.layer = layer
+        self.layer, self.reach = layer, window_of(config, layer)
         self.heads, self.kv_heads, self.width = config.heads, config.kv_heads, config.d_model // config.heads
         kv_width, rank = self.kv_heads * self.width, config.rank_attention
         self.input = Projection(("q", "k", "v"), (config.d_model, kv_width, kv_width), config.d_model, frozen=frozen, rank=rank)
@@ -122,7 +141,7 @@ class Attention(nn.Module):
             mix = self.value_mix.to(v.dtype)
             v = mix[0] * first_v + mix[1] * v
         values, v = v, v.reshape(*window.shape, -1, self.width)
-        y = attend(q, k, v) if window.past is None else window.past.attend(self.layer, q, k, v)
+        y = attend(q, k, v, self.reach) if window.past is None else window.past.attend(self.layer, q, k, v)
         if self.exclusive:
             y = exclude_self(y, v)
         return self.output(y.reshape(x_TE.shape[0], -1), gain_E), values

@@ -145,7 +145,7 @@ class CachedModel:
     def _forward(self, tokens_SB: Tensor, span: int) -> None:
         """Reads the tokens at the cache's position, attending over `span` positions; logits after the last go to `_logits`."""
         block = tokens_SB.shape[1]
-        past = self._cache.past(block, span, masked=self.grain > 1 or block > 1)
+        past = self._cache.past(block, span, max(self.grain, block))
         hidden_TE = self._model.hidden(tokens_SB, past)
         self._logits.copy_(self._model.logits(hidden_TE.view(*tokens_SB.shape, -1)[:, -1], self._head_EV))
         self._cache.advance(tokens_SB)

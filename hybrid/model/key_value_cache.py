@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hybrid.model.attention import window_of
 from hybrid.settings.config import ModelConfig
 
 
@@ -16,12 +17,12 @@ from hybrid.settings.config import ModelConfig
 class CachedPast:
     """The cache as one forward pass sees it (attention.Past): where its tokens stand, and what its layers have kept of the positions before them.
 
-    where_B: positions of the tokens, int64.  unseen_BP: True where a position comes after the token, None: nowhere.
-    keys, values: (layers, S, K, P, N) float32.  last_token_S and last_x_SE: token and normed embedding at the position before the
-    first, -1 and zero at the beginning of a window.  All but `where` and `unseen` are the cache's own memory."""
+    where_B: positions of the tokens, int64.  views: of each layer the first position that it looks at, and (B, …) True from there on where a
+    token does not see one, None: nowhere.  keys, values: (layers, S, K, P, N) float32.  last_token_S and last_x_SE: token and normed embedding
+    at the position before the first, -1 and zero at the beginning of a window.  All but `where` and `views` are the cache's own memory."""
 
     where_B: Tensor
-    unseen_BP: Tensor | None
+    views: list[tuple[int, Tensor | None]]
     keys: Tensor
     values: Tensor
     last_token_S: Tensor
@@ -32,13 +33,14 @@ class CachedPast:
         keys, values = self.keys[layer], self.values[layer]
         keys.index_copy_(2, self.where_B, k_SBKN.transpose(1, 2))
         values.index_copy_(2, self.where_B, v_SBKN.transpose(1, 2))
-        return attend_past(q_SBHN, keys, values, self.unseen_BP)
+        first, unseen = self.views[layer]
+        return attend_past(q_SBHN, keys[:, :, first:], values[:, :, first:], unseen)
 
 
 def attend_past(q_BLHN: Tensor, k_BKPN: Tensor, v_BKPN: Tensor, unseen_LP: Tensor | None) -> Tensor:
     """Attention over the positions of a cache, which hold those of the queries too: (B, L, H, N).
 
-    unseen_LP: True where a position comes after the query's.  One softmax of two batched products, so that a window's result does not
+    unseen_LP: True where a query does not see a position.  One softmax of two batched products, so that a window's result does not
     depend on the others', nor on what lies at unseen positions."""
     batch, length, heads, width = q_BLHN.shape
     kv_heads = k_BKPN.shape[1]
@@ -60,7 +62,7 @@ class KeyValueCache:
     recorded in a CUDA graph, and all tensors stay where they are in memory."""
 
     def __init__(self, config: ModelConfig, streams: int, seq_len: int, device: torch.device) -> None:
-        self.seq_len = seq_len
+        self._windows = [window_of(config, layer) for layer in range(config.layers)]
         shape = (config.layers, streams, config.kv_heads, seq_len, config.d_model // config.heads)
         self._keys, self._values = (torch.zeros(shape, device=device) for _ in range(2))
         self._places = torch.arange(seq_len, device=device)
@@ -74,14 +76,21 @@ class KeyValueCache:
         self._last_token.fill_(-1)
         self._last_x.zero_()
 
-    def past(self, block: int, span: int, *, masked: bool) -> CachedPast:
+    def past(self, block: int, span: int, slack: int) -> CachedPast:
         """The view of a forward pass over the next B = `block` tokens that attends over the positions 0 … P - 1, P = `span`.
 
-        masked False: none of these comes after a token, as where one token is read and stands at P - 1."""
-        where_B = self._at + self._places[:block]
+        slack: the first of the tokens stands at P - slack or later; 1: it is alone and stands at P - 1."""
+        where_B, views = self._at + self._places[:block], dict[int, tuple[int, Tensor | None]]()
+        for window in set(self._windows):
+            first = max(0, span - slack - window + 1) if window else 0
+            places = self._places[first:span]
+            unseen = places > where_B[:, None] if slack > 1 else None
+            if window and unseen is not None:
+                unseen |= places <= where_B[:, None] - window
+            views[window] = first, unseen
         return CachedPast(
             where_B,
-            self._places[:span] > where_B[:, None] if masked else None,
+            [views[window] for window in self._windows],
             self._keys[:, :, :, :span],
             self._values[:, :, :, :span],
             self._last_token,

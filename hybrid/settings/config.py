@@ -27,6 +27,7 @@ def setting(default: Any, help: str, *, choices: Sequence[str] = (), low: float 
 BASES = ("orthogonal", "hadamard", "gaussian", "uniform")
 FREEZE_POLICIES = ("all", "mlp", "mlp_up", "none")
 ACTIVATIONS = ("leaky_relu2", "relu2", "swiglu")
+LATER = {"window", "whole_layers"}  # missing in older JSON
 # Sections of --help beside the four groups
 FIRST = "settings to begin with"
 PUBLISHED = "settings of published systems, only to reproduce them"
@@ -57,6 +58,8 @@ class ModelConfig(Checked):
     d_model: int = setting(512, "width of the residual stream", low=8, high=8192, section=FIRST)
     heads: int = setting(8, "query heads", low=1)
     kv_heads: int = setting(4, "key/value heads; divides heads", low=1)
+    window: int = setting(0, "tokens that attention looks back over, the position's own among them; 0: the whole context")
+    whole_layers: int = setting(0, "layers, spread evenly, that see the whole context although there is a window")
     mlp_mult: float = setting(3.0, "hidden width of the MLP as a multiple of d_model", low=0.1, high=64)
     activation: str = setting("leaky_relu2", "non-linearity of the MLP", choices=ACTIVATIONS)
     rope_dims: int = setting(16, "dimensions of each head that RoPE rotates; 0: none")
@@ -91,6 +94,8 @@ class ModelConfig(Checked):
         super().__post_init__()
         if self.d_model % self.heads or self.heads % self.kv_heads:
             raise ConfigError(f"ModelConfig: heads {self.heads} must divide d_model {self.d_model} and kv_heads {self.kv_heads} must divide heads")
+        if self.whole_layers > self.layers * (self.window > 0):
+            raise ConfigError(f"ModelConfig.whole_layers: {self.whole_layers}; at most {self.layers}, 0 without a window")
         if self.bigram_buckets == 1:
             raise ConfigError("ModelConfig.bigram_buckets: 1 row leaves none for pairs of tokens; take 0 for no bigrams, or at least 2")
         width = self.d_model // self.heads
@@ -178,10 +183,10 @@ def _read(default: Any, found: Any, where: str) -> Any:
     """What JSON says in place of `default`, in the same type."""
     if dataclasses.is_dataclass(default):
         names = {field.name for field in dataclasses.fields(default)}
-        if wrong := sorted(set(found) ^ names) if isinstance(found, Mapping) else "no object":
+        if wrong := sorted((set(found) | LATER & names) ^ names) if isinstance(found, Mapping) else "no object":
             raise ConfigError(f"{where}: unknown or missing fields: {wrong}")
         kind: Any = type(default)
-        return kind(**{name: _read(getattr(default, name), found[name], f"{where}.{name}") for name in names})
+        return kind(**{name: _read(getattr(default, name), found[name], f"{where}.{name}") for name in found})
     if isinstance(default, tuple) and isinstance(found, (list, tuple)) and len(found) == len(default):
         return tuple(float(value) for value in found)
     if type(default) is float and type(found) is int:

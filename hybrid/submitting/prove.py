@@ -29,7 +29,8 @@ TIMEOUT_S = 7200
 TINY_TOKENS = {"train": 20_000, "val": 2_000}  # of the beginning of each side
 TINY: dict[str, dict[str, Any]] = {  # what the run's own settings become, so that two steps take seconds on any device
     "model": {"layers": 2, "d_model": 64, "heads": 2, "kv_heads": 1, "mlp_mult": 2.0, "rope_dims": 8, "freeze_layers": -1, "rank_attention": 4,
-              "rank_mlp": 4, "bigram_buckets": 0, "value_embed_dim": 0, "value_embed_layers": 0, "value_tables": 0, "xsa_layers": 0},
+              "rank_mlp": 4, "bigram_buckets": 0, "value_embed_dim": 0, "value_embed_layers": 0, "value_tables": 0, "xsa_layers": 0,
+              "whole_layers": 0},
     "train": {"seconds": 0.0, "steps": 2, "seq_len": 64, "batch_tokens": 256, "microbatch_tokens": 256, "warmup_steps": 1},
     "quant": {"gptq_tokens": 64},
 }  # fmt: skip

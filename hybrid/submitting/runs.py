@@ -103,7 +103,7 @@ def read_run(folder: Path) -> Run:
     for what, (claimed, found) in told.items():
         if claimed != found:
             raise SeedgramError(f"{folder}: its score is of another artifact ({what} {claimed}, the artifact's {found}); score it again")
-    if packed != art.size_bytes or header.get("config") != settings:
+    if packed != art.size_bytes or header.get("config") != art.header["config"]:
         raise SeedgramError(f"{folder}: log or summary are of another run than {ARTIFACT}; give a folder that one run wrote")
     return run
 

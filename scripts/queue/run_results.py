@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hybrid.model.attention import window_of
 from hybrid.model.hybrid_lm import HybridLM
 from hybrid.model.parameters import count_frozen, parameter_kind
 from hybrid.settings import presets
@@ -58,10 +59,12 @@ def events(path: Path) -> Iterator[Record]:
 def flops_per_token(model: HybridLM, config: Config) -> float:
     """Operations of one training step a token: frozen maps have no weight gradient (4 a weight), learned matrices do (6).
 
-    The tied embedding counts once, as the output matrix.  Attention: two products forward, four backward, over half the context."""
+    The tied embedding counts once, as the output matrix.  Attention: two products forward, four backward, over what a position sees in the mean."""
     shape = config.model
     learned = sum(p.numel() for name, p in model.named_parameters() if parameter_kind(name, p.ndim) == "matrix" or name == "embedding")
-    attention = 12 * shape.layers * shape.d_model * config.train.seq_len / 2
+    length = config.train.seq_len
+    windows = [min(window_of(shape, layer) or length, length) for layer in range(shape.layers)]
+    attention = 12 * shape.d_model * sum(window - window**2 / (2 * length) for window in windows)
     return 4 * count_frozen(model) + 6 * learned + attention
 
 

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from hybrid.model.attention import window_of
 from hybrid.model.cached_model import merged
 
 
@@ -27,7 +28,7 @@ def forward_by_hand(model, ids):
 
     def attention(h, w, layer, first):
         at, out = f"blocks.{layer}.attention.", np.zeros((length, c.d_model))
-        values = h @ w["v"].T
+        values, window = h @ w["v"].T, window_of(c, layer) or length
         if c.value_embed_dim and layer >= c.layers - c.value_embed_layers:
             values = values + p[at + "value_gain"] * (p["values.embedding"][ids] @ p["values.project"].T)
         if c.value_residual and layer:
@@ -36,9 +37,9 @@ def forward_by_hand(model, ids):
             rows, kv = slice(head * width, (head + 1) * width), slice(head // share * width, (head // share + 1) * width)
             q, k, v = norm(h @ w["q"][rows].T), norm(h @ w["k"][kv].T), values[:, kv]
             for t in range(length):
-                query = turn(q[t], t) * p[at + "query_gain"][head]
-                weights = np.exp([query @ turn(k[s], s) / math.sqrt(width) for s in range(t + 1)])
-                y = weights @ v[: t + 1] / weights.sum()
+                query, first = turn(q[t], t) * p[at + "query_gain"][head], max(0, t + 1 - window)
+                weights = np.exp([query @ turn(k[s], s) / math.sqrt(width) for s in range(first, t + 1)])
+                y = weights @ v[first : t + 1] / weights.sum()
                 own = v[t] / np.linalg.norm(v[t])
                 out[t, rows] = y - (y @ own) * own if layer >= c.layers - c.xsa_layers else y
         return out @ w["o"].T, values

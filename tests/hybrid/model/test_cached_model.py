@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hybrid.model.attention import MAX_CONTEXT
-from hybrid.model.cached_model import CachedModel
+from hybrid.model.cached_model import BLOCK, CachedModel
 from hybrid.model.hybrid_lm import HybridLM
 from hybrid.settings.config import ModelConfig
 
@@ -34,6 +34,8 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "learned": {"freeze": "none"},
     "no adapters": {"rank_attention": 0, "rank_mlp": 0},
     "a key/value head a query head": {"kv_heads": 4},
+    "windows": {"window": 4},
+    "windows, some layers whole": {"window": 3, "whole_layers": 2},
 }
 EVERYTHING = {name: value for name in list(EXTRAS)[:9] for name, value in EXTRAS[name].items()}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -41,6 +43,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     **EXTRAS,
     "swiglu, half frozen": {"activation": "swiglu", "freeze": "mlp_up", "rope_dims": 0},
     "everything": EVERYTHING,
+    "everything, windows": EVERYTHING | {"window": 5, "whole_layers": 1},
 }
 
 
@@ -78,12 +81,13 @@ def test_the_extras_that_are_compared_above_change_the_logits():
     assert [name for name, logits in moved.items() if torch.allclose(logits, plain, atol=1e-3)] == []
 
 
+@pytest.mark.parametrize("window", [0, 1, 3, 11])
 @pytest.mark.parametrize("grain", [1, 5, 64])
-def test_a_span_beyond_the_position_sees_nothing_that_is_yet_to_come(grain):
+def test_a_span_beyond_the_position_sees_nothing_that_is_yet_to_come(grain, window):
     """What a CUDA graph needs, fixed shapes with the future masked, equals the plain step: also where an old window lies in the memory."""
-    model, windows = build(EVERYTHING), tokens(2, 3, 12)
+    model, pieces = build(EVERYTHING | {"window": window}), tokens(2, 3, 12)
     stepper = CachedModel(model, 3, 12, CPU, grain)
-    for ids in windows:
+    for ids in pieces:
         with torch.no_grad():
             whole = model(ids)
         for at in range(12):
@@ -92,7 +96,7 @@ def test_a_span_beyond_the_position_sees_nothing_that_is_yet_to_come(grain):
 
 
 @pytest.mark.parametrize("grain", [1, 8])
-@pytest.mark.parametrize("extras", [{}, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize("extras", [{}, EVERYTHING, EXTRAS["windows"]], ids=["plain", "everything", "windows"])
 def test_a_stream_has_the_same_bits_whatever_the_others_hold(extras, grain):
     """A decoder knows of a stream that has ended only zeros where the coder may hold anything."""
     model, ids = build(extras), tokens(5, 20)
@@ -124,6 +128,21 @@ def test_a_block_of_tokens_is_as_many_steps_and_new_weights_are_taken_over(extra
     assert torch.equal(block.step(ids[:, 5]), fresh.step(ids[:, 5]))
 
 
+@pytest.mark.parametrize("grain", [1, 48])
+@pytest.mark.parametrize("window", [1, 7, BLOCK - 1, BLOCK, BLOCK + 1, 200])
+def test_blocks_of_tokens_and_steps_behind_them_see_the_windows_of_the_whole_pass(window, grain):
+    model, ids = build({"window": window, "whole_layers": 1}), tokens(2, 300)
+    with torch.no_grad():
+        whole = model(ids)
+    stepper, at = CachedModel(model, 2, 300, CPU, grain), 0
+    for length in (1, 20, 1, 150, 100):
+        torch.testing.assert_close(stepper.extend(ids[:, at : at + length]), whole[:, at + length - 1], atol=3e-5, rtol=1e-5)
+        at += length
+        for _ in range(2):
+            torch.testing.assert_close(stepper.step(ids[:, at]), whole[:, at], atol=3e-5, rtol=1e-5)
+            at += 1
+
+
 def test_the_model_that_is_read_from_stays_as_it_is():
     """Merged weights are a copy: what the model learns later is taken over by `reload` alone."""
     model, ids = build(EVERYTHING), tokens(2, 9)
@@ -146,7 +165,7 @@ def test_a_window_beyond_the_rope_table_is_refused():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs are recorded on CUDA only")
-@pytest.mark.parametrize("extras", [{}, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize("extras", [{}, EVERYTHING, EXTRAS["windows"]], ids=["plain", "everything", "windows"])
 def test_recorded_steps_are_the_steps_of_a_cpu(extras):
     model, ids = build(extras), tokens(3, 12)
     stepper, recorded = CachedModel(model, 3, 12, CPU), CachedModel(model, 3, 12, torch.device("cuda"), 5)

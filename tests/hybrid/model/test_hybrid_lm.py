@@ -1,14 +1,17 @@
 """HybridLM: what each part computes, what is frozen, what leaves no trace."""
 
+import contextlib
 import dataclasses
+import math
 import warnings
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hybrid.model.attention import MAX_CONTEXT, Attention, exclude_self, rope_tables, rotate
+from hybrid.model.attention import MAX_CONTEXT, Attention, attend, exclude_self, rope_tables, rotate, window_of
 from hybrid.model.blocks import HashedBigram, SmearGate, is_frozen
 from hybrid.model.hybrid_lm import HybridLM, capped_nll
 from hybrid.model.parameters import check_maps, count_frozen, count_stored, map_checksums, parameter_kind
@@ -19,6 +22,7 @@ from tests.support.model_oracle import forward_by_hand
 PLAIN = ModelConfig(
     vocab_size=40, layers=2, d_model=16, heads=4, kv_heads=2, mlp_mult=2.0, rope_dims=2, basis="hadamard", rank_attention=3, rank_mlp=3
 )  # fmt: skip
+WINDOWED = dataclasses.replace(PLAIN, layers=3, window=3, whole_layers=1)
 EVERYTHING = dataclasses.replace(
     PLAIN, layers=3, hidden_gate=True, feature_gain=True, bigram_buckets=16, bigram_dim=4, value_embed_dim=4, value_embed_layers=2, xsa_layers=2,
     smear_gate=True, value_residual=True, skips=True, depth_norm_scale=True,
@@ -42,7 +46,9 @@ def tokens(length=11, rows=2, seed=0, vocab=40):
 
 
 @pytest.mark.parametrize(
-    "config", [PLAIN, EVERYTHING, dataclasses.replace(EVERYTHING, layers=4, freeze="none")], ids=["plain", "all", "dense"]
+    "config",
+    [PLAIN, EVERYTHING, dataclasses.replace(EVERYTHING, layers=4, freeze="none"), WINDOWED, dataclasses.replace(EVERYTHING, window=2)],
+    ids=["plain", "all", "dense", "windows, one layer whole", "all, windows"],
 )
 def test_the_forward_pass_equals_a_slow_one_written_from_the_description(config):
     model = build(config)
@@ -52,7 +58,9 @@ def test_the_forward_pass_equals_a_slow_one_written_from_the_description(config)
 
 
 @pytest.mark.parametrize(
-    "config", [PLAIN, EVERYTHING, dataclasses.replace(EVERYTHING, freeze="none", activation="swiglu")], ids=["plain", "all", "dense"]
+    "config",
+    [PLAIN, EVERYTHING, dataclasses.replace(EVERYTHING, freeze="none", activation="swiglu"), WINDOWED],
+    ids=["plain", "all", "dense", "windows"],
 )
 def test_no_logit_depends_on_a_later_token(config):
     model, ids = build(config), tokens(12)
@@ -100,6 +108,71 @@ def test_loss_is_the_mean_of_the_token_losses_and_logits_stay_under_the_cap():
     by_hand = torch.logsumexp(logits, -1) - logits.gather(-1, targets[..., None])[..., 0]
     torch.testing.assert_close(nll, by_hand, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(model.loss(inputs, targets), nll.mean())
+
+
+# ---- windows of attention ------------------------------------------------------------------------------------------
+
+
+def heads(length, key_heads, seed=0):
+    """Queries (2, L, 4, 8), keys and values (2, L, key_heads, 8) with gradients."""
+    made = torch.Generator().manual_seed(seed)
+    return [torch.randn(2, length, count, 8, generator=made).requires_grad_() for count in (4, key_heads, key_heads)]
+
+
+@pytest.mark.parametrize("key_heads", [1, 2, 4])
+@pytest.mark.parametrize("window", [1, 2, 3, 5, 12, 13])
+def test_a_position_weighs_exactly_its_last_positions(window, key_heads):
+    q, k, v = (x.detach().double().numpy() for x in heads(13, key_heads))
+    found = attend(torch.from_numpy(q), torch.from_numpy(k), torch.from_numpy(v), window).numpy()
+    for row in range(2):
+        for head in range(4):
+            keys, values = (x[row, :, head * key_heads // 4] for x in (k, v))
+            for t in range(13):
+                seen = range(max(0, t - window + 1), t + 1)
+                weights = [math.exp(q[row, t, head] @ keys[s] / math.sqrt(8)) for s in seen]
+                expected = sum(weight * values[s] for weight, s in zip(weights, seen, strict=True)) / sum(weights)
+                np.testing.assert_allclose(found[row, t, head], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("plain_sums", [False, True])
+@pytest.mark.parametrize("window", [1, 4, 6, 12])
+def test_the_gradient_of_a_window_is_that_of_the_masked_formula(window, plain_sums):
+    q, k, v = heads(13, 2)
+    with sdpa_kernel(SDPBackend.MATH) if plain_sums else contextlib.nullcontext():
+        found = attend(q, k, v, window)
+    scores = torch.einsum("blhn,bmhn->bhlm", q, k.repeat_interleave(2, 2)) / math.sqrt(8)
+    behind = torch.arange(13)[:, None] - torch.arange(13)
+    weights = scores.masked_fill((behind < 0) | (behind >= window), -math.inf).softmax(-1)
+    expected = torch.einsum("bhlm,bmhn->blhn", weights, v.repeat_interleave(2, 2))
+    along = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
+    for one, other in zip(*(torch.autograd.grad(y, (q, k, v), along) for y in (found, expected)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_window_that_holds_the_context_changes_no_bit():
+    config, ids = dataclasses.replace(EVERYTHING, window=11), tokens(11)
+    assert torch.equal(build(config)(ids), build(EVERYTHING)(ids))
+    assert not torch.allclose(build(dataclasses.replace(config, window=10))(ids), build(EVERYTHING)(ids), atol=1e-6)
+
+
+@pytest.mark.parametrize(("layers", "whole_layers", "reach"), [(1, 0, 4), (2, 0, 7), (3, 0, 10), (3, 1, 20)])
+def test_each_layer_looks_one_window_further_back_and_no_token_beyond_matters(layers, whole_layers, reach):
+    """A layer of window 4 brings in three tokens more; a layer without a window all."""
+    model, ids = build(dataclasses.replace(PLAIN, layers=layers, window=4, whole_layers=whole_layers)), tokens(20, 1)
+    last = model(ids)[0, -1]
+    for back in range(1, 20):
+        changed = ids.clone()
+        changed[0, -1 - back] = (changed[0, -1 - back] + 1) % 40
+        assert torch.equal(model(changed)[0, -1], last) == (back >= reach)
+
+
+@pytest.mark.parametrize(
+    ("layers", "count", "whole"), [(5, 1, [2]), (9, 3, [1, 4, 7]), (4, 2, [1, 3]), (3, 3, [0, 1, 2]), (5, 0, []), (2, 1, [1])]
+)
+def test_layers_that_see_the_whole_context_are_spread_evenly(layers, count, whole):
+    config = dataclasses.replace(PLAIN, layers=layers, window=7, whole_layers=count)
+    assert [window_of(config, layer) for layer in range(layers)] == [0 if layer in whole else 7 for layer in range(layers)]
+    assert [window_of(dataclasses.replace(PLAIN, layers=layers), layer) for layer in range(layers)] == [0] * layers
 
 
 # ---- the extras, one by one ----------------------------------------------------------------------------------------
@@ -223,7 +296,11 @@ def test_progressive_freezing_keeps_what_was_learned_and_stores_it():
     assert model.blocks[0].mlp.up.weights["up"].grad is None
 
 
-@pytest.mark.parametrize("config", [EVERYTHING, dataclasses.replace(PLAIN, freeze="none", activation="swiglu")], ids=["frozen", "dense"])
+@pytest.mark.parametrize(
+    "config",
+    [EVERYTHING, dataclasses.replace(PLAIN, freeze="none", activation="swiglu"), dataclasses.replace(PLAIN, window=3)],
+    ids=["frozen", "dense", "windows"],
+)
 def test_the_loss_is_one_graph_without_breaks_with_the_gradient_of_the_plain_lines_and_fake_bits_stay_so(config):
     model, ids = build(dataclasses.replace(config, layers=2)), tokens(9)
     for bits in (0, 6):

@@ -18,6 +18,15 @@ def test_json_round_trip_is_exact() -> None:
     assert Config.from_json(json.loads(json.dumps(original.to_json()))) == original
 
 
+def test_json_of_before_windows_means_none_and_no_other_group_takes_their_names() -> None:
+    old = Config().to_json()
+    for name in ("window", "whole_layers"):
+        del old["model"][name]
+    assert Config.from_json(old) == Config()
+    with pytest.raises(ConfigError, match=r"unknown or missing fields: \['window'\]"):
+        Config.from_json({**old, "train": {**old["train"], "window": 0}})
+
+
 @pytest.mark.parametrize(
     "change",
     [{"extra": 1}, {"preset": 3}, {"model": []}, {"model": {"layers": 5}}],
@@ -28,7 +37,8 @@ def test_foreign_json_is_one_clear_error(change: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"heads": 3}, {"kv_heads": 5}, {"layers": 0}, {"basis": "fourier"}, {"rope_dims": 7}, {"vocab_size": 70000}, {"bigram_buckets": 1}]
+    "values", [{"heads": 3}, {"kv_heads": 5}, {"layers": 0}, {"basis": "fourier"}, {"rope_dims": 7}, {"vocab_size": 70000}, {"bigram_buckets": 1},
+               {"window": -1}, {"whole_layers": 1}, {"whole_layers": 6, "window": 8}]
 )
 def test_values_out_of_range_are_refused_by_name(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(values))):

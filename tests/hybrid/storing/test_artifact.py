@@ -42,6 +42,14 @@ def test_a_header_of_other_types_is_a_malformed_artifact(key: str, value: Any, w
         artifact.load(tmp_path / "a.bin")
 
 
+def test_an_artifact_of_before_windows_is_loaded_without_them(whole: Path, tmp_path: Path) -> None:
+    sealed = Sealed.open(whole.read_bytes())
+    for name in ("window", "whole_layers"):
+        assert sealed.header["config"]["model"].pop(name) == 0
+    (tmp_path / "a.bin").write_bytes(sealed.sound())
+    assert artifact.load(tmp_path / "a.bin").config == artifact.load(whole).config
+
+
 def test_a_table_that_does_not_decode_is_refused_with_the_file_s_name(whole: Path, tmp_path: Path) -> None:
     sealed = Sealed.open(whole.read_bytes())
     sealed.sections["ngram"] = sealed.sections["ngram"][:8]
