@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from hybrid.model.hybrid_lm import HybridLM
 from hybrid.settings import presets
-from hybrid.settings.config import ConfigError
+from hybrid.settings.config import Config, ConfigError, ModelConfig, TrainConfig
 from ngram.errors import FileFormatError
 from ngram.terminal import UsageError
 from scripts.queue import flags as command_line
@@ -255,6 +256,21 @@ def test_a_success_stands_above_a_later_failure_and_a_newer_commit_above_an_olde
 
     rows = [row for row in run_results.table([one("a", 100_000), one("b", 2_004_000), one("c", None)]).splitlines() if "`dense9`" in row]
     assert rows == ["| `dense9` | 1,234 | INT7 | – | 2.00 M | 1.2346 | – | 1.2346 | – | – |"]
+
+
+def test_the_operations_of_attention_are_those_of_what_is_looked_at() -> None:
+    """Two products forward and four backward, each 2 operations a pair of positions and feature; half the context stands for its mean."""
+    small = {"vocab_size": 64, "layers": 3, "d_model": 32, "heads": 2, "kv_heads": 1, "rope_dims": 4}
+
+    def counted(**window: int) -> float:
+        shape = ModelConfig(**small, **window)  # type: ignore[arg-type]
+        return run_results.flops_per_token(HybridLM(shape, fill_maps=False), Config(model=shape, train=TrainConfig(seq_len=100)))
+
+    pairs = sum(min(t, 10) - 0.5 for t in range(1, 11)) + 90 * 10
+    saved = 12 * 32 * (50 - pairs / 100)
+    assert counted() - counted(window=10) == pytest.approx(3 * saved)
+    assert counted() - counted(window=10, whole_layers=1) == pytest.approx(2 * saved)
+    assert counted() == counted(window=100) == counted(window=300)
 
 
 def test_without_git_the_commit_must_be_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

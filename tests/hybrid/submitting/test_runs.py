@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from hybrid.cli.train import make_parser, settings_of
 from hybrid.settings import presets
 from hybrid.submitting import runs
 from ngram.errors import SeedgramError
+from tests.support.mutants import Sealed
 from tests.support.submitting import edit, make_run
 
 
@@ -58,6 +60,23 @@ def test_files_that_do_not_belong_together_are_refused(copy: Path, name: str, ch
     edit(copy / name, change)
     with pytest.raises(SeedgramError, match=said):
         runs.read_run(copy)
+
+
+def test_a_run_of_before_a_setting_came_is_read_with_its_default(run: Path, copy: Path) -> None:
+    sealed, log = Sealed.open((copy / "artifact.bin").read_bytes()), (copy / "train.jsonl").read_text()
+    for name in ("window", "whole_layers"):
+        del sealed.header["config"]["model"][name]
+        assert f'"{name}": 0, ' in log
+        log = log.replace(f'"{name}": 0, ', "")
+    (copy / "artifact.bin").write_bytes(sealed.sound())
+    (copy / "train.jsonl").write_text(log)
+
+    def smaller(told: dict[str, Any]) -> None:
+        told["scores"]["artifact_bytes"] = (copy / "artifact.bin").stat().st_size
+        told["bytes"]["total"] = told["bytes"]["code"] + told["scores"]["artifact_bytes"]
+
+    edit(copy / "summary.json", smaller)
+    assert runs.read_run(copy).settings == runs.read_run(run).settings
 
 
 def test_a_log_of_another_run_is_refused(copy: Path) -> None:
