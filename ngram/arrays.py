@@ -26,7 +26,6 @@ NARROW = 65535  # largest vocabulary whose tokens are uint16
 
 
 def token_type(vocab_size: int) -> Any:
-    """The dtype of this vocabulary's tokens."""
     return np.dtype(np.uint16 if vocab_size <= NARROW else np.uint32)
 
 

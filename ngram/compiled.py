@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import llvmlite
 import llvmlite.binding
 import numba
 import numpy as np
@@ -61,14 +60,12 @@ def machine_key() -> str:
     versions = (sys.version, platform.machine(), numba.__version__, llvmlite.__version__, np.__version__)
     processor = (llvmlite.binding.get_host_cpu_name(), llvmlite.binding.get_host_cpu_features().flatten())
     settings = sorted(item for item in os.environ.items() if item[0].startswith("NUMBA_") and item[0] not in NOT_IN_CODE)
-    digest = hashlib.sha256(sources_digest(package_folder(__file__)))
-    digest.update(repr((versions, processor, settings)).encode())
-    return digest.hexdigest()[:32]
+    sources = sources_digest(package_folder(__file__))
+    return hashlib.sha256(sources + repr((versions, processor, settings)).encode()).hexdigest()[:32]
 
 
 @functools.cache
 def store() -> Store:
-    """The folder of this process's kernels."""
     return store_of("kernels", machine_key)
 
 
@@ -118,4 +115,4 @@ class KernelCache(caching.NullCache):
             return
         if saved and KernelCache.announces and compile_seconds() > ANNOUNCE_AFTER_S:
             KernelCache.announces = False
-            print(f"compiling kernels for this machine, once: later starts load them from {store().folder}", file=sys.stderr, flush=True)
+            print(f"compiling kernels for this machine, once: later starts load them from {store().folder}", file=sys.stderr)

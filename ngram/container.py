@@ -148,26 +148,27 @@ def pack(magic: bytes, version: int, header: Mapping[str, Any], sections: Mappin
 
 def unpack(data: bytes, magic: bytes, version: int, name: str) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Header and sections of a container.  Raises FileFormatError naming the file `name` and the remedy."""
-    if len(data) < _PREFIX.size + DIGEST_BYTES or data[:8] != magic:
+    end = len(data) - DIGEST_BYTES
+    if end < _PREFIX.size or data[:8] != magic:
         raise FileFormatError(f"{name}: not a {magic.decode(errors='replace').strip(chr(0) + ' ')} file; check the path")
     _, found_version, header_size = _PREFIX.unpack_from(data)
-    if hashlib.sha256(memoryview(data)[:-DIGEST_BYTES]).digest() != data[-DIGEST_BYTES:]:
+    if hashlib.sha256(memoryview(data)[:end]).digest() != data[end:]:
         raise FileFormatError(f"{name}: digest does not match, the file was cut or altered; copy or make it again")
     if found_version != version:
         raise FileFormatError(f"{name}: format version {found_version}, this program reads {version}; make it again")
     try:
-        if header_size > min(MAX_HEADER_BYTES, len(data) - _PREFIX.size - DIGEST_BYTES):
+        if header_size > min(MAX_HEADER_BYTES, end - _PREFIX.size):
             raise ValueError("header longer than the file")
         offset = _PREFIX.size + header_size
         header = json.loads(data[_PREFIX.size : offset])
         table = header.pop("sections")
         sections: dict[str, bytes] = {}
         for section, size in table:
-            if not isinstance(section, str) or type(size) is not int or not 0 <= size <= len(data) - DIGEST_BYTES - offset:
+            if not isinstance(section, str) or type(size) is not int or not 0 <= size <= end - offset:
                 raise ValueError(f"section {section!r} reaches past the end")
             sections[section] = data[offset : offset + size]
             offset += size
-        if offset != len(data) - DIGEST_BYTES or len(sections) != len(table):
+        if offset != end or len(sections) != len(table):
             raise ValueError("sections do not fill the file")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FileFormatError(f"{name}: malformed header ({error}); make the file again") from None

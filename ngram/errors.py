@@ -23,7 +23,6 @@ class LeakageError(SeedgramError):
 
 
 def one_line(error: BaseException) -> str:
-    """An error as the one line that a user sees."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 

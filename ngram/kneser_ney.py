@@ -35,11 +35,11 @@ def smoothed_orders(table: NgramTable, suffixes: list[I64]) -> Iterator[Smoothed
     below = np.full(1, 1.0 / table.vocab_size)
     for n in range(1, table.order + 1):
         counts = table.exact_counts(n).astype(np.float64)
-        discount = np.concatenate([[0.0], table.discounts[n - 1]])[np.minimum(counts, 3).astype(np.int64)]
+        discount = np.append(0.0, table.discounts[n - 1])[np.minimum(counts, 3).astype(np.int64)]
         taken = np.minimum(counts, discount)
         parents, left_out = table.parents[n - 1], table.pruned[n - 1].astype(np.float64)
-        total = np.bincount(parents, counts, minlength=len(left_out)) + left_out
-        free = np.bincount(parents, taken, minlength=len(left_out)) + left_out
+        total = np.bincount(parents, counts, len(left_out)) + left_out
+        free = np.bincount(parents, taken, len(left_out)) + left_out
         safe = np.maximum(total, 1.0)  # counts are whole numbers: only 0 is below 1
         share, backoff, lower = (counts - taken) / safe[parents], np.where(total > 0, free / safe, 1.0), below[suffixes[n - 1]]
         below = share + backoff[parents] * lower

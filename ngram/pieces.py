@@ -32,12 +32,13 @@ def processor(model: bytes, name: str = "tokenizer") -> spm.SentencePieceProcess
         if not model:
             raise ValueError
         sp = spm.SentencePieceProcessor(model_proto=model)
-        sp.id_to_piece(list(range(sp.get_piece_size())))  # a piece that is no UTF-8 shows only here
+        size = len(sp)
+        sp.id_to_piece(list(range(size)))  # a piece that is no UTF-8 shows only here
     except (RuntimeError, TypeError, ValueError):
         raise TokenizerError(f"{name}: not a SentencePiece model; give the .model file that was trained with the data") from None
-    if sp.get_piece_size() > MAX_VOCAB:
-        raise TokenizerError(f"{name}: {sp.get_piece_size():,} pieces; at most {MAX_VOCAB:,} are supported")
-    if not any(0 <= token < sp.get_piece_size() for token in (sp.bos_id(), sp.eos_id())):
+    if size > MAX_VOCAB:
+        raise TokenizerError(f"{name}: {size:,} pieces; at most {MAX_VOCAB:,} are supported")
+    if not any(0 <= token < size for token in (sp.bos_id(), sp.eos_id())):
         raise TokenizerError(f"{name}: has neither a BOS nor an EOS piece to begin a document with; train it with one")
     return sp
 
@@ -64,7 +65,7 @@ class Pieces:
         if self.sp is None:
             self._read_converted()
         else:
-            tokens = range(self.sp.get_piece_size())
+            tokens = range(len(self.sp))
             self.bos: int = self.sp.bos_id() if self.sp.bos_id() >= 0 else self.sp.eos_id()
             self.byte_tokens = frozenset(filter(self.sp.is_byte, tokens))
             self.piece_bytes = [_bytes_of(self.sp, token) for token in tokens]

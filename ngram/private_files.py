@@ -20,8 +20,7 @@ IN_USE_S = 600.0  # a folder that was used since then may still be in use: it st
 
 def user_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
     """Of kernels; None: nowhere."""
-    named = environment.get(VARIABLE)
-    if named is not None:
+    if (named := environment.get(VARIABLE)) is not None:
         return Path(named, "kernels").absolute() if named else None
     base = "~/Library/Caches" if sys.platform == "darwin" else environment.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):  # a relative XDG_CACHE_HOME is to be ignored, its specification says

@@ -48,9 +48,8 @@ class ScoreFirst:
         self.check_next(start, stop)
         before = self.digests() if self.paranoid else {}
         results = {name: part.score(self.tokens, start, stop) for name, part in self.parts.items()}
-        after = self.digests() if self.paranoid else {}
-        if after != before:
-            raise _leak(start, stop, f"scoring changed the state of {', '.join(name for name in after if after[name] != before[name])}")
+        if changed := [name for name, digest in before.items() if self.parts[name].digest() != digest]:
+            raise _leak(start, stop, f"scoring changed the state of {', '.join(changed)}")
         self.mark = stop
         self._pending = None if self.frozen else (start, stop)
         return results
@@ -80,7 +79,6 @@ class ScoreFirst:
         return results
 
     def digests(self) -> dict[str, str]:
-        """Of every part's state."""
         return {name: part.digest() for name, part in self.parts.items()}
 
     def _check_learning(self, start: int, stop: int) -> None:

@@ -71,13 +71,13 @@ class NgramTable:
 
     def first_child(self, n: int) -> I64:
         """(M_n + 1,) offsets: the children of context i of order n are rows first[i]…first[i+1]-1 of order n+1."""
-        return np.concatenate([[0], np.cumsum(np.bincount(self.parents[n], minlength=len(self.pruned[n])))])
+        return np.append(0, np.cumsum(np.bincount(self.parents[n], minlength=len(self.pruned[n]))))
 
 
 def stored_counts(exact: Sequence[I64]) -> dict[str, Any]:
     """The columns `counts` and `excess` of a table from the adjusted counts of each order."""
-    large = [np.flatnonzero(counts > 65535) for counts in exact]
-    excess = {n: (rows.astype(np.uint32), counts[rows].astype(np.uint32)) for n, (rows, counts) in enumerate(zip(large, exact, strict=True), 1) if len(rows)}
+    large = ((n, np.flatnonzero(counts > 65535), counts) for n, counts in enumerate(exact, 1))
+    excess = {n: (rows.astype(np.uint32), counts[rows].astype(np.uint32)) for n, rows, counts in large if len(rows)}
     return {"counts": [np.minimum(counts, 65535).astype(np.uint16) for counts in exact], "excess": excess}
 
 
@@ -91,7 +91,7 @@ def suffix_rows(table: NgramTable) -> list[I64]:
         wanted = (rows[-1][table.parents[n - 1]] << TOKEN_BITS) | table.tokens[n - 1]
         pieces = each(partial(np.searchsorted, below), np.array_split(wanted, 1 + len(wanted) // PIECE))
         found = np.minimum(np.concatenate(pieces), len(below) - 1)
-        if len(wanted) and not np.array_equal(below[found], wanted):
+        if not np.array_equal(below[found], wanted):
             what = f"order {n} holds n-grams whose suffix is not in order {n - 1}"
             raise SeedgramError(f"n-gram table: {what}; make it with ngram.build_table or ngram.storing.prune")
         rows.append(found)

@@ -21,7 +21,7 @@ def each(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Resu
     """[function(item) for item in items], on up to COUNT threads.  Raises what the first failing item raised."""
     todo = list(items)
     if COUNT == 1 or len(todo) < 2:
-        return [function(item) for item in todo]
+        return list(map(function, todo))
     with ThreadPoolExecutor(min(COUNT, len(todo)), "seedgram") as pool:
         return list(pool.map(function, todo))
 

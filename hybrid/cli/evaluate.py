@@ -21,7 +21,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Scores and shows the table."""
     from hybrid.data.shards import find_shards
     from hybrid.parallel import failures, ranks
     from hybrid.scoring import evaluate

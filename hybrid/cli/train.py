@@ -35,7 +35,6 @@ def settings_of(flags: argparse.Namespace, environment: Mapping[str, str]) -> Co
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """That of train_gpt.py."""
     about = "Trains a hybrid language model under a byte budget and packs it into one artifact."
     parser = OneLineParser(prog="train_gpt.py", description=about, epilog=EPILOG)
     add_flags(parser)
@@ -84,5 +83,4 @@ def run(flags: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    """train_gpt.py."""
     return carry_out(run, make_parser().parse_args())

@@ -34,10 +34,9 @@ class Shared:
 
 def document_starts(stream: Stream, bos: int) -> I64:
     """(D,) where each document begins: at every BOS, and at 0 where the stream begins inside of one."""
-    found = [np.zeros(1, np.int64)]
-    for start in range(0, len(stream), SCAN_TOKENS):
-        found.append(start + np.flatnonzero(stream.read(start, min(len(stream), start + SCAN_TOKENS)) == bos))
-    return np.unique(np.concatenate(found))
+    blocks = range(0, len(stream), SCAN_TOKENS)
+    found = [start + np.flatnonzero(stream.read(start, min(len(stream), start + SCAN_TOKENS)) == bos) for start in blocks]
+    return np.unique(np.concatenate([[0], *found]))
 
 
 def document_hashes(stream: Stream, bos: int) -> tuple[U64, I64]:

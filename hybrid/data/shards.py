@@ -81,7 +81,7 @@ class Stream:
         self.paths = [Path(path) for path in paths]
         self.shards = [read_shard(path, vocab_size) for path in self.paths]
         self.type = max((shard.dtype for shard in self.shards), default=np.dtype(np.uint16))
-        self.starts = np.concatenate([[0], np.cumsum([len(shard) for shard in self.shards])]).astype(np.int64)
+        self.starts = np.cumsum([0, *map(len, self.shards)], dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -201,7 +201,7 @@ class Loader:
         """(H + targets,) with PAD where history reaches before the stream."""
         missing = max(0, self.history - first_target)
         row = self.stream.read(first_target - self.history + missing, first_target + targets)
-        return np.concatenate([np.full(missing, pad_of(row.dtype), row.dtype), row]) if missing else row
+        return np.pad(row, (missing, 0), constant_values=pad_of(row.dtype)) if missing else row
 
     def batch(self, step: int) -> Tokens:
         """Rows of this rank at a step: (rows_per_rank, H+T), a fresh array."""

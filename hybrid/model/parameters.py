@@ -52,7 +52,7 @@ def map_checksums(model: HybridLM) -> dict[str, str]:
 def check_maps(model: HybridLM, stored: Mapping[str, str]) -> None:
     """Raises MapMismatch, naming the map, unless this machine regenerates the maps that the model was trained with."""
     found = map_checksums(model)
-    for name in sorted(set(found) | set(stored)):
+    for name in sorted({*found, *stored}):
         if found.get(name) != stored.get(name):
             raise MapMismatch(
                 f"{name}: this machine's {model.config.basis} map has checksum {found.get(name)}, the model was trained with "

@@ -101,8 +101,7 @@ class Projection(nn.Module):
     ) -> None:
         super().__init__()
         self.names, self.fan_outs, self.fan_in = list(names), list(fan_outs), fan_in
-        self.frozen, self.progressive = frozen, False
-        self.scale = 1.0
+        self.frozen, self.progressive, self.scale = frozen, False, 1.0
         self.fake_bits, self.fake_step = 0, 0.0  # of late quantisation-aware training; 0 bits: weights as they are
         self.weights, self.a, self.b = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
         for name, fan_out in zip(names, fan_outs, strict=True):
@@ -121,7 +120,7 @@ class Projection(nn.Module):
             raise ValueError(f"matrices {self.names} of one product need one scale, found {scales}")
         self.scale = scales.pop()
         for part, seed in zip(torch.split(self.map, self.fan_outs), seeds, strict=True):
-            bits = random_maps.map_bits(basis, seed, part.shape[0], part.shape[1])
+            bits = random_maps.map_bits(basis, seed, *part.shape)
             part.copy_(torch.from_numpy(bits.view("int16")).view(torch.bfloat16))
 
     def checksums(self) -> dict[str, str]:

@@ -40,21 +40,6 @@ def derive_seed(map_seed: int, layer: int, part: int) -> int:
     return int(splitmix64(map_seed, np.array([64 * layer + part], dtype=np.uint64))[0])
 
 
-def _lanes(seed: int, count: int) -> U16:
-    """`count` uniform 16-bit integers, little-endian lanes of the stream's words."""
-    return words(seed, -(-count // 4)).astype("<u8", copy=False).view("<u2")[:count]
-
-
-def _bits(seed: int, count: int) -> U8:
-    """`count` random bits as uint8 0/1."""
-    return np.unpackbits(words(seed, -(-count // 64)).astype("<u8", copy=False).view(np.uint8), count=count, bitorder="little")
-
-
-def _permutation(seed: int, count: int) -> I64:
-    """A random order of 0…count-1: the stable sort of random words."""
-    return np.argsort(words(seed, count), kind="stable")
-
-
 def to_bf16_bits(values: npt.NDArray[np.floating]) -> U16:
     """Bit patterns of bf16, rounded to nearest even from float32: uint16, same shape."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
@@ -80,12 +65,10 @@ def hadamard_order(size: int) -> int:
 @cache
 def _paley12() -> U8:
     """Sign bits (1: minus) of a Hadamard matrix of order 12, by Paley's construction from the squares modulo 11."""
-    squares = {pow(x, 2, 11) for x in range(1, 11)}
+    numbers = np.arange(11)
     minus = np.zeros((12, 12), dtype=np.uint8)
     minus[1:, 0] = 1
-    for i in range(11):
-        for j in range(11):
-            minus[i + 1, j + 1] = i != j and (j - i) % 11 not in squares
+    minus[1:, 1:] = ~np.isin((numbers - numbers[:, None]) % 11, numbers**2 % 11)  # 0 is a square: plus on the diagonal
     return minus
 
 
@@ -104,41 +87,37 @@ def hadamard_signs(order: int, columns: I64) -> U16:
         half *= 2
     if order == power:
         return table
-    high = (_paley12()[:, columns // power].astype(np.uint16)) << np.uint16(15)
+    high = _paley12()[:, columns // power].astype(np.uint16) << np.uint16(15)
     return (high[:, None, :] ^ table[None, :, :]).reshape(order, len(columns))
 
 
-def _hadamard(seed: int, fan_out: int, fan_in: int) -> U16:
+def _hadamard(seed: int, tall: int, short: int) -> U16:
     """Rows and columns of a Hadamard matrix in random order with random signs, the shorter side cut from the columns."""
-    tall, short = max(fan_out, fan_in), min(fan_out, fan_in)
     order = hadamard_order(tall)
     row_seed, column_seed, sign_seed = (derive_seed(seed, 0, part) for part in range(3))
-    table = hadamard_signs(order, _permutation(column_seed, order)[:short])
-    signs = _bits(sign_seed, tall + short).astype(np.uint16) << np.uint16(15)
+    table = hadamard_signs(order, np.argsort(words(column_seed, order), kind="stable")[:short])
+    signs = words(sign_seed, -(-(tall + short) // 64)).astype("<u8", copy=False).view(np.uint8)
+    signs = np.unpackbits(signs, count=tall + short, bitorder="little").astype(np.uint16) << np.uint16(15)
     table ^= signs[None, tall:] ^ np.uint16(BF16_ONE)
-    bits = table[_permutation(row_seed, order)[:tall]]
-    bits ^= signs[:tall, None]
-    return bits if fan_out >= fan_in else np.ascontiguousarray(bits.T)
+    return table[np.argsort(words(row_seed, order), kind="stable")[:tall]] ^ signs[:tall, None]
 
 
-def _orthogonal(seed: int, fan_out: int, fan_in: int) -> U16:
-    """bf16 of the Q of a QR factorisation with positive diagonal of R: Haar-distributed columns (rows when wide)."""
-    tall, short = max(fan_out, fan_in), min(fan_out, fan_in)
-    gaussian = integer_gaussian(seed, tall * short).reshape(tall, short) * 2.0**-16
-    q, r = np.linalg.qr(gaussian)
-    q *= np.where(np.diagonal(r) < 0, -1.0, 1.0)
-    return to_bf16_bits(q if fan_out >= fan_in else np.ascontiguousarray(q.T))
+def _orthogonal(seed: int, tall: int, short: int) -> U16:
+    """bf16 of the Q of a QR factorisation with positive diagonal of R: Haar-distributed columns."""
+    q, r = np.linalg.qr(integer_gaussian(seed, tall * short).reshape(tall, short) * 2.0**-16)
+    return to_bf16_bits(q * np.where(np.diagonal(r) < 0, -1.0, 1.0))
 
 
 def map_bits(basis: str, seed: int, fan_out: int, fan_in: int) -> U16:
     """bf16 bit patterns of one frozen map: uint16 (fan_out, fan_in).  Raises ValueError on an unknown basis."""
     count = fan_out * fan_in
-    if basis == "hadamard":
-        return _hadamard(seed, fan_out, fan_in)
-    if basis == "orthogonal":
-        return _orthogonal(seed, fan_out, fan_in)
+    if basis in ("hadamard", "orthogonal"):
+        make = _hadamard if basis == "hadamard" else _orthogonal
+        bits = make(seed, max(fan_out, fan_in), min(fan_out, fan_in))
+        return bits if fan_out >= fan_in else np.ascontiguousarray(bits.T)
     if basis == "uniform":
-        odd = _lanes(seed, count).astype(np.float32) * 2 - 65535  # exact: 17 bits
+        lanes = words(seed, -(-count // 4)).astype("<u8", copy=False).view("<u2")[:count]
+        odd = lanes.astype(np.float32) * 2 - 65535  # exact: 17 bits
         return to_bf16_bits(odd * 2.0**-16).reshape(fan_out, fan_in)
     if basis == "gaussian":
         return to_bf16_bits(integer_gaussian(seed, count) * 2.0**-16).reshape(fan_out, fan_in)

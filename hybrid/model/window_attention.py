@@ -124,7 +124,7 @@ class _Attention(torch.autograd.Function):
 
 def _launch(kernel: Any, which: int, q: Tensor, k: Tensor, window: int, *more: Tensor) -> None:
     (batch, length, heads, width), kv_heads = q.shape, k.shape[2]
-    queries, keys, warps, stages = TILES[width > 64][which]
+    queries, keys, warps, stages = TILES[1 if width > 64 else 0][which]
     grid = (triton.cdiv(length, keys), kv_heads, batch) if which == 2 else (triton.cdiv(length, queries), heads, batch)
     sizes = length, heads, heads // kv_heads, width**-0.5 / LN_2.value, window, width, queries, keys
     kernel[grid](q, k, *more, *sizes, num_warps=warps, num_stages=stages)

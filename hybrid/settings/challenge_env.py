@@ -25,8 +25,7 @@ def challenge_settings(environment: Mapping[str, str]) -> dict[str, object]:
     Raises ConfigError for a value that is not of the name's type."""
     found: dict[str, object] = {}
     for name, (key, kind) in CHALLENGE_NAMES.items():
-        text = environment.get(name)
-        if text:
+        if text := environment.get(name):
             try:
                 found[key] = f"runs/{text}" if name == "RUN_ID" else kind(text)
             except ValueError:

@@ -162,8 +162,6 @@ class QuantConfig(Checked):
 
 @dataclass(frozen=True)
 class Config:
-    """All settings of one run."""
-
     preset: str = "custom"
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
@@ -182,11 +180,11 @@ class Config:
 def _read(default: Any, found: Any, where: str) -> Any:
     """What JSON says in place of `default`, in the same type."""
     if dataclasses.is_dataclass(default):
-        names = {field.name for field in dataclasses.fields(default)}
-        if wrong := sorted((set(found) | LATER & names) ^ names) if isinstance(found, Mapping) else "no object":
+        fields = vars(default)
+        if wrong := sorted((set(found) | LATER & set(fields)) ^ set(fields)) if isinstance(found, Mapping) else "no object":
             raise ConfigError(f"{where}: unknown or missing fields: {wrong}")
         kind: Any = type(default)
-        return kind(**{name: _read(getattr(default, name), found[name], f"{where}.{name}") for name in found})
+        return kind(**{name: _read(fields[name], value, f"{where}.{name}") for name, value in found.items()})
     if isinstance(default, tuple) and isinstance(found, (list, tuple)) and len(found) == len(default):
         return tuple(float(value) for value in found)
     if type(default) is float and type(found) is int:
@@ -212,15 +210,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_flag(parser: argparse._ActionsContainer, flag: str, field: Any, **more: Any) -> None:
     """The flag of one setting, with its default in the help."""
-    kind, shape = type(field.default), dict[str, Any]()
+    kind = type(field.default)
+    shape: dict[str, Any] = {"type": kind, "metavar": "N" if kind is int else "X"}
     if kind is bool:
         shape = {"action": argparse.BooleanOptionalAction}
     elif kind is tuple:
-        shape = {"type": float, "nargs": len(field.default), "metavar": "X"}
-    elif field.metadata["choices"]:
-        shape = {"choices": field.metadata["choices"]}
-    else:
-        shape = {"type": kind, "metavar": "N" if kind is int else "X"}
+        shape |= {"type": float, "nargs": len(field.default)}
+    elif choices := field.metadata["choices"]:
+        shape = {"choices": choices}
     default = field.default if "default" in more else "%(default)s"
     parser.add_argument(flag, help=f"{field.metadata['help']} [{default}]", **{"default": field.default, **shape, **more})
 

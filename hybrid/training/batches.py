@@ -24,13 +24,12 @@ class Batches:
     """The rows of a step: as tokens on the host, and as inputs and targets on the device."""
 
     def __init__(self, config: Config, loader: Loader, ranks: Ranks) -> None:
-        self.loader, self._sent = loader, ranks.sent
-        per_rank = config.train.batch_tokens // ranks.world
-        self.micro_rows = max(1, min(config.train.microbatch_tokens, per_rank) // config.train.seq_len)
+        self.loader, self._sent, train = loader, ranks.sent, config.train
+        self.micro_rows = max(1, min(train.microbatch_tokens, train.batch_tokens // ranks.world) // train.seq_len)
         rows = loader.rows_per_rank
-        if rows * config.train.seq_len * ranks.world != config.train.batch_tokens or rows % self.micro_rows:
-            parts = f"{ranks.world} ranks of whole microbatches of {self.micro_rows} rows of {config.train.seq_len} tokens"
-            raise TrainError(f"--batch-tokens {config.train.batch_tokens} does not split into {parts}; choose multiples of one another")
+        if rows * train.seq_len * ranks.world != train.batch_tokens or rows % self.micro_rows:
+            parts = f"{ranks.world} ranks of whole microbatches of {self.micro_rows} rows of {train.seq_len} tokens"
+            raise TrainError(f"--batch-tokens {train.batch_tokens} does not split into {parts}; choose multiples of one another")
 
     def to_device(self, rows: U16) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Inputs and targets (micro_rows, seq_len) int64 on the device, one pair a microbatch."""
@@ -49,7 +48,7 @@ class LossReader:
         self._step, self._timeout_s = step, timeout_s
         self._pending: deque[tuple[torch.Tensor, torch.cuda.Event | None]] = deque()
         self._window: list[float] = []
-        self._last = float("nan")
+        self._last = math.nan
 
     def push(self, loss: torch.Tensor) -> None:
         self._pending.append((loss.to("cpu", non_blocking=True), torch.cuda.current_stream().record_event() if loss.is_cuda else None))

@@ -37,16 +37,9 @@ def read_inputs(data: str, tokenizer_path: str, settings: Config, ranks: Ranks, 
     val = predictable(find_shards(data, "val"), pieces.vocab_size)
     compared = check_shards(val, pieces.model)
     loader = Loader(
-        find_shards(data, "train"),
-        batch_rows=train.batch_tokens // train.seq_len,
-        seq_len=train.seq_len,
-        history=max(settings.cache.ngram_order - 1, 1),
-        rank=ranks.rank,
-        world=ranks.world,
-        seed=train.seed,
-        holdout_tokens=train.holdout_tokens,
-        vocab_size=pieces.vocab_size,
-        bos=pieces.bos,
+        find_shards(data, "train"), batch_rows=train.batch_tokens // train.seq_len, seq_len=train.seq_len,
+        history=max(settings.cache.ngram_order - 1, 1), rank=ranks.rank, world=ranks.world, seed=train.seed,
+        holdout_tokens=train.holdout_tokens, vocab_size=pieces.vocab_size, bos=pieces.bos,
     )
     Batches(settings, loader, ranks)  # raises TrainError while nothing is written
     compared = check_shards(loader.stream, pieces.model) and compared

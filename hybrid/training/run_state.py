@@ -69,7 +69,7 @@ class RunState:
             "wall_s": self.wall_s,
             "data": self.shard_digests,
             "frozen_late": self.frozen_late,
-            "parameters": [p.detach() for p in self.model.parameters()],
+            "parameters": list(self.model.parameters()),
             "optimisers": [o.state_dict() for o in self.optimisers],
         }
 

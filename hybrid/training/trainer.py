@@ -56,13 +56,12 @@ class Trainer:
     model: on the device already.  val_tokens: scored by --val-every, never trained on."""
 
     def __init__(self, config: Config, loader: Loader, model: HybridLM, ranks: Ranks, log: RunLog, val_tokens: U16 | None = None) -> None:
-        self.config, self.model, self.ranks, self.log = config, model, ranks, log
+        self.config, self.loader, self.model, self.ranks, self.log = config, loader, model, ranks, log
         self.batches = Batches(config, loader, ranks)
         self.state = RunState(config, model, ranks.world, loader.digests)
-        compiling = config.train.compile and ranks.device.type == "cuda"
-        # CUDA graphs: docs/decisions.md
-        graphs: Any = torch.compile(model.loss, dynamic=False, fullgraph=True, options={"triton.cudagraphs": True}) if compiling else None
-        self.loss = graphs or model.loss
+        self.loss: Any = model.loss
+        if config.train.compile and ranks.device.type == "cuda":  # CUDA graphs: docs/decisions.md
+            self.loss = torch.compile(model.loss, dynamic=False, fullgraph=True, options={"triton.cudagraphs": True})
         order = config.cache.ngram_order
         room = config.cache.cap_bytes - code_bytes() - count_stored(model) * config.quant.weight_bits // 8
         self.ahead = TableAhead(RowCounter(config.model.vocab_size, order, loader.bos), room) if order else None
@@ -98,11 +97,11 @@ class Trainer:
     def count(self, step: int, rows: U16) -> None:
         """Hands rows seen for the first time to the counting thread; when none are left, the table is begun on idle cores."""
         if self.ahead is not None and not self.ahead.begun:
-            fresh = self.batches.loader.is_first_epoch(step)
+            fresh = self.loader.is_first_epoch(step)
             if fresh.any():
                 self.ahead.cache.submit(rows if fresh.all() else rows[fresh])
             elif self.idle_cores:
-                self.ahead.cache.submit(self.batches.loader.remainder()[None])
+                self.ahead.cache.submit(self.loader.remainder()[None])
                 self.ahead.begin()
 
     def warm_up(self) -> float:
@@ -110,7 +109,7 @@ class Trainer:
         begin = time.monotonic()
         before = [p.detach().clone() for p in self.state.parameters]
         fresh = [optimiser.state_dict() for optimiser in self.state.optimisers]
-        rows = self.batches.loader.batch(0)
+        rows = self.loader.batch(0)
         counting = Worker("warm-up", 1)
         if self.ahead is not None:
             counting.submit(self.ahead.warm_up)  # beside the compiler, which waits for others much of its time
@@ -159,7 +158,7 @@ class Trainer:
                 if progress >= 1.0 or stop:
                     break
                 self._enter_phase(progress)
-                rows = self.batches.loader.batch(state.step)
+                rows = self.loader.batch(state.step)
                 self.count(state.step, rows)
                 losses.push(self.forward_backward(rows))
                 self.update(progress)
@@ -189,8 +188,7 @@ class Trainer:
         begin = time.monotonic()
         synchronize(self.ranks.device)
         if self.val_tokens is not None:
-            tokens, seq_len = self.val_tokens[:VAL_TOKENS], self.config.train.seq_len
-            nats = windows.neural_nats(self.model, tokens, seq_len, self.ranks)
+            nats = windows.neural_nats(self.model, self.val_tokens[:VAL_TOKENS], self.config.train.seq_len, self.ranks)
             self.log.show("val", step=self.state.step, loss_nats=float(nats.mean()))
             self.model.train()
         return time.monotonic() - begin
@@ -207,12 +205,12 @@ class Trainer:
         return warmup_s
 
     def restore(self, tree: dict[str, Any]) -> None:
-        """Continues from a checkpoint's tree, counting anew.  Raises TrainError when it does not fit this run."""
+        """As RunState.restore, counting anew."""
         self.state.restore(tree)
         for step in range(self.state.step):
-            if not self.batches.loader.is_first_epoch(step).any():
+            if not self.loader.is_first_epoch(step).any():
                 break
-            self.count(step, self.batches.loader.batch(step))
+            self.count(step, self.loader.batch(step))
 
     def _log(self, losses: LossReader, progress: float) -> None:
         loss = losses.mean()
@@ -223,14 +221,14 @@ class Trainer:
 
     def _finish(self, writer: checkpoint.Writer, losses: LossReader, warmup_s: float, interrupted: bool) -> TrainResult:
         writer.wait()
-        self.batches.loader.stream.check_unchanged()
+        self.loader.stream.check_unchanged()
         if self.ranks.is_first:  # a finished run, too: if packing is killed, --resume packs without training again
             checkpoint.save(writer.path, *checkpoint.snapshot(self.state.to_tree()))
         if self.ahead is not None and not self.ahead.begun:
             self.ahead.cache.drain()
-            whole = self.state.step * self.batches.loader.batch_rows >= self.batches.loader.rows_per_epoch
+            whole = self.state.step * self.loader.batch_rows >= self.loader.rows_per_epoch
             if whole and self.ranks.is_first and not interrupted:  # the end of the corpus that fills no row
-                self.ahead.cache.update(self.batches.loader.remainder()[None])
+                self.ahead.cache.update(self.loader.remainder()[None])
         if not interrupted:
             self.model.set_fake_bits(0)  # packing measures and fits with what it stores, after a --resume as after training
         step, wall_s, last = self.state.step, self.state.wall_s, losses.mean()

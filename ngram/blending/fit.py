@@ -41,12 +41,11 @@ def fit(features_NF: F32, probs_NK: F64, gate: Gate) -> Gate:
     best, best_loss, waited = gate.parameters, np.inf, 0
     for _ in _epochs(gate, x_NF, probs_NK, train, epochs, BLOCK):
         loss = gate.gradient(x_NF[check], probs_NK[check])[0]
+        waited += 1
         if loss < best_loss - 1e-6:
             best, best_loss, waited = [p.copy() for p in gate.parameters], loss, 0
-        else:
-            waited += 1
-            if waited >= PATIENCE:
-                break
+        elif waited >= PATIENCE:
+            break
     gate.parameters = best
     return Gate.from_bytes(gate.to_bytes(), gate.names)  # what a reader of the artifact gets: float32 values
 

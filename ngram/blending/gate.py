@@ -32,8 +32,9 @@ _HEAD = struct.Struct("<8sHHHHd")  # magic, K, F, H, length of the names, learni
 
 
 @njit
-def _forward(x_F: Array, w1_FH: Array, b1_H: Array, w2_KH: Array, w3_KF: Array, b2_K: Array, hidden_H: Array, weight_K: Array) -> None:
+def _forward(x_F: Array, w1_FH: Array, net: tuple[Array, ...], hidden_H: Array, weight_K: Array) -> None:
     """Fills hidden_H and weight_K (softmax, before the floor) for one standardised row.  w2, w3, b2 have K-1 rows."""
+    _, b1_H, w2_KH, w3_KF, b2_K = net
     outputs = len(b2_K)
     for h in range(len(b1_H)):
         hidden_H[h] = b1_H[h]
@@ -71,15 +72,13 @@ def _transposed(matrix: Array) -> Array:
 
 
 @njit
-def _weights(x_NF: Array, net: tuple[Array, ...], floor: float, out_NK: Array) -> None:
-    w1_HF, b1_H, w2_KH, w3_KF, b2_K = net
-    w1_FH = _transposed(w1_HF)
-    hidden_H = np.empty(len(b1_H))
+def _weights(x_NF: Array, net: tuple[Array, ...], out_NK: Array) -> None:
+    w1_FH, hidden_H = _transposed(net[0]), np.empty(len(net[1]))
     experts = out_NK.shape[1]
     for i in range(len(x_NF)):
-        _forward(x_NF[i], w1_FH, b1_H, w2_KH, w3_KF, b2_K, hidden_H, out_NK[i])
+        _forward(x_NF[i], w1_FH, net, hidden_H, out_NK[i])
         for k in range(experts):
-            out_NK[i, k] = (1.0 - floor) * out_NK[i, k] + floor / experts
+            out_NK[i, k] = (1.0 - FLOOR) * out_NK[i, k] + FLOOR / experts
 
 
 @njit
@@ -93,26 +92,26 @@ def _exponents(x_NF: Array, coefficients_2G: Array, out_N2: Array) -> None:
 
 
 @njit
-def _gradient(x_NF: Array, p_NK: Array, net: tuple[Array, ...], floor: float, gradients: tuple[Array, ...]) -> float:
+def _gradient(x_NF: Array, p_NK: Array, net: tuple[Array, ...], gradients: tuple[Array, ...]) -> float:
     """Mean of -ln Σ_k weight_k p_k over rows; its gradient is added to the gradient arrays, which are zero."""
-    w1_HF, b1_H, w2_KH, w3_KF, b2_K = net
+    w2_KH = net[2]
     g1_HF, gb1_H, g2_KH, g3_KF, gb2_K = gradients
     rows, features = x_NF.shape
     outputs, hidden = w2_KH.shape
     hidden_H, soft_K, back_H = np.empty(hidden), np.empty(outputs + 1), np.empty(hidden)
-    w1_FH, g1_FH = _transposed(w1_HF), np.zeros((features, hidden))
+    w1_FH, g1_FH = _transposed(net[0]), np.zeros((features, hidden))
     loss = 0.0
     for i in range(rows):
-        _forward(x_NF[i], w1_FH, b1_H, w2_KH, w3_KF, b2_K, hidden_H, soft_K)
+        _forward(x_NF[i], w1_FH, net, hidden_H, soft_K)
         mean, average = 0.0, 0.0  # softmax mixture, and the plain average that the floor adds
         for k in range(outputs + 1):
             mean += soft_K[k] * p_NK[i, k]
             average += p_NK[i, k] / (outputs + 1)
-        p = max((1.0 - floor) * mean + floor * average, 1e-300)
+        p = max((1.0 - FLOOR) * mean + FLOOR * average, 1e-300)
         loss -= math.log(p)
         back_H[:] = 0.0
         for k in range(outputs):
-            delta = -(1.0 - floor) * soft_K[k + 1] * (p_NK[i, k + 1] - mean) / p / rows
+            delta = -(1.0 - FLOOR) * soft_K[k + 1] * (p_NK[i, k + 1] - mean) / p / rows
             gb2_K[k] += delta
             for h in range(hidden):
                 g2_KH[k, h] += delta * hidden_H[h]
@@ -171,7 +170,7 @@ class Gate:
     def weights(self, features_NF: F32 | F64) -> F64:
         """(N, K) float64, rows sum to 1; each at least FLOOR / K."""
         out_NK = np.empty((len(features_NF), self.experts))
-        _weights(self.standardise(features_NF), tuple(self.parameters), FLOOR, out_NK)
+        _weights(self.standardise(features_NF), tuple(self.parameters), out_NK)
         return out_NK
 
     def exponents(self, features_NF: F32 | F64) -> F64:
@@ -183,7 +182,7 @@ class Gate:
     def gradient(self, x_NF: F64, probs_NK: F64) -> tuple[float, list[F64]]:
         """Mean nats a row of the mixture and its gradient; x_NF standardised, probs_NK (N, K) the experts' probabilities."""
         gradients = [np.zeros_like(p) for p in self.parameters]
-        return _gradient(x_NF, np.ascontiguousarray(probs_NK), tuple(self.parameters), FLOOR, tuple(gradients)), gradients
+        return _gradient(x_NF, np.ascontiguousarray(probs_NK), tuple(self.parameters), tuple(gradients)), gradients
 
     def update(self, features_NF: F32 | F64, probs_NK: F64) -> None:
         """One gradient step on a chunk that has been scored."""
@@ -199,9 +198,8 @@ class Gate:
     def to_bytes(self) -> bytes:
         """float32 parameters behind a small header; same gate, same bytes."""
         names = json.dumps(self.names).encode()
-        hidden = len(self.parameters[1])
         arrays = [self.mean, self.scale, *self.parameters, self.coefficients]
-        data = _HEAD.pack(_MAGIC, self.experts, len(self.names), hidden, len(names), self.rate) + names
+        data = _HEAD.pack(_MAGIC, self.experts, len(self.names), len(self.parameters[1]), len(names), self.rate) + names
         data += b"".join(array.astype("<f4").tobytes() for array in arrays)
         if len(data) > MAX_BYTES:
             raise ValueError(f"gate of {len(data)} bytes exceeds {MAX_BYTES}")

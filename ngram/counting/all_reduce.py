@@ -29,7 +29,7 @@ def all_reduce_run(run: Run, group: "ProcessGroup | None" = None) -> Run:
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) == 1:
         return run
     facts = np.concatenate(_gather(np.array([[run.order, len(run), run.total()]]), group))
-    if len(orders := sorted(set(facts[:, 0].tolist()))) > 1:
+    if len(orders := np.unique(facts[:, 0]).tolist()) > 1:
         raise SeedgramError(f"ranks counted different orders {orders}; start every rank with the same --orders")
     world, edges = len(facts), _edges(run, len(facts), group)
     output, nothing = Room(*facts[:, 1:].sum(axis=0).tolist()), Run.empty(run.order, run.bits)
@@ -61,7 +61,7 @@ def _edges(run: Run, world: int, group: "ProcessGroup | None") -> I64:
     block = SAMPLES_A_RANGE * world
     stride = max(1, WAVE_ENTRIES // (world * (block + world)))
     samples = np.concatenate(_gather(run.hi[stride::stride, None].view(np.int64), group))[:, 0].view(np.uint64)
-    inner = np.searchsorted(run.hi, np.unique(np.sort(samples)[block::block])).astype(np.int64)
+    inner = np.searchsorted(run.hi, np.unique(np.sort(samples)[block::block]))
     missing = -(len(inner) + 1) % world  # empty ranges at the end fill the last wave
     return np.concatenate([[0], inner, np.full(missing + 1, len(run))])
 
@@ -81,9 +81,9 @@ def _exchange(run: Run, edges: I64, group: "ProcessGroup | None") -> I64:
 
 def _pack(run: Run) -> I64:
     """(n, 3) int64: hi and lo as bit patterns, and the exact counts."""
-    return np.stack([run.hi.view(np.int64), run.lo.view(np.int64), run.exact_counts()], axis=1)
+    return np.stack([run.hi.view(np.int64), run.lo.view(np.int64), run.exact_counts()], 1)
 
 
 def _unpack(rows: I64, like: Run) -> Run:
-    hi, lo = (np.ascontiguousarray(rows[:, i]).view(np.uint64) for i in (0, 1))
+    hi, lo = np.ascontiguousarray(rows.T[:2]).view(np.uint64)
     return Run.from_counts(like.order, hi, lo, rows[:, 2], like.bits)

@@ -42,8 +42,8 @@ def build_table(run: Run, vocab_size: int, bos: int, order: int | None = None, m
     Kneser & Ney (1995), Chen & Goodman (1999).  Raises SeedgramError on an order or thresholds that make no sense."""
     wanted = thresholds(min_raw, run.order if order is None else order, run.order)
     builder = _Builder(run, vocab_size, bos, len(wanted), spent)
-    for n in range(1, len(wanted) + 1):
-        builder.add_order(n, wanted[n - 1] if n > 1 else 1)
+    for n, least in enumerate([1, *wanted[1:]], 1):
+        builder.add_order(n, least)
     return builder.table()
 
 
@@ -82,7 +82,7 @@ class _Builder:
         groups = np.repeat(np.arange(len(cuts)), np.diff(self.cuts))
         least = max(1, self.top - kernels.TAIL_BITS // self.token_bits)
         setting = np.array([self.top, self.bos, run.bits, least, self.token_bits])
-        stride = self.stride = 2 * max(len(run), self.vocab_size)  # of an order: at most a record and a list's first word an entry; then columns
+        stride = self.stride = 2 * max(len(run), size)  # of an order: at most a record and a list's first word an entry; then columns
         self.records = np.empty(self.top * stride + 6, np.int64)  # most of it is never touched and takes no memory
         self.records[-6:] = 0
         found = np.zeros((len(cuts), self.top, 5), np.int64)
@@ -109,7 +109,7 @@ class _Builder:
         contexts = pieces[1].view(np.uint32)  # of the next order; nobody asks for the highest one's suffixes
         out = pieces[2].view(kind), (done if highest else pieces[3]).view(np.uint16)[:size], pieces[0].view(np.uint32)
         grown = words, contexts if n > self.top - 2 else self.suffixes[(n - self.top) % 3], contexts
-        stops = np.cumsum(tally.T.reshape(-1)).reshape(tally.T.shape).T
+        stops = np.cumsum(tally.T).reshape(tally.T.shape).T
         starts, room = stops - tally, self.starts + self.tally[n - 1]
         places, ends = starts.copy(), room.copy()
         setting = np.array([self.vocab_size, self.token_bits, n, self.top, self.bos])
@@ -148,5 +148,4 @@ class _Builder:
     def table(self) -> NgramTable:
         parents, tokens, counts, raw, over = map(list, zip(*self.orders, strict=True))
         excess = {n: (part[:, 0].copy(), part[:, 1].copy()) for n, part in enumerate(over, 1) if len(part)}
-        discounts = estimate_discounts(self.count_of_counts[:, 1:])
-        return NgramTable(self.vocab_size, self.bos, tokens, parents, counts, self.pruned, discounts, excess, raw)
+        return NgramTable(self.vocab_size, self.bos, tokens, parents, counts, self.pruned, estimate_discounts(self.count_of_counts[:, 1:]), excess, raw)

@@ -28,13 +28,13 @@ def estimate_discounts(count_of_counts: npt.ArrayLike) -> F64:
     count_of_counts: (order, 4) integers n_1…n_4, how many n-grams have each adjusted count → (order, 3) float64.
     When n_1, n_2 or n_3 is 0, or a discount falls outside 0…k, that order gets FALLBACK_DISCOUNTS, as in KenLM; when all four
     are 0, it gets TYPICAL_DISCOUNTS."""
-    rows = np.atleast_2d(np.asarray(count_of_counts, dtype=np.float64))
+    rows = np.array(count_of_counts, np.float64, ndmin=2)
     discounts = np.empty((len(rows), 3))
     for n, (row, out) in enumerate(zip(rows, discounts, strict=True)):
         out[:] = FALLBACK_DISCOUNTS if row.any() else TYPICAL_DISCOUNTS[n]
         if row[:3].min() > 0:
             share = row[0] / (row[0] + 2 * row[1])
             estimate = [k - (k + 1) * share * row[k] / row[k - 1] for k in (1, 2, 3)]
-            if all(0 <= value <= k for k, value in enumerate(estimate, start=1)):
+            if all(0 <= value <= k for k, value in enumerate(estimate, 1)):
                 out[:] = estimate
     return discounts

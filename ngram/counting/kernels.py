@@ -13,8 +13,7 @@ from ngram.compiled import njit
 U32_MAX = (1 << 32) - 1
 FULL = 65535
 
-_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
-NO_KEY = _ONES  # of a position that is not counted: PAD is never a target
+NO_KEY = _ONES = np.uint64(2**64 - 1)  # of a position that is not counted: PAD is never a target
 
 
 @njit
@@ -27,13 +26,13 @@ def fill_keys(rows: Array, history: int, vocab: int, bos: int, layout: Array, to
     mask_hi, mask_lo, bits, pad = layout
     top = np.uint64(64) - bits
     no_token, length, counted = _ONES >> top, rows.shape[1], 0
-    for b in range(rows.shape[0]):
-        past_hi, past_lo = _ONES, _ONES
+    for b in range(len(rows)):
+        past_hi = past_lo = _ONES
         for j in range(length):
             token = np.uint64(rows[b, j])
-            keys[at, 0], keys[at, 1] = NO_KEY, NO_KEY
+            keys[at, 0] = keys[at, 1] = NO_KEY
             if token == pad:
-                past_hi, past_lo = _ONES, _ONES
+                past_hi = past_lo = _ONES
                 tokens[at] = vocab
                 at += 1
                 continue
@@ -47,8 +46,7 @@ def fill_keys(rows: Array, history: int, vocab: int, bos: int, layout: Array, to
                 counted += 1
             at += 1
             if token == np.uint64(bos):
-                past_hi = (token << top) | (_ONES >> bits)
-                past_lo = _ONES
+                past_hi, past_lo = (token << top) | (_ONES >> bits), _ONES
             if token == no_token and j + 1 < length and np.uint64(rows[b, j + 1]) != pad:
                 return -1 - (b * length + j)
     return counted
@@ -64,8 +62,7 @@ def sort_positions(tokens: Array, n: int, order: int, vocab: int, positions: Arr
     begin = np.zeros(vocab + 2, np.int64)
     for t in range(n):
         begin[np.int64(tokens[t]) + 1] += 1
-    for d in range(vocab + 1):
-        begin[d + 1] += begin[d]
+    begin = np.cumsum(begin)
     place = begin.copy()
     for t in range(n):
         positions[place[tokens[t]]] = t
@@ -91,7 +88,7 @@ def group_keys(keys: Array, hi: Array, lo: Array, counts: Array, over_index: Arr
     """Distinct keys with their counts; returns (number of keys, number of overflow entries).  keys (n, 2) uint64 in rising
     order, with NO_KEY anywhere between."""
     m, k, size = -1, 0, 0
-    last_hi, last_lo = NO_KEY, NO_KEY
+    last_hi = last_lo = NO_KEY
     for i in range(len(keys)):
         key_hi, key_lo = keys[i, 0], keys[i, 1]
         if key_hi == NO_KEY:
@@ -111,7 +108,6 @@ def group_keys(keys: Array, hi: Array, lo: Array, counts: Array, over_index: Arr
 
 @njit
 def exact_count(counts: Array, i: int, over_index: Array, over_count: Array) -> int:
-    """Exact count of entry i of a run."""
     if counts[i] != FULL:
         return np.int64(counts[i])
     return over_count[np.searchsorted(over_index, i)]
@@ -127,7 +123,7 @@ def merge_runs(a: Array, b: Array, out: Array) -> tuple[int, int]:
     a_hi, a_lo, a_counts, a_index, a_exact = a
     b_hi, b_lo, b_counts, b_index, b_exact = b
     hi, lo, counts, over_index, over_count = out
-    i, j, m, k = 0, 0, 0, 0
+    i = j = m = k = 0
     while i < len(a_hi) and j < len(b_hi):
         ah, al, bh, bl = a_hi[i], a_lo[i], b_hi[j], b_lo[j]
         same = ah == bh
@@ -135,9 +131,7 @@ def merge_runs(a: Array, b: Array, out: Array) -> tuple[int, int]:
         take_b = (bh < ah) | (same & (bl <= al))
         hi[m] = ah if take_a else bh
         lo[m] = al if take_a else bl
-        ca = np.int64(a_counts[i]) * take_a
-        cb = np.int64(b_counts[j]) * take_b
-        total = ca + cb
+        total = np.int64(a_counts[i]) * take_a + np.int64(b_counts[j]) * take_b
         if total >= FULL:  # rare
             exact = take_a * exact_count(a_counts, i, a_index, a_exact) + take_b * exact_count(b_counts, j, b_index, b_exact)
             over_index[k], over_count[k] = m, exact

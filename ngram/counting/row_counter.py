@@ -34,7 +34,7 @@ class RowCounter:
         self._layout = np.array([*slot_mask(self.order, self._bits), self._bits, pad_of(self._type)], np.uint64)
         slots = buffer_positions + self.history  # rows bring their histories
         self._tokens, self._keys = np.empty(slots, self._type), np.empty((slots, 2), np.uint64)
-        self._sorted = np.empty(slots, np.uint32), np.empty(slots, np.uint32)
+        self._sorted = np.empty((2, slots), np.uint32)
         self._fill = 0
         self._worker = Worker("ngram-cache", QUEUE_ROWS)
         self._levels: list[list[Run]] = [[]]
@@ -63,8 +63,7 @@ class RowCounter:
         """Everything counted so far as one run; the same counts give the same arrays, however they were batched."""
         self.drain()
         self._flush()
-        runs = [Run.empty(self.order, self._bits), *(run for level in self._levels for run in level)]
-        self._lent = self._sum(runs)
+        self._lent = self._sum([Run.empty(self.order, self._bits), *(run for level in self._levels for run in level)])
         self._levels = [[], [self._lent]]
         return self._lent
 

@@ -10,6 +10,7 @@ import mmap
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,7 @@ class Run:
 
     def total(self) -> int:
         """Number of positions counted."""
-        stored = int(self.counts.sum(dtype=np.int64))
-        return stored - kernels.FULL * len(self.overflow_index) + int(self.overflow_count.sum())
+        return int(self.counts.sum(dtype=np.int64)) - kernels.FULL * len(self.overflow_index) + int(self.overflow_count.sum())
 
     def slice(self, start: int, stop: int) -> "Run":
         """Entries start…stop-1 as a run of its own (views, not copies, except the overflow)."""
@@ -64,7 +64,7 @@ class Run:
     def from_counts(order: int, hi: U64, lo: U64, exact: npt.ArrayLike, bits: int = 16) -> "Run":
         """A run from sorted distinct keys and their exact counts ((M,) integers ≥ 1)."""
         counts = np.asarray(exact, dtype=np.int64)
-        index = np.flatnonzero(counts >= kernels.FULL).astype(np.int64)
+        index = np.flatnonzero(counts >= kernels.FULL)
         return Run(check_order(order), hi, lo, np.minimum(counts, kernels.FULL).astype(np.uint16), index, counts[index], bits)
 
     @staticmethod
@@ -85,8 +85,8 @@ class Room:
     size: keys that fit; positions: that they stand for, of which an overflow entry has at least 65,535."""
 
     def __init__(self, size: int, positions: int) -> None:
-        words, over = (np.empty(size, np.uint64), np.empty(size, np.uint64)), positions // kernels.FULL + 1
-        self.columns: Columns = *words, np.empty(size, np.uint16), np.empty(over, np.int64), np.empty(over, np.int64)
+        over = np.empty((2, positions // kernels.FULL + 1), np.int64)
+        self.columns: Columns = *np.empty((2, size), np.uint64), np.empty(size, np.uint16), *over
         self.size = self.over = 0
 
     def add(self, a: Run, b: Run) -> Run:
@@ -111,11 +111,9 @@ def _filled(order: int, bits: int, columns: Columns, size: int, overflow: int) -
     return Run(order, hi[:size], lo[:size], counts[:size], over_index[:overflow].copy(), over_count[:overflow].copy(), bits)
 
 
-def run_of_keys(tokens: Tokens, keys: U64, positions: tuple[U32, U32], fill: int, order: int, vocab_size: int) -> Run:
-    """The run of the first `fill` positions.  tokens, keys: see kernels.fill_keys; positions: two (cap,) arrays that are overwritten."""
-    ordered, other = positions
-    if kernels.sort_positions(tokens, fill, order, vocab_size, ordered, other):
-        ordered = other
+def run_of_keys(tokens: Tokens, keys: U64, positions: U32, fill: int, order: int, vocab_size: int) -> Run:
+    """The run of the first `fill` positions.  tokens, keys: see kernels.fill_keys; positions (2, cap) are overwritten."""
+    ordered = positions[int(kernels.sort_positions(tokens, fill, order, vocab_size, *positions))]
     columns = Room(fill, fill).columns
     return _filled(order, slot_bits(vocab_size, order), columns, *kernels.group_keys(keys.take(ordered[:fill], axis=0), *columns))
 
@@ -146,12 +144,11 @@ def ranges(runs: Sequence[Any], edges: I64) -> Iterator[list[Run]]:
     edges (runs, ranges + 1): where the ranges begin and end.  The room is used again: a range is to be used up before the next is asked for."""
     widest, positions = int(np.diff(edges, axis=1).sum(axis=0).max()), sum(run.total() for run in runs)
     rooms = [Room(widest, positions) for _ in range((len(runs) - 1).bit_length() - 1)]
-    for start, stop in zip(edges[:, :-1].T.tolist(), edges[:, 1:].T.tolist(), strict=True):
+    for start, stop in pairwise(edges.T.tolist()):
         pieces = [run.slice(a, b) for run, a, b in zip(runs, start, stop, strict=True)]
         for room in rooms:
             room.size = room.over = 0
-            odd = pieces[len(pieces) // 2 * 2 :]
-            pieces = [room.add(a, b) for a, b in zip(pieces[::2], pieces[1::2], strict=False)] + odd
+            pieces = [room.add(a, b) for a, b in zip(pieces[::2], pieces[1::2], strict=False)] + pieces[len(pieces) // 2 * 2 :]
         yield pieces
 
 
@@ -168,6 +165,5 @@ def _give_back(run: Run, end: int) -> None:
 def _edges(runs: list[Run]) -> I64:
     """(runs, ranges + 1) places in each run where the ranges of keys begin and end."""
     stride = max(1, PART // SAMPLES)
-    samples = np.sort(np.concatenate([run.hi[stride::stride] for run in runs]))
-    cuts = np.unique(samples[SAMPLES::SAMPLES])
+    cuts = np.unique(np.sort(np.concatenate([run.hi[stride::stride] for run in runs]))[SAMPLES::SAMPLES])
     return np.array([[0, *np.searchsorted(run.hi, cuts), len(run)] for run in runs], np.int64)

@@ -41,8 +41,8 @@ def walk(run: Array, shifts: tuple[Array, Array], setting: Array, records: Array
     token.  tally (top, G, V): n-grams by group of their second token and by first token.  coc (top, 5): by adjusted count, 1…4."""
     hi, lo, counts, over_index, over_count = run
     top, bos, bits, least, width = setting
-    pad, vocab, seen = (1 << bits) - 1, len(groups), 0
-    opened, begin, padded, after = np.zeros(top + 2, np.int64), np.zeros(top + 2, np.int64), np.zeros(top + 2, np.int64), 0
+    pad, vocab, seen, after = (1 << bits) - 1, len(groups), 0, 0
+    opened, begin, padded = np.zeros((3, top + 2), np.int64)
     for i in range(len(hi)):
         before, after = after, 0  # tokens shared with the key before this one, and with the next
         if i + 1 < len(hi):
@@ -160,5 +160,5 @@ def place(
                         k += 1
                     at += 1
             free, ends[g, a] = slice(at, ends[g, a]), at
-            parents[free], counts[free], raws[free] = 0, 0, 0
+            parents[free] = counts[free] = raws[free] = 0
     return k

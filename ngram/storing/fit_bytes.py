@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from ngram.arrays import F64, I64, U32, Mask, Tokens
 from ngram.errors import SeedgramError
@@ -105,16 +104,16 @@ class Stages:
 
     def _stage(self, ground: Ground) -> _Stage:
         ranking, prices = ranking_of(ground)
-        sizes = np.concatenate([[0.0], np.cumsum(prices[ranking]) / 8])
-        factors = _PRICED - _COMMON * np.sqrt(np.arange(len(sizes)) / max(1, self._whole))
-        guess = np.maximum.accumulate(sizes * factors)
+        sizes = np.append(0.0, np.cumsum(prices[ranking]) / 8)
+        guess = np.maximum.accumulate(sizes * (_PRICED - _COMMON * np.sqrt(np.arange(len(sizes)) / max(1, self._whole))))
         return _Stage(ground, ranking, guess, float(sizes[-1]) * (_PRICED - _COMMON))
 
 
 def _search(stage: _Stage, max_bytes: int, low: _Coded, high: _Coded | None) -> _Coded:
     """The table that fills max_bytes; low fits, high does not.  Trials go where the guess says, scaled to the nearest one before."""
     guess, whole, target = stage.guess, len(stage.ranking), max_bytes * (1 + _FILL) / 2
-    high = high if high is not None and high.size <= whole else None
+    if high is not None and high.size > whole:
+        high = None
     for trial in range(_MAX_TRIALS):
         top = whole if high is None else high.size - 1
         filled = len(low.data) >= max_bytes * _FILL
@@ -137,7 +136,7 @@ def ground_of(table: NgramTable) -> Ground:
     return Ground(table, table.raw, suffix_rows(table))
 
 
-def sums(index: npt.NDArray[np.integer], values: npt.NDArray[np.integer], size: int) -> I64:
+def sums(index: U32 | I64, values: U32 | I64, size: int) -> I64:
     return np.bincount(index, values, size).astype(np.int64)  # exact below 2^53 in all: bincount adds in float64
 
 
@@ -147,8 +146,8 @@ def ranking_of(ground: Ground) -> tuple[I64, F64]:
     table = ground.table
     values, prices = _values(ground)
     for n in range(table.order, 2, -1):
-        np.maximum.at(values[n - 3], table.parents[n - 1], values[n - 2])
-        np.maximum.at(values[n - 3], ground.suffixes[n - 1], values[n - 2])
+        for rows in (table.parents, ground.suffixes):
+            np.maximum.at(values[n - 3], rows[n - 1], values[n - 2])
     value, price = (np.concatenate([np.empty(0), *parts]) for parts in (values, prices))
     return np.argsort(-value, kind="stable"), price
 
@@ -156,20 +155,17 @@ def ranking_of(ground: Ground) -> tuple[I64, F64]:
 def _values(ground: Ground) -> tuple[list[F64], list[F64]]:
     """Bits that each n-gram of orders 2… saves, for each bit that it costs, and those it costs: float64 (M_n,) an order."""
     table = ground.table
-    total_below: F64 = np.ones(1)
-    counts_below: F64 = np.ones(table.vocab_size)
+    total_below = counts_below = np.empty(0)  # order 1 reads neither
     values, prices = [], []
     for n, (share, lower, _, backoff, total) in enumerate(smoothed_orders(table, ground.suffixes), 1):
-        parents, suffixes = table.parents[n - 1], ground.suffixes[n - 1]
-        counts = table.exact_counts(n).astype(np.float64)
+        parents, counts = table.parents[n - 1], table.exact_counts(n).astype(np.float64)
         if n > 1:
-            occurrences = np.bincount(parents, weights=ground.raw[n - 1], minlength=len(total))
+            occurrences = np.bincount(parents, ground.raw[n - 1], len(total))
             worth = occurrences[parents] * _divergence(share, backoff[parents], lower)
             ratio = total / np.maximum(total_below[ground.suffixes[n - 2]], 1)
-            expected = np.maximum(ratio[parents] * counts_below[suffixes], 1e-9)
-            price = np.log2(1 + _RARITY / expected) + _COUNT_BITS * np.log2(np.maximum(counts, 1)) + _FIXED_BITS
-            values.append(worth / price)
-            prices.append(price)
+            expected = np.maximum(ratio[parents] * counts_below[ground.suffixes[n - 1]], 1e-9)
+            prices.append(np.log2(1 + _RARITY / expected) + _COUNT_BITS * np.log2(np.maximum(counts, 1)) + _FIXED_BITS)
+            values.append(worth / prices[-1])
         total_below, counts_below = total, counts
     return values, prices
 
@@ -192,7 +188,7 @@ def keep_first(ground: Ground, ranking: I64, size: int) -> Ground:
     keep = np.split(flat, np.cumsum(table.sizes())[:-1])
     renumber = each(lambda mask: np.cumsum(mask) - 1, keep)
     orders = each(lambda n: _apply_order(ground, keep, renumber, n), range(1, table.order + 1))
-    tokens, parents, pruned, raw, adjusted, suffixes = (list(columns) for columns in zip(*orders, strict=True))
+    tokens, parents, pruned, raw, adjusted, suffixes = map(list, zip(*orders, strict=True))
     return Ground(replace(table, tokens=tokens, parents=parents, pruned=pruned, raw=raw, **stored_counts(adjusted)), raw, suffixes)
 
 

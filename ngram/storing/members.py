@@ -14,8 +14,7 @@ def sort_range(values, start, stop):
         values[start:stop] = np.sort(values[start:stop])
         return
     for place in range(start + 1, stop):
-        value = values[place]
-        to = place
+        value, to = values[place], place
         while to > start and values[to - 1] > value:
             values[to] = values[to - 1]
             to -= 1
@@ -29,14 +28,13 @@ def group_children(first, classes):
     first (C + 1,) offsets of the contexts' children; classes (M,) uint8 < CLASSES of the children.
     Returns members (M,) uint32 in that order, rank (M,) uint32 the inverse, group_first (C + 1,) int64 offsets into group_stop (G,) int64
     (end of each group in members) and group_class (G,) uint8."""
-    contexts = len(first) - 1
-    members, rank = np.empty(len(classes), np.uint32), np.empty(len(classes), np.uint32)
+    members, rank = np.empty((2, len(classes)), np.uint32)
     tally = np.zeros(CLASSES, np.int64)
-    group_first = np.zeros(contexts + 1, np.int64)
+    group_first = np.zeros_like(first)
     group_stop = np.empty(len(classes), np.int64)  # at most so many: pages that are never written take no memory
     group_class = np.empty(len(classes), np.uint8)
     group = 0
-    for context in range(contexts):
+    for context in range(len(first) - 1):
         start, stop = first[context], first[context + 1]
         if stop > start:
             for child in range(start, stop):
@@ -47,8 +45,7 @@ def group_children(first, classes):
                 if size:
                     tally[kind] = place
                     place += size
-                    group_stop[group] = place
-                    group_class[group] = kind
+                    group_stop[group], group_class[group] = place, kind
                     group += 1
             for child in range(start, stop):
                 place = tally[classes[child]]
@@ -89,14 +86,12 @@ def locate_members(parents, suffixes, rows, first, group_first, group_stop, grou
             places[child] = rank[child_suffix[child_first[context] + child]]
         sort_range(places, 0, children)
         suffix = suffixes[context]
-        start = first[suffix]
-        next_place = 0
+        start, next_place = first[suffix], 0
         for group in range(group_first[suffix], group_first[suffix + 1]):
             stop = group_stop[group]
             key = rows[index] * CLASSES + group_class[group]
             while next_place < children and places[next_place] < stop:
-                bucket[out] = key
-                slot[out] = used[key] + places[next_place] - start
+                bucket[out], slot[out] = key, used[key] + places[next_place] - start
                 out += 1
                 next_place += 1
             used[key] += stop - start
@@ -114,14 +109,12 @@ def expand_members(parents, suffixes, rows, first, group_first, group_stop, grou
     cursor = event_first[:-1].copy()
     for index in range(len(parents)):
         suffix = suffixes[parents[index]]
-        start = first[suffix]
-        begin = written
+        start, begin = first[suffix], written
         for group in range(group_first[suffix], group_first[suffix + 1]):
             stop = group_stop[group]
             key = rows[index] * CLASSES + group_class[group]
             base = used[key] - start
-            place = start
-            event = place
+            place = event = start
             while event < stop:
                 more = cursor[key] < event_first[key + 1] and events[cursor[key]] - base < stop
                 event = events[cursor[key]] - base if more else stop

@@ -21,13 +21,12 @@ _LOG_MANTISSA = np.array([((256 + i) ** 16).bit_length() - 129 for i in range(25
 _FIRST_BLOCK = 16  # symbols coded before a class's own frequencies are looked at for the first time
 _PRIOR_WEIGHT = 16.0  # symbols that the neighbouring classes' frequencies count for
 _UNIFORM_SHARE = 0.02  # of the prior, so that no symbol becomes too expensive
-_GAP_SYMBOLS = 256
+_ESCAPE = 255
 _DIRECT_BITS = 16
 _categorical = partial(constriction.stream.model.Categorical, perfect=False)
 
 
 def altered(problem: str) -> FileFormatError:
-    """The error for data that `encode` does not write."""
     return FileFormatError(f"n-gram data: {problem}; the file was altered or cut, make it again")
 
 
@@ -63,22 +62,20 @@ class Coder:
 def log16(values: npt.NDArray[Any]) -> I32:
     """0 for 0, else 16 + floor(16·log2(value)) (of the 9 leading bits): integers only, so equal on every machine."""
     mantissa, exponent = np.frexp(values.astype(np.float64))
-    index = (mantissa * 512).astype(np.int64) - 256
-    return np.where(values > 0, exponent * 16 + _LOG_MANTISSA[np.maximum(index, 0)], 0).astype(np.int32)
+    return np.where(values > 0, exponent * 16 + _LOG_MANTISSA[np.maximum((mantissa * 512).astype(np.int64) - 256, 0)], 0).astype(np.int32)
 
 
 def level_values(fineness: int) -> I64:
     """The log scale of counts: 0, 1, 2, …, then in steps of √value/fineness, or of value/16 where that is more, up to 2^32 - 1."""
     values = [0]
-    while values[-1] < MAX_VALUE:
-        value = values[-1]
+    while (value := values[-1]) < MAX_VALUE:
         values.append(min(value + max(1, math.isqrt(value // fineness**2), value >> 4), MAX_VALUE))
     return np.array(values, np.int64)
 
 
 def nearest_level(values: npt.NDArray[Any], levels: I64) -> I32:
     """Index of the nearest level, the lower one of two."""
-    return np.searchsorted((levels[:-1] + levels[1:]) // 2, values, side="left").astype(np.int32)
+    return np.searchsorted((levels[:-1] + levels[1:]) // 2, values).astype(np.int32)
 
 
 def code_classed(coder: Coder, rows: npt.NDArray[Any], columns: npt.NDArray[Any], alphabet: int, symbols: I32 | None) -> I32:
@@ -104,11 +101,10 @@ def code_classed(coder: Coder, rows: npt.NDArray[Any], columns: npt.NDArray[Any]
         near = above.get(column, left)
         prior = near if row != last_row else (left + near) * 0.5
         prior = prior * (1 - _UNIFORM_SHARE) + uniform * _UNIFORM_SHARE
-        decoded, estimate = _code_class(coder, prior, len(index), None if symbols is None else symbols[index])
+        decoded, left = _code_class(coder, prior, len(index), None if symbols is None else symbols[index])
         if symbols is None:
             out[index] = decoded
-        above[column] = left = estimate
-        last_row = row
+        above[column], last_row = left, row
     return out
 
 
@@ -151,20 +147,18 @@ def code_positions(coder: Coder, size: int, count: int, positions: I64 | None) -
     shift = max(0, (size // count).bit_length() - 6)
     stay = 1.0 - count / size
     for _ in range(shift):
-        stay = stay * stay
-    powers = np.multiply.accumulate(np.concatenate([[1.0], np.full(_GAP_SYMBOLS - 1, stay)]))
-    probabilities = np.concatenate([powers[:-1] - powers[1:], powers[-1:]])
+        stay *= stay
+    probabilities = -np.diff(np.multiply.accumulate(np.append(1.0, np.full(_ESCAPE, stay))), append=0)
     gaps = None if positions is None else np.diff(positions, prepend=-1) - 1
     out = np.zeros(count, np.int64)
     open_ = np.arange(count)
-    escape = _GAP_SYMBOLS - 1
     while len(open_):
-        part = None if gaps is None else np.minimum((gaps[open_] - out[open_]) >> shift, escape).astype(np.int32)
+        part = None if gaps is None else np.minimum((gaps[open_] - out[open_]) >> shift, _ESCAPE).astype(np.int32)
         part = coder.code(_categorical(probabilities), len(open_), part)
         out[open_] += part.astype(np.int64) << shift
         if int(out.sum()) + count > size:
             raise altered("a gap reaches past the end")
-        open_ = open_[part == escape]
+        open_ = open_[part == _ESCAPE]
     for low in range(0, shift, _DIRECT_BITS):
         out |= _code_bits(coder, low, min(_DIRECT_BITS, shift - low), count, gaps)
     out = np.cumsum(out + 1) - 1

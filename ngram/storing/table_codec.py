@@ -115,8 +115,7 @@ def _truth(table: NgramTable, n: int, levels: I64, suffixes: I64) -> _Truth:
 
 def _children_mass(counts: I64, first: I64) -> I64:
     """Σ counts of the children of each context, 0 without any."""
-    running = np.concatenate([[0], np.cumsum(counts)])
-    return running[first[1:]] - running[first[:-1]]
+    return np.diff(np.append(0, np.cumsum(counts))[first])
 
 
 def _unigrams(coder: Coder, levels: I64, vocab_size: int, alphabet: int, truth: I32 | None) -> _Order:
@@ -142,13 +141,10 @@ def _code_order(coder: Coder, levels: I64, orders: list[_Order], alphabet: tuple
     totals[parents] = levels[symbols[symbols > 0] - 1]
 
     log_total = log16(totals[parents])
-    rows = np.clip((log_totals[below.suffixes[parents]] - log_total + 4) >> 3, 0, _RATIOS - 1)
-    rows = rows.astype(np.int64) + _RATIOS * np.minimum(log_total // 24, 4)
+    rows = np.clip((log_totals[below.suffixes[parents]] - log_total + 4) >> 3, 0, _RATIOS - 1).astype(np.int64) + _RATIOS * np.minimum(log_total // 24, 4)
     children_first, members = _code_members(coder, below, parents, rows, log_counts, size, truth)
-    first = np.zeros(len(below.counts) + 1, np.int64)
-    first[parents + 1] = np.diff(children_first)
-    first = np.cumsum(first)
     owners = np.repeat(parents, np.diff(children_first))
+    first = np.append(0, np.cumsum(np.bincount(owners, minlength=len(below.counts))))
 
     log_total = log16(totals)[owners]
     expected = log_counts[members] + log_total - log_totals[below.suffixes[owners]]
@@ -169,21 +165,19 @@ def _code_members(coder: Coder, below: _Order, parents: I64, rows: I64, log_coun
     slots = np.zeros(_ROWS * kernels.CLASSES, np.int64)
     kernels.count_slots(*walk, slots)
     used = np.flatnonzero(slots)
-    slot: I64 | None = None
-    truly: I64 | None = None
+    slot = truly = None
     if truth is not None:
         bucket, slot = np.empty(size, np.int32), np.empty(size, np.int64)
         kernels.locate_members(*walk, rank, truth.order.first, truth.order.suffixes, np.zeros_like(slots), bucket, slot)
         slot = slot[np.argsort(bucket.astype(np.uint16), kind="stable")]  # 16 bits: sorted by radix
         truly = np.bincount(bucket, minlength=len(slots))[used]
-    bits = np.frexp(slots[used].astype(np.float64))[1]
     found = np.zeros_like(slots)
-    found[used] = code_numbers(coder, np.minimum(bits, 48), truly)
+    found[used] = code_numbers(coder, np.minimum(_octave(slots[used]) + 1, 48), truly)
     if (found > slots).any() or int(found.sum()) != size:
         raise altered("more n-grams than contexts can hold")
     inverted = found * 2 > slots
     events = _code_events(coder, slots, found, inverted, slot)
-    event_first = np.concatenate([[0], np.cumsum(np.where(inverted, slots - found, found))])
+    event_first = np.append(0, np.cumsum(np.where(inverted, slots - found, found)))
     if truth is not None:
         return np.append(truth.order.first[parents], size), truth.order.suffixes
     out_first, out = np.zeros(len(parents) + 1, np.int64), np.empty(size, np.uint32)
