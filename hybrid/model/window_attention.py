@@ -44,7 +44,7 @@ def _seen(scores, query, key, fill, WINDOW: tl.constexpr, QUERIES: tl.constexpr,
 
 
 @triton.jit
-def _forward(q, k, v, y, levels, length, heads, group, scale, WINDOW: tl.constexpr, N: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr):
+def _forward(q, k, v, y, levels, length, heads, group, scale: tl.constexpr, WINDOW: tl.constexpr, N: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr):
     at, head, row = tl.program_id(0) * QUERIES, tl.program_id(1), tl.program_id(2).to(tl.int64)
     own, shared, step = (row * length * heads + head) * N, (row * length * heads + head) // group * N, heads // group * N
     queries = _tile(q + own, at, length, heads * N, N, QUERIES)
@@ -63,7 +63,8 @@ def _forward(q, k, v, y, levels, length, heads, group, scale, WINDOW: tl.constex
 
 @triton.jit
 def _to_queries(
-    q, k, v, y, dy, levels, dots, dq, length, heads, group, scale, WINDOW: tl.constexpr, N: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr
+    q, k, v, y, dy, levels, dots, dq, length, heads, group,
+    scale: tl.constexpr, WINDOW: tl.constexpr, N: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr
 ):
     """Gradients of the queries; dots (B, H, L): of outputs and their gradients."""
     at, head, row = tl.program_id(0) * QUERIES, tl.program_id(1), tl.program_id(2).to(tl.int64)
@@ -83,7 +84,8 @@ def _to_queries(
 
 @triton.jit
 def _to_keys(
-    q, k, v, dy, levels, dots, dk, dv, length, heads, group, scale, WINDOW: tl.constexpr, N: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr
+    q, k, v, dy, levels, dots, dk, dv, length, heads, group,
+    scale: tl.constexpr, WINDOW: tl.constexpr, N: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr
 ):
     """Gradients of keys and values."""
     key, kv, row = tl.program_id(0) * KEYS, tl.program_id(1), tl.program_id(2).to(tl.int64)
