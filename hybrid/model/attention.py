@@ -81,10 +81,11 @@ def attend(q_BLHN: Tensor, k_BLKN: Tensor, v_BLKN: Tensor, window: int) -> Tenso
 
     window: positions that each sees, its own the last; 0: all."""
     near = 0 < window < q_BLHN.shape[1]
-    if near and q_BLHN.is_cuda:
-        from hybrid.model.window_attention import window_attention
+    if near and q_BLHN.is_cuda and q_BLHN.dtype == torch.bfloat16:
+        from hybrid.model.window_attention import WIDTHS, window_attention
 
-        return window_attention(q_BLHN, k_BLKN, v_BLKN, window)
+        if q_BLHN.shape[3] in WIDTHS:
+            return window_attention(q_BLHN, k_BLKN, v_BLKN, window)
     q, k, v = (x.transpose(1, 2) for x in (q_BLHN, k_BLKN, v_BLKN))
     grouped = k.shape[1] != q.shape[1]
     if not near:

@@ -37,7 +37,8 @@ def test_a_learning_network_of_single_windows_computes_one_of_them_a_target(monk
 @pytest.mark.parametrize("preset", ["best16mb", "seed1095"])
 def test_recorded_logits_are_the_models_to_the_bit(preset):
     config = presets.get(preset).model
-    model = HybridLM(replace(config, layers=2, xsa_layers=min(1, config.xsa_layers), value_tables=min(1, config.value_tables))).cuda().eval()
+    fewer = {name: min(1, getattr(config, name)) for name in ("xsa_layers", "value_tables", "whole_layers")}
+    model = HybridLM(replace(config, layers=2, **fewer)).cuda().eval()
     recorded = RecordedModel(model)
     with torch.inference_mode():
         for seed, (length, scored) in enumerate([(2048, 2048), (700, 64), (2048, 2048), (700, 64), (2048, 64)]):

@@ -185,7 +185,8 @@ def test_a_step_recorded_as_a_graph_is_the_step(preset, monkeypatch):
 @pytest.mark.parametrize("preset", ["best16mb", "seed1095"])
 def test_a_recorded_step_has_the_same_bits_whatever_else_the_gpu_does(preset):
     config = presets.get(preset).model
-    model = HybridLM(replace(config, vocab_size=tiny.VOCAB, layers=2, xsa_layers=1, value_tables=min(1, config.value_tables)))
+    few = {name: min(1, getattr(config, name)) for name in ("value_tables", "whole_layers")}
+    model = HybridLM(replace(config, vocab_size=tiny.VOCAB, layers=2, xsa_layers=1, **few))
     tokens, other, digests = np.resize(text(), 8193), torch.cuda.Stream(), []
     for busy in (0, 0, 40, 80):
         part = AdaptedNetwork(model, 2048, 64, AdaptConfig(rate=1e-3), Ranks(0, 1, torch.device("cuda")))
