@@ -205,9 +205,7 @@ class Loader:
 
     def batch(self, step: int) -> Tokens:
         """Rows of this rank at a step: (rows_per_rank, H+T), a fresh array."""
-        rows = np.empty((self.rows_per_rank, self.history + self.seq_len), self.stream.type)
-        for place, first in enumerate(self.first_targets(step)):
-            rows[place] = self._row(int(first), self.seq_len)
+        rows = np.stack([self._row(first, self.seq_len) for first in self.first_targets(step).tolist()])
         if int(rows[:, self.history - 1 :].max()) >= self.vocab_size:  # on a GPU it would end the process
             what = f"step {step}: a token outside the vocabulary of {self.vocab_size}, a shard changed while it was being read"
             raise ShardError(f"{self.stream.paths[0].parent}: {what}; copy it again, then --resume")

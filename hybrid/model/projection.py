@@ -114,11 +114,8 @@ class Projection(nn.Module):
             self.register_buffer("map", torch.empty(sum(fan_outs), fan_in, dtype=torch.bfloat16), persistent=False)
 
     def fill(self, basis: str, seeds: Sequence[int]) -> None:
-        """Regenerates the frozen map from one seed a matrix.  Raises ValueError if the basis has not one scale for all of them."""
-        scales = {random_maps.map_scale(basis, fan_out, self.fan_in) for fan_out in self.fan_outs}
-        if len(scales) != 1:
-            raise ValueError(f"matrices {self.names} of one product need one scale, found {scales}")
-        self.scale = scales.pop()
+        """Regenerates the frozen map from one seed a matrix."""
+        self.scale = random_maps.map_scale(basis, self.fan_outs[0], self.fan_in)  # of all: none has more rows than the first
         for part, seed in zip(torch.split(self.map, self.fan_outs), seeds, strict=True):
             bits = random_maps.map_bits(basis, seed, *part.shape)
             part.copy_(torch.from_numpy(bits.view("int16")).view(torch.bfloat16))

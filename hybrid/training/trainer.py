@@ -106,18 +106,24 @@ class Trainer:
 
     def warm_up(self) -> float:
         """Compiles and warms all that the run will use, then restores weights and optimisers.  Counts nothing.  Returns seconds."""
-        begin = time.monotonic()
+        begin, settings = time.monotonic(), self.config.train
         before = [p.detach().clone() for p in self.state.parameters]
         fresh = [optimiser.state_dict() for optimiser in self.state.optimisers]
         rows = self.loader.batch(0)
         counting = Worker("warm-up", 1)
         if self.ahead is not None:
             counting.submit(self.ahead.warm_up)  # beside the compiler, which waits for others much of its time
-        for _ in range(self.config.train.warmup_steps):
+        for _ in range(settings.warmup_steps):
             self.forward_backward(rows)
             self.update(0.5)
-        if self.config.train.warmup_steps:
-            self._warm_later_phases(rows)
+        if settings.warmup_steps and settings.qat_from >= 0:  # the graphs of later phases too: nothing is compiled mid-run
+            self._round()
+            self.forward_backward(rows)
+            self.model.set_fake_bits(0)
+        if settings.warmup_steps and settings.freeze_at >= 0:
+            self.model.freeze_learned()
+            self.forward_backward(rows)
+            self.state.unfreeze()
         counting.wait()
         with torch.no_grad():
             torch._foreach_copy_(self.state.parameters, before)
@@ -131,17 +137,6 @@ class Trainer:
     def _round(self) -> None:
         """From now on, weights are rounded in the forward pass."""
         self.model.set_fake_bits(self.config.quant.weight_bits, self.config.quant.weight_step)
-
-    def _warm_later_phases(self, rows: U16) -> None:
-        """The graphs of late rounding and of progressive freezing, so that nothing is compiled mid-run."""
-        if self.config.train.qat_from >= 0:
-            self._round()
-            self.forward_backward(rows)
-            self.model.set_fake_bits(0)
-        if self.config.train.freeze_at >= 0:
-            self.model.freeze_learned()
-            self.forward_backward(rows)
-            self.state.unfreeze()
 
     @compiler_cache()
     def run(self, writer: checkpoint.Writer) -> TrainResult:
@@ -213,8 +208,7 @@ class Trainer:
             self.count(step, self.loader.batch(step))
 
     def _log(self, losses: LossReader, progress: float) -> None:
-        loss = losses.mean()
-        step, wall_s = self.state.step, self.state.wall_s
+        loss, step, wall_s = losses.mean(), self.state.step, self.state.wall_s
         rate = step * self.config.train.batch_tokens / max(wall_s, 1e-9)
         self.log.record("step", step=step, loss_nats=loss, wall_s=round(wall_s, 3), tokens_per_s=round(rate), progress=round(progress, 5))
         self.log.advance(progress, f"step {step}  loss {loss:.4f} nats  {rate:,.0f} tokens/s")
