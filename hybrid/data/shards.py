@@ -150,18 +150,8 @@ class Loader:
     same context.  The end of the stream (`holdout`) is in no row."""
 
     def __init__(
-        self,
-        paths: Iterable[str | os.PathLike[str]],
-        *,
-        batch_rows: int,
-        seq_len: int,
-        history: int = 6,
-        rank: int = 0,
-        world: int = 1,
-        seed: int = 0,
-        holdout_tokens: int = 0,
-        vocab_size: int | None = None,
-        bos: int = BOS,
+        self, paths: Iterable[str | os.PathLike[str]], *, batch_rows: int, seq_len: int, history: int = 6, rank: int = 0, world: int = 1,
+        seed: int = 0, holdout_tokens: int = 0, vocab_size: int | None = None, bos: int = BOS,
     ) -> None:
         """batch_rows: rows a step over all ranks, a multiple of them; bos: the token that begins documents.
 
@@ -205,7 +195,7 @@ class Loader:
 
     def batch(self, step: int) -> Tokens:
         """Rows of this rank at a step: (rows_per_rank, H+T), a fresh array."""
-        rows = np.stack([self._row(first, self.seq_len) for first in self.first_targets(step).tolist()])
+        rows = np.concatenate([self._row(first, self.seq_len) for first in self.first_targets(step).tolist()]).reshape(self.rows_per_rank, -1)
         if int(rows[:, self.history - 1 :].max()) >= self.vocab_size:  # on a GPU it would end the process
             what = f"step {step}: a token outside the vocabulary of {self.vocab_size}, a shard changed while it was being read"
             raise ShardError(f"{self.stream.paths[0].parent}: {what}; copy it again, then --resume")

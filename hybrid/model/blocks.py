@@ -69,9 +69,7 @@ class Block(nn.Module):
         normed = rms_norm(x_TE)
         return normed if self.norm_scale == 1.0 else normed * self.norm_scale
 
-    def forward(
-        self, x_TE: Tensor, x0_TE: Tensor, window: Window, value_TK: Tensor | None, first_v: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x_TE: Tensor, x0_TE: Tensor, window: Window, value_TK: Tensor | None, first_v: Tensor | None) -> tuple[Tensor, Tensor]:
         mix = self.residual_mix.to(x_TE.dtype)
         x_TE = mix[0] * x_TE + mix[1] * x0_TE
         attended_TE, values = self.attention(self.norm(x_TE), window, value_TK, first_v, self.attention_gain)

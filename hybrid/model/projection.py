@@ -96,9 +96,7 @@ class Projection(nn.Module):
 
     map: Tensor
 
-    def __init__(
-        self, names: Sequence[str], fan_outs: Sequence[int], fan_in: int, *, frozen: bool, rank: int = 0, zero: bool = False
-    ) -> None:
+    def __init__(self, names: Sequence[str], fan_outs: Sequence[int], fan_in: int, *, frozen: bool, rank: int = 0, zero: bool = False) -> None:
         super().__init__()
         self.names, self.fan_outs, self.fan_in = list(names), list(fan_outs), fan_in
         self.frozen, self.progressive, self.scale = frozen, False, 1.0

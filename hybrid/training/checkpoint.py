@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ngram.container import atomic_write, pack, read_bytes, unpack
@@ -54,8 +55,7 @@ def load(path: Path) -> Any:
     try:
         tensors = []
         for (dtype, shape), section in zip(header["tensors"], sections.values(), strict=True):
-            data = torch.frombuffer(bytearray(section), dtype=torch.uint8) if section else torch.empty(0, dtype=torch.uint8)
-            tensors.append(data.view(getattr(torch, dtype)).reshape(shape).clone())
+            tensors.append(torch.from_numpy(np.frombuffer(section, np.uint8).copy()).view(getattr(torch, dtype)).reshape(shape))
         return json.loads(header["tree"], object_hook=lambda part: tensors[part["tensor"]] if part.keys() == {"tensor"} else part)
     except (LookupError, ValueError, TypeError, RuntimeError, AttributeError, OverflowError, RecursionError) as error:
         raise FileFormatError(f"{path}: malformed checkpoint ({str(error).splitlines()[0]}); delete it and start again") from None

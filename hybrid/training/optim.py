@@ -40,9 +40,8 @@ def orthogonalise(updates: Sequence[Tensor], iterations: int, dtype: torch.dtype
     out: list[Tensor] = list(updates)
     for members in batches.values():
         longest = max(wide[i].shape[2] for i in members)
-        x = torch.cat([nn.functional.pad(wide[i], (0, longest - wide[i].shape[2])) for i in members])
-        x = newton_schulz(x, iterations)
-        for i, part in zip(members, x.split([wide[i].shape[0] for i in members]), strict=True):
+        x = newton_schulz(torch.cat([nn.functional.pad(wide[i], (0, longest - wide[i].shape[2])) for i in members]), iterations)
+        for i, part in zip(members, x.split([len(wide[i]) for i in members]), strict=True):
             part = part[:, :, : wide[i].shape[2]]
             out[i] = part if updates[i].shape[1] <= updates[i].shape[2] else part.mT
     return out
