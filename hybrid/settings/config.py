@@ -191,7 +191,7 @@ def _read(default: Any, found: Any, where: str) -> Any:
 
 GROUPS = ("model", "train", "cache", "quant")
 
-FIELDS = {f"{group}.{field.name}": field for group in GROUPS for field in dataclasses.fields(getattr(Config, group))}
+FIELDS: dict[str, Any] = {f"{group}.{field.name}": field for group in GROUPS for field in dataclasses.fields(getattr(Config, group))}
 GROUP_OF = {field.name: key.partition(".")[0] for key, field in FIELDS.items()}  # no two groups share a field's name
 
 

@@ -44,7 +44,7 @@ def save(path: Path, tensors: Sequence[torch.Tensor], skeleton: str) -> None:
     Raises SeedgramError, before anything is written, if a tensor holds NaN or infinite values."""
     if not all(bool(torch.isfinite(t).all()) for t in tensors):
         raise SeedgramError(f"{path}: not written, weights or optimisers hold NaN or infinite values; lower --matrix-lr, then --resume")
-    sections = {str(i): t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for i, t in enumerate(tensors)}
+    sections = {str(i): t.reshape(-1).view(torch.uint8).numpy().tobytes() for i, t in enumerate(tensors)}
     table = [[str(t.dtype).removeprefix("torch."), list(t.shape)] for t in tensors]
     atomic_write(path, pack(MAGIC, VERSION, {"tree": skeleton, "tensors": table}, sections))
 

@@ -118,9 +118,7 @@ class AdamW:
         groups = [{"params": members, "lr": lr, "initial_lr": lr} for members, lr in rates if members]
         on_cuda = any(p.is_cuda for p in self.parameters)
         self.inner = torch.optim.AdamW(groups, betas=config.adam_betas, eps=1e-8, weight_decay=0.0, fused=on_cuda)
-
-    def step(self) -> None:
-        self.inner.step()
+        self.step = self.inner.step
 
     def set_progress(self, share: float) -> None:
         for group in self.inner.param_groups:

@@ -35,7 +35,7 @@ def train(settings: Config, places: Places, ranks: Ranks) -> dict[str, Any]:
         ranks.barrier()  # the folder is there, and a checkpoint that is still in it is one to continue from
         with closing(RunLog(out / "train.jsonl", active=ranks.is_first)) as log:
             log.record("start", config=settings.to_json(), world=ranks.world, data=inputs.loader.digests, **environment(ranks.device))
-            trainer = Trainer(settings, inputs.loader, inputs.model, ranks, log, inputs.val_tokens)
+            trainer = Trainer(settings, inputs, ranks, log)
             result = trainer.run(writer)
             summary: dict[str, Any] = {"preset": settings.preset, "seed": settings.train.seed, "world": ranks.world, **vars(result)}
             if result.interrupted:

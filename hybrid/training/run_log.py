@@ -20,8 +20,12 @@ from ngram.terminal import stage
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Commit, versions and device, to judge the log's figures by."""
+    commit = None  # installed without git, or not a checkout
+    with suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+        commit = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return {"commit": _commit(), "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version(), "device": name}
+    return {"commit": commit, "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version(), "device": name}
 
 
 def _line_end(path: Path) -> str:
@@ -29,14 +33,6 @@ def _line_end(path: Path) -> str:
     with open(path, "rb") as file:
         file.seek(max(0, file.seek(0, 2) - 1))
         return "" if file.read(1) in (b"", b"\n") else "\n"
-
-
-def _commit() -> str | None:
-    try:
-        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None  # installed without git, or not a checkout
 
 
 class RunLog:

@@ -14,8 +14,6 @@ import numpy.ma  # noqa: F401 - else numba does on the counting thread, while to
 import torch
 import torch._functorch.config as functorch_config
 
-from hybrid.data.shards import Loader
-from hybrid.model.hybrid_lm import HybridLM
 from hybrid.model.parameters import count_stored
 from hybrid.parallel.failures import terminated
 from hybrid.parallel.ranks import Ranks
@@ -24,6 +22,7 @@ from hybrid.settings.config import Config
 from hybrid.storing.counted_code import code_bytes
 from hybrid.training import checkpoint
 from hybrid.training.batches import Batches, LossReader
+from hybrid.training.inputs import Inputs
 from hybrid.training.run_log import RunLog
 from hybrid.training.run_state import RunState
 from hybrid.training.table_ahead import TableAhead
@@ -53,10 +52,11 @@ compiler_cache = partial(functorch_config.patch, autograd_cache_allow_custom_aut
 class Trainer:
     """Weights, optimisers and counts of one run; `run` is the loop.
 
-    model: on the device already.  val_tokens: scored by --val-every, never trained on."""
+    inputs: the validation tokens among them are scored by --val-every, never trained on."""
 
-    def __init__(self, config: Config, loader: Loader, model: HybridLM, ranks: Ranks, log: RunLog, val_tokens: U16 | None = None) -> None:
-        self.config, self.loader, self.model, self.ranks, self.log = config, loader, model, ranks, log
+    def __init__(self, config: Config, inputs: Inputs, ranks: Ranks, log: RunLog) -> None:
+        loader, model = inputs.loader, inputs.model
+        self.config, self.inputs, self.loader, self.model, self.ranks, self.log = config, inputs, loader, model, ranks, log
         self.batches = Batches(config, loader, ranks)
         self.state = RunState(config, model, ranks.world, loader.digests)
         self.loss: Any = model.loss
@@ -66,7 +66,6 @@ class Trainer:
         room = config.cache.cap_bytes - code_bytes() - count_stored(model) * config.quant.weight_bits // 8
         self.ahead = TableAhead(RowCounter(config.model.vocab_size, order, loader.bos), room) if order else None
         self.idle_cores = ranks.device.type == "cuda" and ranks.world == 1  # on a CPU training has them all; several ranks add up first
-        self.val_tokens = val_tokens
 
     def forward_backward(self, rows: U16) -> torch.Tensor:
         """Accumulates gradients of the mean loss over all ranks.  Returns this rank's mean loss, a scalar on the device in nats, NaN where
@@ -182,10 +181,9 @@ class Trainer:
         """Logs the validation loss over the first VAL_TOKENS; returns the seconds it took, outside the clock."""
         begin = time.monotonic()
         synchronize(self.ranks.device)
-        if self.val_tokens is not None:
-            nats = windows.neural_nats(self.model, self.val_tokens[:VAL_TOKENS], self.config.train.seq_len, self.ranks)
-            self.log.show("val", step=self.state.step, loss_nats=float(nats.mean()))
-            self.model.train()
+        nats = windows.neural_nats(self.model, self.inputs.val_tokens[:VAL_TOKENS], self.config.train.seq_len, self.ranks)
+        self.log.show("val", step=self.state.step, loss_nats=float(nats.mean()))
+        self.model.train()
         return time.monotonic() - begin
 
     def _warm_up_or_resume(self, writer: checkpoint.Writer) -> float:

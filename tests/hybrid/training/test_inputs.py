@@ -100,7 +100,7 @@ def test_bos_is_the_tokenizer_s_in_rows_counts_and_the_packed_cache(tmp_path: Pa
     assert inputs.loader.bos == bos
     assert inputs.loader.holdout()[0] == bos  # begins with a document
     with closing(RunLog(tmp_path / "log.jsonl", active=False)) as log:
-        trainer = Trainer(config, inputs.loader, inputs.model, ONE, log)
+        trainer = Trainer(config, inputs, ONE, log)
         trainer.run(checkpoint.Writer(tmp_path / "checkpoint.bin"))
         pack.merge_counts(trainer.ahead, ONE, log)
         pack.pack(config, inputs, trainer.ahead, ONE, tmp_path, log)
