@@ -9,7 +9,6 @@ makes gradients of x, A and B only, never of W.
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -122,9 +121,8 @@ class Projection(nn.Module):
         """Checksum of each frozen map as it lies in memory, by matrix name; empty when learned."""
         if not self.frozen:
             return {}
-        bits = self.map.detach().to(device="cpu", dtype=torch.bfloat16).view(torch.int16).numpy().view("uint16")
-        parts = np.split(bits, np.cumsum(self.fan_outs)[:-1])
-        return {name: random_maps.map_checksum(part) for name, part in zip(self.names, parts, strict=True)}
+        parts = self.map.to("cpu", torch.bfloat16).view(torch.int16).split(self.fan_outs)
+        return {name: random_maps.map_checksum(part.numpy().view("uint16")) for name, part in zip(self.names, parts, strict=True)}
 
     def _used(self, matrices: nn.ParameterDict) -> list[Tensor]:
         """The matrices as the forward pass sees them: rounded during late quantisation-aware training."""

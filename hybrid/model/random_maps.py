@@ -106,19 +106,15 @@ def map_bits(basis: str, seed: int, fan_out: int, fan_in: int) -> U16:
         make = _hadamard if basis == "hadamard" else _orthogonal
         bits = make(seed, max(fan_out, fan_in), min(fan_out, fan_in))
         return bits if fan_out >= fan_in else np.ascontiguousarray(bits.T)
-    if basis == "uniform":
-        odd = _lanes(seed, count).astype(np.float32) * 2 - 65535  # exact: 17 bits
-        return to_bf16_bits(odd * 2.0**-16).reshape(fan_out, fan_in)
-    if basis == "gaussian":
-        return to_bf16_bits(integer_gaussian(seed, count) * 2.0**-16).reshape(fan_out, fan_in)
-    raise ValueError(f"unknown basis {basis!r}")
+    if basis not in ("uniform", "gaussian"):
+        raise ValueError(f"unknown basis {basis!r}")
+    numbers = integer_gaussian(seed, count) if basis == "gaussian" else _lanes(seed, count).astype(np.float32) * 2 - 65535  # exact: 17 bits
+    return to_bf16_bits(numbers * 2.0**-16).reshape(fan_out, fan_in)
 
 
 def map_scale(basis: str, fan_out: int, fan_in: int) -> float:
     """Factor that makes singular values 1 (orthogonal, hadamard) or entries as in ÷√fan-in initialisation (the others)."""
-    if basis == "orthogonal":
-        return 1.0
-    return float((hadamard_order(max(fan_out, fan_in)) if basis == "hadamard" else fan_in) ** -0.5)
+    return float({"orthogonal": 1, "hadamard": hadamard_order(max(fan_out, fan_in))}.get(basis, fan_in) ** -0.5)
 
 
 def map_checksum(bits: U16) -> str:

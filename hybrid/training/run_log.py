@@ -28,13 +28,6 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {"commit": commit, "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version(), "device": name}
 
 
-def _line_end(path: Path) -> str:
-    """A newline if the file's last line was cut off (for example by a full disk), otherwise an empty string."""
-    with open(path, "rb") as file:
-        file.seek(max(0, file.seek(0, 2) - 1))
-        return "" if file.read(1) in (b"", b"\n") else "\n"
-
-
 class RunLog:
     """Appends records to a JSONL file and shows them on stderr; silent on ranks other than the first.  seconds: of each phase that ended."""
 
@@ -43,8 +36,8 @@ class RunLog:
         self._console = Console(stderr=True, quiet=not active)
         try:
             self._file = open(path, "a", encoding="utf-8") if active else None
-            if self._file is not None:
-                self._file.write(_line_end(path))
+            if self._file is not None and path.read_bytes()[-1:] not in (b"", b"\n"):
+                self._file.write("\n")  # the last line was cut off, for example by a full disk
         except OSError as error:
             raise SeedgramError(f"{path}: cannot write the log: {error.strerror}; choose another --out") from None
 
