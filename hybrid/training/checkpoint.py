@@ -55,7 +55,7 @@ def load(path: Path) -> Any:
     try:
         tensors = []
         for (dtype, shape), section in zip(header["tensors"], sections.values(), strict=True):
-            tensors.append(torch.from_numpy(np.frombuffer(section, np.uint8).copy()).view(getattr(torch, dtype)).reshape(shape))
+            tensors.append(torch.tensor(np.frombuffer(section, np.uint8)).view(getattr(torch, dtype)).reshape(shape))
         return json.loads(header["tree"], object_hook=lambda part: tensors[part["tensor"]] if part.keys() == {"tensor"} else part)
     except (LookupError, ValueError, TypeError, RuntimeError, AttributeError, OverflowError, RecursionError) as error:
         raise FileFormatError(f"{path}: malformed checkpoint ({str(error).splitlines()[0]}); delete it and start again") from None
