@@ -97,7 +97,7 @@ class Projection(nn.Module):
 
     def __init__(self, names: Sequence[str], fan_outs: Sequence[int], fan_in: int, *, frozen: bool, rank: int = 0, zero: bool = False) -> None:
         super().__init__()
-        self.names, self.fan_outs, self.fan_in = list(names), list(fan_outs), fan_in
+        self.names, self.fan_outs, self.fan_in = names, list(fan_outs), fan_in
         self.frozen, self.progressive, self.scale = frozen, False, 1.0
         self.fake_bits, self.fake_step = 0, 0.0  # of late quantisation-aware training; 0 bits: weights as they are
         self.weights, self.a, self.b = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()

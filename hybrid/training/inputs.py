@@ -31,7 +31,7 @@ class Places:
 @dataclass(frozen=True)
 class Inputs:
     """loader: of this rank's training rows.  model: with its first weights, on this rank's device.  tokenizer: the bytes of its file.
-    val_tokens: (n,) uint16, only read by --val-every."""
+    val_tokens: (n,) uint16, scored by --val-every, never trained on."""
 
     loader: Loader
     model: HybridLM

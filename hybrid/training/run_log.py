@@ -36,8 +36,10 @@ class RunLog:
         self._console = Console(stderr=True, quiet=not active)
         try:
             self._file = open(path, "a", encoding="utf-8") if active else None
-            if self._file is not None and path.read_bytes()[-1:] not in (b"", b"\n"):
-                self._file.write("\n")  # the last line was cut off, for example by a full disk
+            if self._file is not None:
+                with open(path, "rb") as file:  # whose last line may have been cut off, for example by a full disk
+                    file.seek(max(0, file.seek(0, 2) - 1))
+                    self._file.write("" if file.read(1) in (b"", b"\n") else "\n")
         except OSError as error:
             raise SeedgramError(f"{path}: cannot write the log: {error.strerror}; choose another --out") from None
 

@@ -50,9 +50,7 @@ compiler_cache = partial(functorch_config.patch, autograd_cache_allow_custom_aut
 
 
 class Trainer:
-    """Weights, optimisers and counts of one run; `run` is the loop.
-
-    inputs: the validation tokens among them are scored by --val-every, never trained on."""
+    """Weights, optimisers and counts of one run; `run` is the loop."""
 
     def __init__(self, config: Config, inputs: Inputs, ranks: Ranks, log: RunLog) -> None:
         loader, model = inputs.loader, inputs.model
