@@ -18,16 +18,11 @@ from ngram.errors import run_cli
 from ngram.terminal import carry_out
 
 
-def prove(argv: list[str]) -> None:
-    """Becomes `seedgram audit` or `seedgram certify` with the packages of this checkout; output, exit code and torchrun's ranks are theirs."""
-    path = os.pathsep.join([str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-P", "-m", "hybrid", *argv]  # -P: not what may lie in the current folder under the same name
-    os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep)})
-
-
 def main() -> int:
-    if sys.argv[1:2] in (["audit"], ["certify"]):
-        prove(sys.argv[1:])
+    if sys.argv[1:2] in (["audit"], ["certify"]):  # of this checkout's packages; output, exit code and torchrun's ranks are theirs
+        path = os.pathsep.join([str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH", "")])
+        command = [sys.executable, "-P", "-m", "hybrid", *sys.argv[1:]]  # -P: not what may lie in the current folder under the same name
+        os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep)})
     return carry_out(run, parse(sys.argv[1:]))
 
 

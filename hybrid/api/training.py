@@ -11,7 +11,7 @@ from hybrid.api.model import Model
 from hybrid.parallel import failures, ranks
 from hybrid.settings import presets
 from hybrid.settings.config import GROUPS, Config, ConfigError, override
-from hybrid.training.run import Places
+from hybrid.training.inputs import Places
 from hybrid.training.run import train as train_run
 from ngram.errors import SeedgramError
 

@@ -67,7 +67,8 @@ def run(flags: argparse.Namespace) -> int:
     from hybrid.parallel import failures, ranks
     from hybrid.scoring import report
     from hybrid.training.checkpoint import INTERRUPTED
-    from hybrid.training.run import Places, train
+    from hybrid.training.inputs import Places
+    from hybrid.training.run import train
     from ngram.compiled import KernelCache
 
     if flags.describe:

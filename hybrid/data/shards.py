@@ -80,7 +80,6 @@ class Stream:
     def __init__(self, paths: Iterable[str | os.PathLike[str]], vocab_size: int | None = None) -> None:
         self.paths = [Path(path) for path in paths]
         self.shards = [read_shard(path, vocab_size) for path in self.paths]
-        self.type = max((shard.dtype for shard in self.shards), default=np.dtype(np.uint16))
         self.starts = np.cumsum([0, *map(len, self.shards)], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -95,7 +94,7 @@ class Stream:
         """Tokens start…stop-1, (stop-start,): a view where one shard holds them all, else a copy."""
         first = int(np.searchsorted(self.starts, start, side="right")) - 1
         self._check_lengths(first, stop)
-        parts = [np.zeros(0, self.type)]
+        parts = [self.shards[0][:0]]
         while start < stop:
             parts.append(self.shards[first][start - self.starts[first] : stop - self.starts[first]])
             first, start = first + 1, int(self.starts[first + 1])
@@ -131,11 +130,9 @@ def permutation(count: int, seed: int, epoch: int) -> I64:
     return np.argsort(mix64(stream + np.arange(count, dtype=np.uint64) * GAMMA), kind="stable")
 
 
-def holdout_start(stream: Stream, holdout_tokens: int, bos: int = BOS) -> int:
+def holdout_start(stream: Stream, holdout_tokens: int, bos: int) -> int:
     """Where the held-out end begins: at the BOS nearest to holdout_tokens before the end; exactly there if none is within half that."""
     exact = len(stream) - holdout_tokens
-    if holdout_tokens == 0:
-        return exact
     low = max(1, exact - holdout_tokens // 2)
     places = low + np.flatnonzero(stream.read(low, min(len(stream), exact + holdout_tokens // 2)) == bos)
     return int(places[np.argmin(np.abs(places - exact))]) if len(places) else exact
@@ -150,18 +147,8 @@ class Loader:
     same context.  The end of the stream (`holdout`) is in no row."""
 
     def __init__(
-        self,
-        paths: Iterable[str | os.PathLike[str]],
-        *,
-        batch_rows: int,
-        seq_len: int,
-        history: int = 6,
-        rank: int = 0,
-        world: int = 1,
-        seed: int = 0,
-        holdout_tokens: int = 0,
-        vocab_size: int | None = None,
-        bos: int = BOS,
+        self, paths: Iterable[str | os.PathLike[str]], *, batch_rows: int, seq_len: int, history: int = 6, rank: int = 0, world: int = 1,
+        seed: int = 0, holdout_tokens: int = 0, vocab_size: int | None = None, bos: int = BOS,
     ) -> None:
         """batch_rows: rows a step over all ranks, a multiple of them; bos: the token that begins documents.
 
@@ -205,9 +192,7 @@ class Loader:
 
     def batch(self, step: int) -> Tokens:
         """Rows of this rank at a step: (rows_per_rank, H+T), a fresh array."""
-        rows = np.empty((self.rows_per_rank, self.history + self.seq_len), self.stream.type)
-        for place, first in enumerate(self.first_targets(step)):
-            rows[place] = self._row(int(first), self.seq_len)
+        rows = np.concatenate([self._row(first, self.seq_len) for first in self.first_targets(step).tolist()]).reshape(self.rows_per_rank, -1)
         if int(rows[:, self.history - 1 :].max()) >= self.vocab_size:  # on a GPU it would end the process
             what = f"step {step}: a token outside the vocabulary of {self.vocab_size}, a shard changed while it was being read"
             raise ShardError(f"{self.stream.paths[0].parent}: {what}; copy it again, then --resume")

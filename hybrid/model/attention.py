@@ -129,9 +129,7 @@ class Attention(nn.Module):
         if config.value_residual and layer:
             self.value_mix = nn.Parameter(torch.tensor([0.5, 0.5]))
 
-    def forward(
-        self, x_TE: Tensor, window: Window, value_TK: Tensor | None, first_v: Tensor | None, gain_E: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x_TE: Tensor, window: Window, value_TK: Tensor | None, first_v: Tensor | None, gain_E: Tensor) -> tuple[Tensor, Tensor]:
         """x_TE normed input; value_TK value embedding (T, K·N), shared or this layer's; first_v the first layer's values; gain_E of the output.
 
         Returns the output (T, E) and the values (T, K·N) before they are split into heads."""

@@ -6,15 +6,12 @@ from torch import Tensor, nn
 
 from hybrid.model.attention import Attention, Window, rms_norm
 from hybrid.model.projection import Projection, normal, uniform
-from hybrid.settings.config import ModelConfig
+from hybrid.settings.config import FREEZE_POLICIES, ModelConfig
 
 
 def is_frozen(config: ModelConfig, layer: int, part: str) -> bool:
     """Whether the freeze policy names this part ("attention", "up", "down") of this layer."""
-    if 0 <= config.freeze_layers <= layer:
-        return False
-    named = {"all": ("attention", "up", "down"), "mlp": ("up", "down"), "mlp_up": ("up",), "none": ()}
-    return part in named[config.freeze]
+    return part in FREEZE_POLICIES[config.freeze] and not 0 <= config.freeze_layers <= layer
 
 
 def add(x_TE: Tensor, y_TE: Tensor) -> Tensor:
@@ -28,16 +25,15 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.activation, width = config.activation, config.d_model
-        self.hidden = round(config.mlp_mult * width)
+        self.activation, width, hidden = config.activation, config.d_model, round(config.mlp_mult * config.d_model)
         names = ("gate", "up") if config.activation == "swiglu" else ("up",)
         up, down = (is_frozen(config, layer, part) and not config.progressive for part in ("up", "down"))
-        self.up = Projection(names, (self.hidden,) * len(names), width, frozen=up, rank=config.rank_mlp)
-        self.down = Projection(("down",), (width,), self.hidden, frozen=down, rank=config.rank_mlp, zero=True)
+        self.up = Projection(names, (hidden,) * len(names), width, frozen=up, rank=config.rank_mlp)
+        self.down = Projection(("down",), (width,), hidden, frozen=down, rank=config.rank_mlp, zero=True)
         if config.feature_gain and up:
-            self.feature_gain = nn.Parameter(torch.ones(self.hidden * len(names)))
+            self.feature_gain = nn.Parameter(torch.ones(hidden * len(names)))
         if config.hidden_gate:
-            self.hidden_gate = nn.Parameter(torch.zeros(self.hidden))
+            self.hidden_gate = nn.Parameter(torch.zeros(hidden))
 
     def forward(self, x_TE: Tensor, gain_E: Tensor) -> Tensor:
         h_TF = self.up(x_TE)
@@ -73,9 +69,7 @@ class Block(nn.Module):
         normed = rms_norm(x_TE)
         return normed if self.norm_scale == 1.0 else normed * self.norm_scale
 
-    def forward(
-        self, x_TE: Tensor, x0_TE: Tensor, window: Window, value_TK: Tensor | None, first_v: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x_TE: Tensor, x0_TE: Tensor, window: Window, value_TK: Tensor | None, first_v: Tensor | None) -> tuple[Tensor, Tensor]:
         mix = self.residual_mix.to(x_TE.dtype)
         x_TE = mix[0] * x_TE + mix[1] * x0_TE
         attended_TE, values = self.attention(self.norm(x_TE), window, value_TK, first_v, self.attention_gain)

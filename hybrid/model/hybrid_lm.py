@@ -51,11 +51,12 @@ class HybridLM(nn.Module):
     def _fill_maps(self) -> None:
         """Regenerates every frozen map, matrices in parallel: numpy lets go of the interpreter lock."""
 
-        def fill(at: tuple[int, str], projection: Projection) -> None:
+        def fill(item: tuple[tuple[int, str], Projection]) -> None:
+            (layer, _), projection = item
             if projection.frozen:
-                projection.fill(self.config.basis, [derive_seed(self.config.map_seed, at[0], PARTS[matrix]) for matrix in projection.names])
+                projection.fill(self.config.basis, [derive_seed(self.config.map_seed, layer, PARTS[matrix]) for matrix in projection.names])
 
-        each(lambda item: fill(*item), self.projections().items())
+        each(fill, self.projections().items())
 
     def projections(self) -> dict[tuple[int, str], Projection]:
         """Every group of block matrices by (layer, module name), in the order of the forward pass."""
@@ -138,8 +139,7 @@ class HybridLM(nn.Module):
         return capped_nll(hidden_TE @ self.embedding.to(hidden_TE.dtype).t(), targets_BL.flatten(), self.config.softcap).mean()
 
     def set_fake_bits(self, bits: int, step: float = 0.0) -> None:
-        """Late quantisation-aware training: from now on every forward pass rounds block matrices to `bits`, in steps of `step` if given; 0
-        bits: no longer."""
+        """Late quantisation-aware training: from now on every forward pass rounds block matrices by `fake_quantise`; 0 bits: no longer."""
         for projection in self.projections().values():
             projection.fake_bits, projection.fake_step = bits, step
 
@@ -147,9 +147,7 @@ class HybridLM(nn.Module):
         """Progressive freezing (PR #1301): the parts that the policy names stop training from now on."""
         for projection in self.projections().values():
             if projection.progressive:
-                for weight in projection.weights.values():
-                    weight.requires_grad_(False)
-                    weight.grad = None
+                projection.weights.requires_grad_(False).zero_grad()  # which leaves None, and lets go of their memory
 
 
 def capped_nll(raw_TV: Tensor, targets_T: Tensor, cap: float) -> Tensor:

@@ -35,13 +35,8 @@ def describe(config: Config) -> dict[str, Any]:
     trained_parameters: stored entries; frozen_parameters: entries of random maps; effective_parameters: their sum."""
     model = HybridLM(config.model, fill_maps=False)
     stored, frozen = count_stored(model), count_frozen(model)
-    return {
-        "trained_parameters": stored,
-        "frozen_parameters": frozen,
-        "effective_parameters": stored + frozen,
-        "layers": config.model.layers,
-        "config": config.to_json(),
-    }
+    counts = {"trained_parameters": stored, "frozen_parameters": frozen, "effective_parameters": stored + frozen}
+    return {**counts, "layers": config.model.layers, "config": config.to_json()}
 
 
 def map_checksums(model: HybridLM) -> dict[str, str]:

@@ -9,7 +9,6 @@ makes gradients of x, A and B only, never of W.
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -96,11 +95,9 @@ class Projection(nn.Module):
 
     map: Tensor
 
-    def __init__(
-        self, names: Sequence[str], fan_outs: Sequence[int], fan_in: int, *, frozen: bool, rank: int = 0, zero: bool = False
-    ) -> None:
+    def __init__(self, names: Sequence[str], fan_outs: Sequence[int], fan_in: int, *, frozen: bool, rank: int = 0, zero: bool = False) -> None:
         super().__init__()
-        self.names, self.fan_outs, self.fan_in = list(names), list(fan_outs), fan_in
+        self.names, self.fan_outs, self.fan_in = names, list(fan_outs), fan_in
         self.frozen, self.progressive, self.scale = frozen, False, 1.0
         self.fake_bits, self.fake_step = 0, 0.0  # of late quantisation-aware training; 0 bits: weights as they are
         self.weights, self.a, self.b = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
@@ -114,11 +111,8 @@ class Projection(nn.Module):
             self.register_buffer("map", torch.empty(sum(fan_outs), fan_in, dtype=torch.bfloat16), persistent=False)
 
     def fill(self, basis: str, seeds: Sequence[int]) -> None:
-        """Regenerates the frozen map from one seed a matrix.  Raises ValueError if the basis has not one scale for all of them."""
-        scales = {random_maps.map_scale(basis, fan_out, self.fan_in) for fan_out in self.fan_outs}
-        if len(scales) != 1:
-            raise ValueError(f"matrices {self.names} of one product need one scale, found {scales}")
-        self.scale = scales.pop()
+        """Regenerates the frozen map from one seed a matrix."""
+        self.scale = random_maps.map_scale(basis, self.fan_outs[0], self.fan_in)  # of all: none has more rows than the first
         for part, seed in zip(torch.split(self.map, self.fan_outs), seeds, strict=True):
             bits = random_maps.map_bits(basis, seed, *part.shape)
             part.copy_(torch.from_numpy(bits.view("int16")).view(torch.bfloat16))
@@ -127,9 +121,8 @@ class Projection(nn.Module):
         """Checksum of each frozen map as it lies in memory, by matrix name; empty when learned."""
         if not self.frozen:
             return {}
-        bits = self.map.detach().to(device="cpu", dtype=torch.bfloat16).view(torch.int16).numpy().view("uint16")
-        parts = np.split(bits, np.cumsum(self.fan_outs)[:-1])
-        return {name: random_maps.map_checksum(part) for name, part in zip(self.names, parts, strict=True)}
+        parts = self.map.to("cpu", torch.bfloat16).view(torch.int16).split(self.fan_outs)
+        return {name: random_maps.map_checksum(part.numpy().view("uint16")) for name, part in zip(self.names, parts, strict=True)}
 
     def _used(self, matrices: nn.ParameterDict) -> list[Tensor]:
         """The matrices as the forward pass sees them: rounded during late quantisation-aware training."""

@@ -13,12 +13,11 @@ rounded to bf16, where the difference vanishes, and `map_checksum` tells when it
 """
 
 import hashlib
-from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
-from ngram.arrays import I64, U8, U16, U64
+from ngram.arrays import I64, U16, U64, Mask
 from ngram.errors import SeedgramError
 from ngram.splitmix import splitmix64
 
@@ -35,6 +34,11 @@ def words(seed: int, count: int) -> U64:
     return splitmix64(seed, np.arange(count, dtype=np.uint64))
 
 
+def _lanes(seed: int, count: int) -> U16:
+    """The same words, cut into uint16 from their low ends on: (count,)."""
+    return words(seed, -(-count // 4)).astype("<u8", copy=False).view("<u2")[:count]
+
+
 def derive_seed(map_seed: int, layer: int, part: int) -> int:
     """Seed of one matrix: word number 64·layer + part of the stream of the model's map seed."""
     return int(splitmix64(map_seed, np.array([64 * layer + part], dtype=np.uint64))[0])
@@ -48,13 +52,8 @@ def to_bf16_bits(values: npt.NDArray[np.floating]) -> U16:
 
 def integer_gaussian(seed: int, count: int) -> I64:
     """`count` integers with mean 0 and standard deviation 2¹⁶ (Irwin–Hall of 12 lanes; kurtosis -0.1, |x| ≤ 6σ): int64."""
-    word = words(seed, 3 * count)
-    mask = np.uint64(0x0000FFFF0000FFFF)
-    pairs = (word & mask) + ((word >> np.uint64(16)) & mask)  # two sums of two lanes in each word
-    pairs = pairs[0::3] + pairs[1::3] + pairs[2::3]
-    total = ((pairs & np.uint64(0xFFFFFFFF)) + (pairs >> np.uint64(32))).astype(np.int64)
-    # the mean of the sum is 393,210 = 12 · 32,767.5, an integer, so nothing is rounded
-    return total - GAUSSIAN_LANES * 65535 // 2
+    total = np.einsum("nl->n", _lanes(seed, count * GAUSSIAN_LANES).reshape(count, -1), dtype=np.int64)
+    return total - GAUSSIAN_LANES * 65535 // 2  # the mean, 393,210, is an integer: nothing is rounded
 
 
 def hadamard_order(size: int) -> int:
@@ -62,33 +61,26 @@ def hadamard_order(size: int) -> int:
     return min(order for k in range(64) for order in (1 << k, 12 << k) if order >= size)
 
 
-@cache
-def _paley12() -> U8:
-    """Sign bits (1: minus) of a Hadamard matrix of order 12, by Paley's construction from the squares modulo 11."""
+def _paley12() -> Mask:
+    """Where a Hadamard matrix of order 12 has -1, by Paley's construction from the squares modulo 11."""
     numbers = np.arange(11)
-    minus = np.zeros((12, 12), dtype=np.uint8)
-    minus[1:, 0] = 1
-    minus[1:, 1:] = ~np.isin((numbers - numbers[:, None]) % 11, numbers**2 % 11)  # 0 is a square: plus on the diagonal
+    minus = np.pad(~np.isin((numbers - numbers[:, None]) % 11, numbers**2 % 11), ((1, 0), (1, 0)))  # 0 is a square: plus on the diagonal
+    minus[1:, 0] = True
     return minus
 
 
 def hadamard_signs(order: int, columns: I64) -> U16:
     """Chosen columns of the Hadamard matrix H₁₂ ⊗ H₂⊗…⊗H₂ or H₂⊗…⊗H₂: uint16 (order, C), 0x8000 where the entry is -1.
 
-    Raises ValueError if `order` is neither 2ᵏ nor 12·2ᵏ.  Sylvester (1867), Paley (1933)."""
-    power = order // 12 if order % 3 == 0 else order
-    if power < 1 or power & (power - 1) or (order % 3 == 0 and order % 12):
-        raise ValueError(f"no Hadamard matrix of order {order} here: take 2^k or 12*2^k")
-    low = columns % power
-    table = np.zeros((power, len(columns)), dtype=np.uint16)
-    half = 1
-    while half < power:  # rows half…2·half-1 are rows 0…half-1 with the sign of one more column bit
-        np.bitwise_xor(table[:half], np.where(low & half, 0x8000, 0).astype(np.uint16), out=table[half : 2 * half])
-        half *= 2
+    order: 2ᵏ or 12·2ᵏ.  Sylvester (1867), Paley (1933)."""
+    power = order if order % 3 else order // 12
+    table = np.zeros((1, len(columns)), dtype=np.uint16)
+    while len(table) < power:  # as many rows again, with the sign of one more column bit
+        table = np.concatenate([table, table ^ np.where(columns % power & len(table), 0x8000, 0).astype(np.uint16)])
     if order == power:
         return table
     high = _paley12()[:, columns // power].astype(np.uint16) << np.uint16(15)
-    return (high[:, None, :] ^ table[None, :, :]).reshape(order, len(columns))
+    return (high[:, None] ^ table).reshape(order, -1)
 
 
 def _hadamard(seed: int, tall: int, short: int) -> U16:
@@ -96,8 +88,7 @@ def _hadamard(seed: int, tall: int, short: int) -> U16:
     order = hadamard_order(tall)
     row_seed, column_seed, sign_seed = (derive_seed(seed, 0, part) for part in range(3))
     table = hadamard_signs(order, np.argsort(words(column_seed, order), kind="stable")[:short])
-    signs = words(sign_seed, -(-(tall + short) // 64)).astype("<u8", copy=False).view(np.uint8)
-    signs = np.unpackbits(signs, count=tall + short, bitorder="little").astype(np.uint16) << np.uint16(15)
+    signs = np.unpackbits(_lanes(sign_seed, tall + short).view(np.uint8), count=tall + short, bitorder="little").astype(np.uint16) << np.uint16(15)
     table ^= signs[None, tall:] ^ np.uint16(BF16_ONE)
     return table[np.argsort(words(row_seed, order), kind="stable")[:tall]] ^ signs[:tall, None]
 
@@ -115,20 +106,15 @@ def map_bits(basis: str, seed: int, fan_out: int, fan_in: int) -> U16:
         make = _hadamard if basis == "hadamard" else _orthogonal
         bits = make(seed, max(fan_out, fan_in), min(fan_out, fan_in))
         return bits if fan_out >= fan_in else np.ascontiguousarray(bits.T)
-    if basis == "uniform":
-        lanes = words(seed, -(-count // 4)).astype("<u8", copy=False).view("<u2")[:count]
-        odd = lanes.astype(np.float32) * 2 - 65535  # exact: 17 bits
-        return to_bf16_bits(odd * 2.0**-16).reshape(fan_out, fan_in)
-    if basis == "gaussian":
-        return to_bf16_bits(integer_gaussian(seed, count) * 2.0**-16).reshape(fan_out, fan_in)
-    raise ValueError(f"unknown basis {basis!r}")
+    if basis not in ("uniform", "gaussian"):
+        raise ValueError(f"unknown basis {basis!r}")
+    numbers = integer_gaussian(seed, count) if basis == "gaussian" else _lanes(seed, count).astype(np.float32) * 2 - 65535  # exact: 17 bits
+    return to_bf16_bits(numbers * 2.0**-16).reshape(fan_out, fan_in)
 
 
 def map_scale(basis: str, fan_out: int, fan_in: int) -> float:
     """Factor that makes singular values 1 (orthogonal, hadamard) or entries as in ÷√fan-in initialisation (the others)."""
-    if basis == "orthogonal":
-        return 1.0
-    return float((hadamard_order(max(fan_out, fan_in)) if basis == "hadamard" else fan_in) ** -0.5)
+    return float({"orthogonal": 1, "hadamard": hadamard_order(max(fan_out, fan_in))}.get(basis, fan_in) ** -0.5)
 
 
 def map_checksum(bits: U16) -> str:

@@ -14,30 +14,29 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-WIDTHS = (16, 32, 64, 128)  # of a head
 # Queries and keys of a tile, warps, stages, of the three kernels: the fastest on an H100 of those tried, to heads of 64 and of 128 (LOG.md, 2026-11-28)
 TILES = ((64, 64, 4, 2), (64, 64, 4, 3), (64, 64, 4, 3)), ((128, 64, 8, 3), (128, 64, 8, 3), (64, 128, 8, 3))
 LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def _places(first, step, N: tl.constexpr, SIZE: tl.constexpr):
+def _places(first, step, N, SIZE):
     return (first + tl.arange(0, SIZE))[:, None] * step + tl.arange(0, N)[None, :]
 
 
 @triton.jit
-def _tile(base, first, length, step, N: tl.constexpr, SIZE: tl.constexpr):
+def _tile(base, first, length, step, N, SIZE):
     """(SIZE, N) of one head, zeros behind the last position."""
     return tl.load(base + _places(first, step, N, SIZE), mask=(first + tl.arange(0, SIZE) < length)[:, None], other=0.0)
 
 
 @triton.jit
-def _put(base, first, length, step, tile, N: tl.constexpr, SIZE: tl.constexpr):
+def _put(base, first, length, step, tile, N, SIZE):
     tl.store(base + _places(first, step, N, SIZE), tile.to(base.dtype.element_ty), mask=(first + tl.arange(0, SIZE) < length)[:, None])
 
 
 @triton.jit
-def _seen(scores, query, key, fill, WINDOW: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr):
+def _seen(scores, query, key, fill, WINDOW, QUERIES, KEYS):
     """scores (QUERIES, KEYS), `fill` where a query does not see a key."""
     away = query + tl.arange(0, QUERIES)[:, None] - key - tl.arange(0, KEYS)[None, :]
     return tl.where((away >= 0) & (away < WINDOW), scores, fill)
@@ -133,6 +132,6 @@ def _launch(kernel: Any, which: int, q: Tensor, k: Tensor, window: int, *more: T
 
 
 def window_attention(q_BLHN: Tensor, k_BLKN: Tensor, v_BLKN: Tensor, window: int) -> Tensor:
-    """(B, L, H, N), in the inputs' type; N is one of WIDTHS."""
+    """(B, L, H, N), in the inputs' type; N is 16, 32, 64 or 128."""
     y: Tensor = _Attention.apply(q_BLHN.contiguous(), k_BLKN.contiguous(), v_BLKN.contiguous(), window)  # type: ignore[no-untyped-call]
     return y

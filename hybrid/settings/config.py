@@ -7,8 +7,9 @@ A field's `help` ends with its unit where it has one.  Values are checked on con
 import argparse
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -19,18 +20,18 @@ class ConfigError(SeedgramError):
     """A setting is unknown, of the wrong type or out of range."""
 
 
-def setting(default: Any, help: str, *, choices: Sequence[str] = (), low: float = 0, high: float = math.inf, section: str = "") -> Any:
-    """A dataclass field with its help text and the values it may take.  section: FIRST or PUBLISHED, where --help lists it there."""
+def setting(default: Any, help: str, *, choices: Collection[str] = (), low: float = 0, high: float = math.inf, section: str = "") -> Any:
+    """A dataclass field with its help text and the values it may take.  section: of --help, where it is not its group's."""
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "low": low, "high": high, "section": section})
 
 
 BASES = ("orthogonal", "hadamard", "gaussian", "uniform")
-FREEZE_POLICIES = ("all", "mlp", "mlp_up", "none")
-ACTIVATIONS = ("leaky_relu2", "relu2", "swiglu")
+FREEZE_POLICIES = {"all": ("attention", "up", "down"), "mlp": ("up", "down"), "mlp_up": ("up",), "none": ()}  # and the parts they name
 LATER = {"window", "whole_layers"}  # missing in older JSON
 # Sections of --help beside the four groups
 FIRST = "settings to begin with"
 PUBLISHED = "settings of published systems, only to reproduce them"
+basic, published = partial(setting, section=FIRST), partial(setting, section=PUBLISHED)
 
 
 class Checked:
@@ -53,15 +54,15 @@ class Checked:
 
 @dataclass(frozen=True)
 class ModelConfig(Checked):
-    vocab_size: int = setting(1024, "pieces of the tokenizer", low=2, high=65535, section=FIRST)
-    layers: int = setting(5, "transformer blocks", low=1, high=64, section=FIRST)
-    d_model: int = setting(512, "width of the residual stream", low=8, high=8192, section=FIRST)
+    vocab_size: int = basic(1024, "pieces of the tokenizer", low=2, high=65535)
+    layers: int = basic(5, "transformer blocks", low=1, high=64)
+    d_model: int = basic(512, "width of the residual stream", low=8, high=8192)
     heads: int = setting(8, "query heads", low=1)
     kv_heads: int = setting(4, "key/value heads; divides heads", low=1)
     window: int = setting(0, "tokens that attention looks back over, the position's own among them; 0: the whole context")
     whole_layers: int = setting(0, "layers, spread evenly, that see the whole context although there is a window")
     mlp_mult: float = setting(3.0, "hidden width of the MLP as a multiple of d_model", low=0.1, high=64)
-    activation: str = setting("leaky_relu2", "non-linearity of the MLP", choices=ACTIVATIONS)
+    activation: str = setting("leaky_relu2", "non-linearity of the MLP", choices=("leaky_relu2", "relu2", "swiglu"))
     rope_dims: int = setting(16, "dimensions of each head that RoPE rotates; 0: none")
     rope_base: float = setting(10000.0, "RoPE base", low=1)
     softcap: float = setting(30.0, "tanh cap of the logits", low=1)
@@ -69,26 +70,24 @@ class ModelConfig(Checked):
     # frozen random maps
     basis: str = setting("orthogonal", "kind of the frozen random maps", choices=BASES)
     map_seed: int = setting(1095, "seed of the frozen random maps", high=(1 << 63) - 1)
-    freeze: str = setting("all", "which block matrices are frozen random maps", choices=FREEZE_POLICIES, section=FIRST)
-    freeze_layers: int = setting(-1, "only the first N layers follow the freeze policy; -1: all", low=-1, section=PUBLISHED)
+    freeze: str = basic("all", "which block matrices are frozen random maps", choices=FREEZE_POLICIES)
+    freeze_layers: int = published(-1, "only the first N layers follow the freeze policy; -1: all", low=-1)
     rank_attention: int = setting(64, "LoRA rank beside frozen attention maps; 0: no adapter", high=8192)
     rank_mlp: int = setting(64, "LoRA rank beside frozen MLP maps; 0: no adapter", high=8192)
-    progressive: bool = setting(
-        False, "parts named by the freeze policy start learned and stop training at train.freeze_at; then they are stored", section=PUBLISHED
-    )
-    hidden_gate: bool = setting(False, "learned gate per hidden unit of the MLP", section=PUBLISHED)
-    feature_gain: bool = setting(False, "learned gain per output feature of the frozen MLP up map", section=PUBLISHED)
+    progressive: bool = published(False, "parts named by the freeze policy start learned and stop training at train.freeze_at; then they are stored")
+    hidden_gate: bool = published(False, "learned gate per hidden unit of the MLP")
+    feature_gain: bool = published(False, "learned gain per output feature of the frozen MLP up map")
     # extras
     bigram_buckets: int = setting(0, "rows of the hashed bigram embedding; 0: none, else at least 2", high=1 << 24)
     bigram_dim: int = setting(128, "width of the bigram embedding before projection", low=1, high=8192)
-    value_embed_dim: int = setting(0, "width of the shared value embedding; 0: none", high=8192, section=PUBLISHED)
-    value_embed_layers: int = setting(0, "last N layers that add the value embedding", section=PUBLISHED)
+    value_embed_dim: int = published(0, "width of the shared value embedding; 0: none", high=8192)
+    value_embed_layers: int = published(0, "last N layers that add the value embedding")
     value_tables: int = setting(0, "layers with a gated value embedding of their own at full width: every other one, from the last on")
-    xsa_layers: int = setting(0, "last N layers with exclusive self-attention", section=PUBLISHED)
+    xsa_layers: int = published(0, "last N layers with exclusive self-attention")
     smear_gate: bool = setting(False, "gate that mixes the previous position's embedding in")
-    value_residual: bool = setting(False, "mix the first layer's values into later layers", section=PUBLISHED)
+    value_residual: bool = published(False, "mix the first layer's values into later layers")
     skips: bool = setting(False, "U-net skips from the first half of the layers to the second")
-    depth_norm_scale: bool = setting(False, "scale each layer's normed input by 1/√(layer+1)", section=PUBLISHED)
+    depth_norm_scale: bool = published(False, "scale each layer's normed input by 1/√(layer+1)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,12 +106,12 @@ class ModelConfig(Checked):
 
 @dataclass(frozen=True)
 class TrainConfig(Checked):
-    seed: int = setting(1337, "seed of initialisation and data order", high=(1 << 63) - 1, section=FIRST)
-    seconds: float = setting(600.0, "wall-clock cap of training, compile and warm-up outside; s", section=FIRST)
-    steps: int = setting(0, "optimiser steps; 0: as many as fit in --seconds", section=FIRST)
-    batch_tokens: int = setting(131072, "target tokens an optimiser step, over all ranks; tokens", low=1, section=FIRST)
-    microbatch_tokens: int = setting(131072, "largest part of a step sent through the model at once, per rank; tokens", low=1, section=FIRST)
-    seq_len: int = setting(2048, "training context; tokens", low=1, section=FIRST)
+    seed: int = basic(1337, "seed of initialisation and data order", high=(1 << 63) - 1)
+    seconds: float = basic(600.0, "wall-clock cap of training, compile and warm-up outside; s")
+    steps: int = basic(0, "optimiser steps; 0: as many as fit in --seconds")
+    batch_tokens: int = basic(131072, "target tokens an optimiser step, over all ranks; tokens", low=1)
+    microbatch_tokens: int = basic(131072, "largest part of a step sent through the model at once, per rank; tokens", low=1)
+    seq_len: int = basic(2048, "training context; tokens", low=1)
     holdout_tokens: int = setting(262144, "end of the training text kept for fitting the gate, neither trained on nor counted; tokens")
     warmup_steps: int = setting(20, "untimed warm-up steps before the clock starts, weights restored after")
     matrix_lr: float = setting(0.03, "Muon learning rate of matrices")
@@ -127,12 +126,8 @@ class TrainConfig(Checked):
     lr_warmup: float = setting(0.01, "share of the run over which the learning rate rises", high=1)
     lr_decay: float = setting(0.5, "share of the run, at its end, over which the learning rate falls", high=1)
     lr_floor: float = setting(0.0, "share of the learning rate that is left at the end", high=1)
-    qat_from: float = setting(
-        -1.0, "share of the run after which weights are rounded in the forward pass (late quantisation-aware training)", low=-1, high=1, section=PUBLISHED
-    )
-    freeze_at: float = setting(
-        -1.0, "progressive freezing: share of the run after which frozen parts stop training; -1: never", low=-1, high=1, section=PUBLISHED
-    )
+    qat_from: float = published(-1.0, "share of the run after which weights are rounded in the forward pass (late quantisation-aware training)", low=-1, high=1)
+    freeze_at: float = published(-1.0, "progressive freezing: share of the run after which frozen parts stop training; -1: never", low=-1, high=1)
     compile: bool = setting(True, "torch.compile the model, each direction launched as one recorded graph (CUDA only)")
     checkpoint_seconds: float = setting(300.0, "time between checkpoints; 0: only on SIGTERM and Ctrl-C; s")
     log_every: int = setting(20, "steps between log lines", low=1)
@@ -141,15 +136,15 @@ class TrainConfig(Checked):
 
 @dataclass(frozen=True)
 class CacheConfig(Checked):
-    ngram_order: int = setting(7, "longest n-gram counted; 0: no cache", high=8, section=FIRST)
-    cap_bytes: int = setting(16_000_000, "code + artifact; bytes", low=1, section=FIRST)
+    ngram_order: int = basic(7, "longest n-gram counted; 0: no cache", high=8)
+    cap_bytes: int = basic(16_000_000, "code + artifact; bytes", low=1)
     online: bool = setting(True, "go on counting, score-first, at evaluation")
     chunk_tokens: int = setting(1024, "targets scored between two gate updates at evaluation; tokens", low=1)
 
 
 @dataclass(frozen=True)
 class QuantConfig(Checked):
-    weight_bits: int = setting(8, "bits of a stored matrix entry; bits", low=4, high=8, section=FIRST)
+    weight_bits: int = basic(8, "bits of a stored matrix entry; bits", low=4, high=8)
     embed_bits: int = setting(10, "bits of a stored embedding entry, 16: fp16; tied logits feel its rounding most; bits", low=4, high=16)
     weight_step: float = setting(
         0.0, "step between the values of a matrix entry, in root mean squares of its row, within --weight-bits; 0: the best of some ranges", high=4
@@ -196,7 +191,7 @@ def _read(default: Any, found: Any, where: str) -> Any:
 
 GROUPS = ("model", "train", "cache", "quant")
 
-FIELDS = {f"{group}.{field.name}": field for group in GROUPS for field in dataclasses.fields(getattr(Config, group))}
+FIELDS: dict[str, Any] = {f"{group}.{field.name}": field for group in GROUPS for field in dataclasses.fields(getattr(Config, group))}
 GROUP_OF = {field.name: key.partition(".")[0] for key, field in FIELDS.items()}  # no two groups share a field's name
 
 

@@ -6,7 +6,6 @@ import brotli
 
 from ngram.threads import each
 
-CODECS = ("none", "brotli", "brotli parts")  # "none": stored as it is; "brotli parts": the parts' sizes, uint32, then the parts
 PART_BYTES = 1 << 20  # that one thread packs; apart, parts of 1 MiB of weights were 0.02 % larger (LOG.md)
 
 
@@ -17,15 +16,6 @@ def compress(data: bytes) -> tuple[str, bytes]:
     name, sizes = ("brotli", b"") if len(parts) == 1 else ("brotli parts", struct.pack(f"<{len(parts)}I", *map(len, parts)))
     packed = sizes + b"".join(parts)
     return (name, packed) if len(packed) < len(data) else ("none", data)
-
-
-def decompress(data: bytes, codec: str, raw_bytes: int) -> bytes:
-    """The `raw_bytes` bytes that `compress` was given.  Raises ValueError for another codec, or if data are malformed.
-
-    No more than raw_bytes + 1 bytes are ever allocated for the result, whatever the data claim."""
-    if codec not in CODECS:
-        raise ValueError(f"codec {codec!r} is none of {', '.join(CODECS)}")
-    return _promised(data, raw_bytes) if codec == "none" else _decode(data, raw_bytes) if codec == "brotli" else _decode_parts(data, raw_bytes)
 
 
 def _promised(raw: bytes, raw_bytes: int) -> bytes:
@@ -58,3 +48,15 @@ def _decode(data: bytes, raw_bytes: int) -> bytes:
     except brotli.error as error:
         raise ValueError(f"malformed brotli data: {error}") from None
     return _promised(out, raw_bytes)
+
+
+DECODERS = {"none": _promised, "brotli": _decode, "brotli parts": _decode_parts}  # the last: the parts' sizes, uint32, before them
+
+
+def decompress(data: bytes, codec: str, raw_bytes: int) -> bytes:
+    """The `raw_bytes` bytes that `compress` was given.  Raises ValueError for another codec, or if data are malformed.
+
+    No more than raw_bytes + 1 bytes are ever allocated for the result, whatever the data claim."""
+    if codec not in DECODERS:
+        raise ValueError(f"codec {codec!r} is none of {', '.join(DECODERS)}")
+    return DECODERS[codec](data, raw_bytes)

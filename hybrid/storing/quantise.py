@@ -47,15 +47,11 @@ def best_scales(weight_OI: F32, top: int) -> F64:
 
 
 def _best_scales(weight_OI: F32, top: int) -> F64:
-    largest = np.abs(weight_OI).max(axis=1, initial=0.0).astype(np.float64)
-    best_scale, best_error = largest / top, np.full(len(weight_OI), np.inf)
-    for clip in CLIPS:
-        scale = largest * (clip / top)
-        integers = np.clip(np.rint(weight_OI / np.maximum(scale, 1e-300)[:, None]), -top, top)
-        error = np.square(weight_OI - integers * scale[:, None]).sum(axis=1)
-        better = error < best_error
-        best_scale, best_error = np.where(better, scale, best_scale), np.where(better, error, best_error)
-    return best_scale
+    scales_CO, errors_CO = np.outer(np.divide(CLIPS, top), np.abs(weight_OI).max(axis=1, initial=0.0)), []
+    for scale_O1 in scales_CO[:, :, None]:
+        integers = np.clip(np.rint(weight_OI / np.maximum(scale_O1, 1e-300)), -top, top)
+        errors_CO.append(np.square(weight_OI - integers * scale_O1).sum(axis=1))
+    return scales_CO[np.argmin(errors_CO, axis=0), np.arange(len(weight_OI))]
 
 
 def round_to_scales(weight_OI: F32, scales_O: F32, top: int) -> Integers:
@@ -86,7 +82,7 @@ def encode_state(
     counts_V: of the tokens in training text, for --rare-step.
     meta: one [name, shape, bits, exponent] a tensor, in the state dict's order; bits 4…15 integers, 16 or 32 floats."""
     factors, meta = error_factors(moments or {}), list[Any]()
-    parts: dict[str, list[bytes]] = {section: [] for section in ("matrices", "embeddings", "remainders", "scales", "vectors")}
+    parts = {section: bytearray() for section in ("matrices", "embeddings", "remainders", "scales", "vectors")}
     for name, tensor in state.items():
         values = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
         kind = parameter_kind(name, values.ndim)
@@ -94,18 +90,18 @@ def encode_state(
         section, exponent = SECTIONS[kind], 0
         if bits == 16:
             bits = 16 if np.abs(values).max(initial=0.0) <= np.finfo(np.float16).max else 32
-            parts[section].append(values.astype("<f2" if bits == 16 else "<f4").tobytes())
+            parts[section] += values.astype("<f2" if bits == 16 else "<f4").tobytes()
         else:
             top, spare = 2 ** (bits - 1) - 1, max(0, bits - 8)
             stored, exponent = store_scales(_scales(name, values, top, config, counts_V))
             scales = load_scales(stored, exponent)
             integers = round_columns(values, scales, top, factors[name]) if name in factors else round_to_scales(values, scales, top)
-            parts[section].append((integers >> spare).astype(np.int8).tobytes())
+            parts[section] += (integers >> spare).astype(np.int8).tobytes()
             if spare:
-                parts["remainders"].append((integers & (2**spare - 1)).astype(np.uint8).tobytes())
-            parts["scales"].append(stored.astype("<f2").tobytes())
+                parts["remainders"] += (integers & (2**spare - 1)).astype(np.uint8).tobytes()
+            parts["scales"] += stored.astype("<f2").tobytes()
         meta.append([name, list(values.shape), bits, exponent])
-    return meta, {name: b"".join(chunks) for name, chunks in parts.items()}
+    return meta, {name: bytes(data) for name, data in parts.items()}
 
 
 def decode_state(meta: list[Any], sections: Mapping[str, bytes]) -> dict[str, Tensor]:

@@ -47,8 +47,7 @@ class LossReader:
     def __init__(self, step: int = 0, timeout_s: float = math.inf) -> None:
         self._step, self._timeout_s = step, timeout_s
         self._pending: deque[tuple[torch.Tensor, torch.cuda.Event | None]] = deque()
-        self._window: list[float] = []
-        self._last = math.nan
+        self._window, self._last = list[float](), math.nan
 
     def push(self, loss: torch.Tensor) -> None:
         self._pending.append((loss.to("cpu", non_blocking=True), torch.cuda.current_stream().record_event() if loss.is_cuda else None))

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ngram.container import atomic_write, pack, read_bytes, unpack
@@ -43,7 +44,7 @@ def save(path: Path, tensors: Sequence[torch.Tensor], skeleton: str) -> None:
     Raises SeedgramError, before anything is written, if a tensor holds NaN or infinite values."""
     if not all(bool(torch.isfinite(t).all()) for t in tensors):
         raise SeedgramError(f"{path}: not written, weights or optimisers hold NaN or infinite values; lower --matrix-lr, then --resume")
-    sections = {str(i): t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for i, t in enumerate(tensors)}
+    sections = {str(i): t.reshape(-1).view(torch.uint8).numpy().tobytes() for i, t in enumerate(tensors)}
     table = [[str(t.dtype).removeprefix("torch."), list(t.shape)] for t in tensors]
     atomic_write(path, pack(MAGIC, VERSION, {"tree": skeleton, "tensors": table}, sections))
 
@@ -54,8 +55,7 @@ def load(path: Path) -> Any:
     try:
         tensors = []
         for (dtype, shape), section in zip(header["tensors"], sections.values(), strict=True):
-            data = torch.frombuffer(bytearray(section), dtype=torch.uint8) if section else torch.empty(0, dtype=torch.uint8)
-            tensors.append(data.view(getattr(torch, dtype)).reshape(shape).clone())
+            tensors.append(torch.tensor(np.frombuffer(section, np.uint8)).view(getattr(torch, dtype)).reshape(shape))
         return json.loads(header["tree"], object_hook=lambda part: tensors[part["tensor"]] if part.keys() == {"tensor"} else part)
     except (LookupError, ValueError, TypeError, RuntimeError, AttributeError, OverflowError, RecursionError) as error:
         raise FileFormatError(f"{path}: malformed checkpoint ({str(error).splitlines()[0]}); delete it and start again") from None

@@ -40,9 +40,8 @@ def orthogonalise(updates: Sequence[Tensor], iterations: int, dtype: torch.dtype
     out: list[Tensor] = list(updates)
     for members in batches.values():
         longest = max(wide[i].shape[2] for i in members)
-        x = torch.cat([nn.functional.pad(wide[i], (0, longest - wide[i].shape[2])) for i in members])
-        x = newton_schulz(x, iterations)
-        for i, part in zip(members, x.split([wide[i].shape[0] for i in members]), strict=True):
+        x = newton_schulz(torch.cat([nn.functional.pad(wide[i], (0, longest - wide[i].shape[2])) for i in members]), iterations)
+        for i, part in zip(members, x.split([len(wide[i]) for i in members]), strict=True):
             part = part[:, :, : wide[i].shape[2]]
             out[i] = part if updates[i].shape[1] <= updates[i].shape[2] else part.mT
     return out
@@ -119,9 +118,7 @@ class AdamW:
         groups = [{"params": members, "lr": lr, "initial_lr": lr} for members, lr in rates if members]
         on_cuda = any(p.is_cuda for p in self.parameters)
         self.inner = torch.optim.AdamW(groups, betas=config.adam_betas, eps=1e-8, weight_decay=0.0, fused=on_cuda)
-
-    def step(self) -> None:
-        self.inner.step()
+        self.step = self.inner.step
 
     def set_progress(self, share: float) -> None:
         for group in self.inner.param_groups:

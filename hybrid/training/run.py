@@ -5,7 +5,6 @@
 
 import time
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +15,10 @@ from hybrid.scoring.options import EvalOptions
 from hybrid.settings.config import Config
 from hybrid.storing import artifact
 from hybrid.training import checkpoint, pack
-from hybrid.training.inputs import read_inputs
+from hybrid.training.inputs import Places, read_inputs
 from hybrid.training.run_log import RunLog, environment
 from hybrid.training.trainer import Trainer
 from ngram.terminal import warn
-
-
-@dataclass(frozen=True)
-class Places:
-    """What a run reads and writes, and what it does beside training; the flags of train_gpt.py have the same names."""
-
-    data: str
-    tokenizer: str
-    out: str
-    resume: str | None = None
-    allow_overlap: bool = False
-    no_score: bool = False
-    keep_checkpoint: bool = False
 
 
 def train(settings: Config, places: Places, ranks: Ranks) -> dict[str, Any]:
@@ -42,14 +28,14 @@ def train(settings: Config, places: Places, ranks: Ranks) -> dict[str, Any]:
     begin = time.monotonic()
     out, writer = Path(places.out), checkpoint.Writer(Path(places.out) / "checkpoint.bin")
     checkpoint.check_resume(writer.path, places.resume)
-    inputs = read_inputs(places.data, places.tokenizer, settings, ranks, allow_overlap=places.allow_overlap)
+    inputs = read_inputs(places, settings, ranks)
     with closing(checkpoint.RunFolder(out)) if ranks.is_first else nullcontext():
         if ranks.is_first and not places.resume:
             writer.path.unlink(missing_ok=True)
         ranks.barrier()  # the folder is there, and a checkpoint that is still in it is one to continue from
         with closing(RunLog(out / "train.jsonl", active=ranks.is_first)) as log:
             log.record("start", config=settings.to_json(), world=ranks.world, data=inputs.loader.digests, **environment(ranks.device))
-            trainer = Trainer(settings, inputs.loader, inputs.model, ranks, log, inputs.val_tokens)
+            trainer = Trainer(settings, inputs, ranks, log)
             result = trainer.run(writer)
             summary: dict[str, Any] = {"preset": settings.preset, "seed": settings.train.seed, "world": ranks.world, **vars(result)}
             if result.interrupted:
@@ -58,7 +44,7 @@ def train(settings: Config, places: Places, ranks: Ranks) -> dict[str, Any]:
                 return summary
             pack.merge_counts(trainer.ahead, ranks, log)
             if ranks.is_first:
-                summary |= pack.pack(settings, inputs.model, trainer.ahead, inputs.loader, inputs.tokenizer, ranks, out, log)
+                summary |= pack.pack(settings, inputs, trainer.ahead, ranks, out, log)
             ranks.barrier()  # the artifact is on disk, and scored as anybody would read it
             if not places.no_score:
                 options = EvalOptions(allow_overlap=places.allow_overlap)

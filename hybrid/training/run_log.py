@@ -20,23 +20,12 @@ from ngram.terminal import stage
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Commit, versions and device, to judge the log's figures by."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return {"commit": _commit(), "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version(), "device": name}
-
-
-def _line_end(path: Path) -> str:
-    """A newline if the file's last line was cut off (for example by a full disk), otherwise an empty string."""
-    with open(path, "rb") as file:
-        file.seek(max(0, file.seek(0, 2) - 1))
-        return "" if file.read(1) in (b"", b"\n") else "\n"
-
-
-def _commit() -> str | None:
-    try:
+    commit = None  # installed without git, or not a checkout
+    with suppress(OSError, subprocess.SubprocessError):
         command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None  # installed without git, or not a checkout
+        commit = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return {"commit": commit, "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version(), "device": name}
 
 
 class RunLog:
@@ -48,7 +37,9 @@ class RunLog:
         try:
             self._file = open(path, "a", encoding="utf-8") if active else None
             if self._file is not None:
-                self._file.write(_line_end(path))
+                with open(path, "rb") as file:  # whose last line may have been cut off, for example by a full disk
+                    file.seek(max(0, file.seek(0, 2) - 1))
+                    self._file.write("" if file.read(1) in (b"", b"\n") else "\n")
         except OSError as error:
             raise SeedgramError(f"{path}: cannot write the log: {error.strerror}; choose another --out") from None
 

@@ -63,14 +63,8 @@ class RunState:
     def to_tree(self) -> dict[str, Any]:
         """All of it, for checkpoint.snapshot."""
         return {
-            "config": self.config.to_json(),
-            "world": self.world,
-            "step": self.step,
-            "wall_s": self.wall_s,
-            "data": self.shard_digests,
-            "frozen_late": self.frozen_late,
-            "parameters": list(self.model.parameters()),
-            "optimisers": [o.state_dict() for o in self.optimisers],
+            "config": self.config.to_json(), "world": self.world, "step": self.step, "wall_s": self.wall_s, "data": self.shard_digests,
+            "frozen_late": self.frozen_late, "parameters": list(self.model.parameters()), "optimisers": [o.state_dict() for o in self.optimisers],
         }
 
     @_fitting()

@@ -14,8 +14,6 @@ import numpy.ma  # noqa: F401 - else numba does on the counting thread, while to
 import torch
 import torch._functorch.config as functorch_config
 
-from hybrid.data.shards import Loader
-from hybrid.model.hybrid_lm import HybridLM
 from hybrid.model.parameters import count_stored
 from hybrid.parallel.failures import terminated
 from hybrid.parallel.ranks import Ranks
@@ -24,6 +22,7 @@ from hybrid.settings.config import Config
 from hybrid.storing.counted_code import code_bytes
 from hybrid.training import checkpoint
 from hybrid.training.batches import Batches, LossReader
+from hybrid.training.inputs import Inputs
 from hybrid.training.run_log import RunLog
 from hybrid.training.run_state import RunState
 from hybrid.training.table_ahead import TableAhead
@@ -51,12 +50,11 @@ compiler_cache = partial(functorch_config.patch, autograd_cache_allow_custom_aut
 
 
 class Trainer:
-    """Weights, optimisers and counts of one run; `run` is the loop.
+    """Weights, optimisers and counts of one run; `run` is the loop."""
 
-    model: on the device already.  val_tokens: scored by --val-every, never trained on."""
-
-    def __init__(self, config: Config, loader: Loader, model: HybridLM, ranks: Ranks, log: RunLog, val_tokens: U16 | None = None) -> None:
-        self.config, self.loader, self.model, self.ranks, self.log = config, loader, model, ranks, log
+    def __init__(self, config: Config, inputs: Inputs, ranks: Ranks, log: RunLog) -> None:
+        loader, model = inputs.loader, inputs.model
+        self.config, self.inputs, self.loader, self.model, self.ranks, self.log = config, inputs, loader, model, ranks, log
         self.batches = Batches(config, loader, ranks)
         self.state = RunState(config, model, ranks.world, loader.digests)
         self.loss: Any = model.loss
@@ -66,7 +64,6 @@ class Trainer:
         room = config.cache.cap_bytes - code_bytes() - count_stored(model) * config.quant.weight_bits // 8
         self.ahead = TableAhead(RowCounter(config.model.vocab_size, order, loader.bos), room) if order else None
         self.idle_cores = ranks.device.type == "cuda" and ranks.world == 1  # on a CPU training has them all; several ranks add up first
-        self.val_tokens = val_tokens
 
     def forward_backward(self, rows: U16) -> torch.Tensor:
         """Accumulates gradients of the mean loss over all ranks.  Returns this rank's mean loss, a scalar on the device in nats, NaN where
@@ -106,18 +103,24 @@ class Trainer:
 
     def warm_up(self) -> float:
         """Compiles and warms all that the run will use, then restores weights and optimisers.  Counts nothing.  Returns seconds."""
-        begin = time.monotonic()
+        begin, settings = time.monotonic(), self.config.train
         before = [p.detach().clone() for p in self.state.parameters]
         fresh = [optimiser.state_dict() for optimiser in self.state.optimisers]
         rows = self.loader.batch(0)
         counting = Worker("warm-up", 1)
         if self.ahead is not None:
             counting.submit(self.ahead.warm_up)  # beside the compiler, which waits for others much of its time
-        for _ in range(self.config.train.warmup_steps):
+        for _ in range(settings.warmup_steps):
             self.forward_backward(rows)
             self.update(0.5)
-        if self.config.train.warmup_steps:
-            self._warm_later_phases(rows)
+        if settings.warmup_steps and settings.qat_from >= 0:  # the graphs of later phases too: nothing is compiled mid-run
+            self._round()
+            self.forward_backward(rows)
+            self.model.set_fake_bits(0)
+        if settings.warmup_steps and settings.freeze_at >= 0:
+            self.model.freeze_learned()
+            self.forward_backward(rows)
+            self.state.unfreeze()
         counting.wait()
         with torch.no_grad():
             torch._foreach_copy_(self.state.parameters, before)
@@ -131,17 +134,6 @@ class Trainer:
     def _round(self) -> None:
         """From now on, weights are rounded in the forward pass."""
         self.model.set_fake_bits(self.config.quant.weight_bits, self.config.quant.weight_step)
-
-    def _warm_later_phases(self, rows: U16) -> None:
-        """The graphs of late rounding and of progressive freezing, so that nothing is compiled mid-run."""
-        if self.config.train.qat_from >= 0:
-            self._round()
-            self.forward_backward(rows)
-            self.model.set_fake_bits(0)
-        if self.config.train.freeze_at >= 0:
-            self.model.freeze_learned()
-            self.forward_backward(rows)
-            self.state.unfreeze()
 
     @compiler_cache()
     def run(self, writer: checkpoint.Writer) -> TrainResult:
@@ -187,10 +179,9 @@ class Trainer:
         """Logs the validation loss over the first VAL_TOKENS; returns the seconds it took, outside the clock."""
         begin = time.monotonic()
         synchronize(self.ranks.device)
-        if self.val_tokens is not None:
-            nats = windows.neural_nats(self.model, self.val_tokens[:VAL_TOKENS], self.config.train.seq_len, self.ranks)
-            self.log.show("val", step=self.state.step, loss_nats=float(nats.mean()))
-            self.model.train()
+        nats = windows.neural_nats(self.model, self.inputs.val_tokens[:VAL_TOKENS], self.config.train.seq_len, self.ranks)
+        self.log.show("val", step=self.state.step, loss_nats=float(nats.mean()))
+        self.model.train()
         return time.monotonic() - begin
 
     def _warm_up_or_resume(self, writer: checkpoint.Writer) -> float:
@@ -213,8 +204,7 @@ class Trainer:
             self.count(step, self.loader.batch(step))
 
     def _log(self, losses: LossReader, progress: float) -> None:
-        loss = losses.mean()
-        step, wall_s = self.state.step, self.state.wall_s
+        loss, step, wall_s = losses.mean(), self.state.step, self.state.wall_s
         rate = step * self.config.train.batch_tokens / max(wall_s, 1e-9)
         self.log.record("step", step=step, loss_nats=loss, wall_s=round(wall_s, 3), tokens_per_s=round(rate), progress=round(progress, 5))
         self.log.advance(progress, f"step {step}  loss {loss:.4f} nats  {rate:,.0f} tokens/s")

@@ -22,6 +22,7 @@ from hybrid.data.shards import Loader, find_shards
 from hybrid.model.hybrid_lm import HybridLM
 from hybrid.parallel import ranks as distributed
 from hybrid.settings import config, presets
+from hybrid.training.inputs import Inputs
 from hybrid.training.run_log import RunLog
 from hybrid.training.trainer import Trainer, compiler_cache, synchronize
 from ngram.errors import run_cli
@@ -42,7 +43,8 @@ def build(name: str, flags: argparse.Namespace, ranks: distributed.Ranks, log: R
         seed=settings.train.seed,
     )
     torch.manual_seed(settings.train.seed)
-    trainer = Trainer(settings, loader, HybridLM(settings.model).to(ranks.device), ranks, log)
+    model = HybridLM(settings.model).to(ranks.device)
+    trainer = Trainer(settings, Inputs(loader, model, b"", loader.holdout()), ranks, log)
     with compiler_cache():
         trainer.warm_up()
     return trainer, time.monotonic() - begin

@@ -33,6 +33,7 @@ from hybrid.scoring.report import write_json
 from hybrid.settings import config, presets
 from hybrid.storing import artifact
 from hybrid.training import checkpoint, pack
+from hybrid.training.inputs import Inputs
 from hybrid.training.run_log import RunLog
 from hybrid.training.trainer import Trainer
 from ngram.errors import SeedgramError, run_cli
@@ -85,11 +86,12 @@ def train_and_score(shards: Path, val: Path, tokenizer: bytes, out: Path) -> flo
         vocab_size=wanted.model.vocab_size,
     )
     torch.manual_seed(wanted.train.seed)
-    model, log = HybridLM(wanted.model), RunLog(out / "train.jsonl", active=False)
-    trainer, writer = Trainer(wanted, loader, model, ranks, log), checkpoint.Writer(out / "checkpoint.bin")
+    inputs = Inputs(loader, HybridLM(wanted.model), tokenizer, loader.holdout())
+    log = RunLog(out / "train.jsonl", active=False)
+    trainer, writer = Trainer(wanted, inputs, ranks, log), checkpoint.Writer(out / "checkpoint.bin")
     trainer.run(writer)
     pack.merge_counts(trainer.ahead, ranks, log)
-    pack.pack(wanted, model, trainer.ahead, loader, tokenizer, ranks, out, log)
+    pack.pack(wanted, inputs, trainer.ahead, ranks, out, log)
     scores = evaluate.evaluate(artifact.load(out / "artifact.bin"), [val], ranks)[0]
     writer.path.unlink()
     log.close()

@@ -36,6 +36,7 @@ from hybrid.scoring import windows
 from hybrid.settings import config, presets
 from hybrid.storing import quantise
 from hybrid.training import checkpoint
+from hybrid.training.inputs import Inputs
 from hybrid.training.run_log import RunLog
 from hybrid.training.trainer import Trainer
 from ngram.errors import run_cli
@@ -88,7 +89,7 @@ def train_one(flags: argparse.Namespace, name: str) -> dict[str, Any]:
     folder = flags.work / name
     folder.mkdir(parents=True, exist_ok=True)
     log = RunLog(folder / "train.jsonl", active=True)
-    trainer = Trainer(settings, loader, model, ranks, log)
+    trainer = Trainer(settings, Inputs(loader, model, b"", loader.holdout()), ranks, log)
     compile_s = trainer.warm_up()
     tokens = load_stream(flags.data, "val", settings.model.vocab_size)
     size = int(TokenBytes.from_model((Path(flags.data) / "tokenizer.model").read_bytes()).count(tokens).sum())

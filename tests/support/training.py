@@ -12,6 +12,7 @@ from hybrid.data.shards import Loader, find_shards
 from hybrid.model.hybrid_lm import HybridLM
 from hybrid.parallel.ranks import Ranks
 from hybrid.settings.config import CacheConfig, Config, ModelConfig, TrainConfig
+from hybrid.training.inputs import Inputs
 from hybrid.training.run_log import RunLog
 from hybrid.training.trainer import Trainer
 from tests.support import loaded, tiny
@@ -52,7 +53,8 @@ def trainer(config: Config, data: Path, folder: Path) -> Trainer:
         holdout_tokens=config.train.holdout_tokens,
     )
     torch.manual_seed(config.train.seed)
-    return Trainer(config, loader, HybridLM(config.model), Ranks(0, 1, torch.device("cpu")), RunLog(folder / "log", active=False))
+    inputs = Inputs(loader, HybridLM(config.model), b"", loader.holdout())
+    return Trainer(config, inputs, Ranks(0, 1, torch.device("cpu")), RunLog(folder / "log", active=False))
 
 
 def command(data: Path, out: Path, *extra: str, python: str | None = None) -> list[str]:

@@ -128,12 +128,6 @@ def test_checksums_are_of_the_map_in_memory_by_matrix():
     assert after["k"] != before["k"]
 
 
-def test_matrices_of_one_product_must_share_a_scale():
-    projection = Projection(("wide", "tall"), (4, 64), 8, frozen=True)
-    with pytest.raises(ValueError, match="need one scale"):
-        projection.fill("hadamard", (1, 2))
-
-
 @pytest.mark.parametrize("bits", [4, 6, 8])
 def test_fake_quantisation_rounds_rows_to_integers_and_lets_gradients_through(bits):
     weight = torch.randn(5, 9, requires_grad=True)

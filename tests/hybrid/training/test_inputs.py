@@ -14,7 +14,7 @@ from hybrid.parallel.ranks import Ranks
 from hybrid.storing import artifact
 from hybrid.training import checkpoint, pack
 from hybrid.training.batches import TrainError
-from hybrid.training.inputs import Inputs, read_inputs
+from hybrid.training.inputs import Inputs, Places, read_inputs
 from hybrid.training.run_log import RunLog
 from hybrid.training.trainer import Trainer
 from tests.support import tiny
@@ -36,7 +36,7 @@ def shards(folder: Path, model: bytes, train: tuple[str, ...], val: tuple[str, .
 def read(folder: Path, model: Path | None = None, *, allow_overlap: bool = False) -> Inputs:
     path = model or folder / "tokenizer.model"
     pieces = tokenizer.load(path).vocab_size
-    return read_inputs(str(folder), str(path), settings(model={"vocab_size": pieces}), ONE, allow_overlap=allow_overlap)
+    return read_inputs(Places(str(folder), str(path), "", allow_overlap=allow_overlap), settings(model={"vocab_size": pieces}), ONE)
 
 
 def test_another_tokenizer_of_the_same_size_stops_the_run(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_batch_that_gives_a_rank_no_whole_rows_stops_the_run(tmp_path: Path, b
     tiny.write_data(tmp_path)
     asked = settings(batch_tokens=batch_tokens, seq_len=16, microbatch_tokens=16)
     with pytest.raises(TrainError, match=f"--batch-tokens {batch_tokens} does not split into {world} ranks"):
-        read_inputs(str(tmp_path), str(tmp_path / "tokenizer.model"), asked, Ranks(world - 1, world, torch.device("cpu")))
+        read_inputs(Places(str(tmp_path), str(tmp_path / "tokenizer.model"), ""), asked, Ranks(world - 1, world, torch.device("cpu")))
 
 
 def test_documents_on_both_sides_stop_the_run_unless_they_are_allowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,9 +100,9 @@ def test_bos_is_the_tokenizer_s_in_rows_counts_and_the_packed_cache(tmp_path: Pa
     assert inputs.loader.bos == bos
     assert inputs.loader.holdout()[0] == bos  # begins with a document
     with closing(RunLog(tmp_path / "log.jsonl", active=False)) as log:
-        trainer = Trainer(config, inputs.loader, inputs.model, ONE, log)
+        trainer = Trainer(config, inputs, ONE, log)
         trainer.run(checkpoint.Writer(tmp_path / "checkpoint.bin"))
         pack.merge_counts(trainer.ahead, ONE, log)
-        pack.pack(config, inputs.model, trainer.ahead, inputs.loader, inputs.tokenizer, ONE, tmp_path, log)
+        pack.pack(config, inputs, trainer.ahead, ONE, tmp_path, log)
     table = artifact.load(tmp_path / "artifact.bin").table
     assert table is not None and table.bos == bos
