@@ -4,7 +4,7 @@ import numpy as np
 
 from ngram.arrays import Array
 from ngram.compiled import njit
-from ngram.online.trie import COUNT, FIRST, NODE, ONES, SIZE, TOKEN, TOTAL, U32_MAX, State, free_entry, grow_block, log_capacity
+from ngram.online.trie import COUNT, EMPTY, FIRST, NODE, ONES, SIZE, TOKEN, TOTAL, U32_MAX, State, find, grow_block, log_capacity
 
 
 @njit
@@ -36,7 +36,7 @@ def seed_order(state: State, tokens: Array, parents: Array, counts: Array, paren
         first, total = np.int64(nodes[context, FIRST]), 0
         for j in range(start, i):
             count = np.int64(counts[j])
-            at = free_entry(pool, first, log, np.int64(tokens[j]))
+            at = find(pool, first, log, np.int64(tokens[j]), EMPTY)
             pool[at, TOKEN], pool[at, COUNT], pool[at, NODE] = tokens[j], count, own_base + j if own_base >= 0 else 0
             total += count
             if count > 0:

@@ -106,15 +106,9 @@ class StreamCache:
         total = unigrams.sum(dtype=np.int64) + pruned
         meta = np.zeros(trie.META_SIZE, np.int64)
         meta[trie.N_NODES], meta[trie.POOL_USED] = nodes, entries
-        self.state = State(
-            nodes=_aligned(nodes + nodes // 2 + SLACK, 8),
-            pool=_aligned(entries + entries // 2 + SLACK, 3),
-            unigrams=unigrams,
-            root=np.array([[total, (unigrams == 1).sum(), (unigrams == 2).sum(), (unigrams > 2).sum(), pruned]], np.int64),
-            meta=meta,
-            discounts=discounts,
-            settings=np.array([self.order, self.vocab_size, self.bos], np.int64),
-        )
+        root = np.array([[total, (unigrams == 1).sum(), (unigrams == 2).sum(), (unigrams > 2).sum(), pruned]], np.int64)
+        rooms = _aligned(nodes + nodes // 2 + SLACK, 8), _aligned(entries + entries // 2 + SLACK, 3)
+        self.state = State(*rooms, unigrams, root, meta, discounts, np.array([self.order, self.vocab_size, self.bos], np.int64))
         self.serial = 0  # of the list that was made last
         self.spare = list[tuple[I64, F64]]()  # cells and values of blocks that have ended
         self.state.nodes[: sizes[0]], self.state.pool[0] = 0, (trie.EMPTY, 0, 0)
@@ -126,16 +120,8 @@ class StreamCache:
         return int(self.state.meta[trie.COUNTED])
 
     def score(
-        self,
-        tokens: npt.ArrayLike,
-        start: int,
-        stop: int,
-        features: bool = True,
-        block: Block | None = None,
-        asked: Block | None = None,
-        *,
-        learn: bool = False,
-        unknown: int = 0,
+        self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True, block: Block | None = None, asked: Block | None = None,
+        *, learn: bool = False, unknown: int = 0
     ) -> ChunkScores:
         """Scores of tokens[start:stop]; without `learn` the state does not change.  block, asked: filled with what they are made of.
 
@@ -146,7 +132,7 @@ class StreamCache:
         for one in blocks:
             one.begin()
         (cursor, place), at, reached = walk(), start, start
-        cursor[0, DEPTH] = -1
+        cursor[DEPTH] = -1
         while at < stop:
             if reached < 0:
                 self._seek(stream, start, cursor, place)
@@ -224,8 +210,8 @@ class StreamCache:
 
 
 def walk() -> tuple[I64, I64]:
-    """Cursor and places of one lane."""
-    return np.zeros((1, DEPTH + 1), np.int64), np.empty((1, 2 * DEPTH), np.int64)
+    """Cursor and places."""
+    return np.zeros(DEPTH + 1, np.int64), np.empty(2 * DEPTH, np.int64)
 
 
 def _aligned(rows: int, columns: int) -> U32:

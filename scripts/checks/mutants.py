@@ -128,8 +128,8 @@ FAULTS = (
     Fault(
         "cache's discounts are forgotten for the target",
         KERNELS,
-        "                p += kept_mass(state, k + 1, np.int64(state.pool[place[g, k], COUNT])) * scale",
-        "                p += np.int64(state.pool[place[g, k], COUNT]) * scale",
+        "                p += kept_mass(state, k + 1, np.int64(state.pool[place[k], COUNT])) * scale",
+        "                p += np.int64(state.pool[place[k], COUNT]) * scale",
     ),
     Fault(
         "cache counts the token before it looks",
