@@ -136,7 +136,7 @@ class _Builder:
         contexts = parents if self.moved is None else self.moved[parents]
         if self.moved is None:  # else low orders would hold all memory
             self.orders = [[*map(np.copy, columns)] for columns in self.orders]
-        stays = (raw >= max(1, min_raw)) & (contexts != GONE)
+        stays = (raw >= min_raw) & (contexts != GONE)
         goes = np.flatnonzero(~stays & (contexts != GONE))
         self.moved = np.cumsum(stays, dtype=np.uint32) - np.uint32(1)
         self.moved[~stays] = GONE

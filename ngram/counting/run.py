@@ -93,29 +93,23 @@ class Room:
         """Puts the sum of two runs behind what is there, and returns it: views, but for the overflow."""
         hi, lo, counts, index, exact = self.columns
         start, first = self.size, self.over
-        target = hi[start:], lo[start:], counts[start:], index[first:], exact[first:]
-        found, over = kernels.merge_runs(a.columns(), b.columns(), target)
-        summed = _filled(a.order, a.bits, target, found, over)
+        found, over = kernels.merge_runs(a.columns(), b.columns(), (hi[start:], lo[start:], counts[start:], index[first:], exact[first:]))
         index[first : first + over] += start
         self.size, self.over = start + found, first + over
-        return summed
+        return self.run(a.order, a.bits).slice(start, self.size)
 
     def run(self, order: int, bits: int) -> Run:
-        """All that was added as one run; its keys were added in rising order."""
-        return _filled(order, bits, self.columns, self.size, self.over)
-
-
-def _filled(order: int, bits: int, columns: Columns, size: int, overflow: int) -> Run:
-    """The run in the first entries of some columns."""
-    hi, lo, counts, over_index, over_count = columns
-    return Run(order, hi[:size], lo[:size], counts[:size], over_index[:overflow].copy(), over_count[:overflow].copy(), bits)
+        """All that was added as one run, as views; its keys were added in rising order."""
+        hi, lo, counts, index, exact = self.columns
+        return Run(order, hi[: self.size], lo[: self.size], counts[: self.size], index[: self.over], exact[: self.over], bits)
 
 
 def run_of_keys(tokens: Tokens, keys: U64, positions: U32, fill: int, order: int, vocab_size: int) -> Run:
     """The run of the first `fill` positions.  tokens, keys: see kernels.fill_keys; positions (2, cap) are overwritten."""
     ordered = positions[int(kernels.sort_positions(tokens, fill, order, vocab_size, *positions))]
-    columns = Room(fill, fill).columns
-    return _filled(order, slot_bits(vocab_size, order), columns, *kernels.group_keys(keys.take(ordered[:fill], axis=0), *columns))
+    room = Room(fill, fill)
+    room.size, room.over = kernels.group_keys(keys.take(ordered[:fill], axis=0), *room.columns)
+    return room.run(order, slot_bits(vocab_size, order))
 
 
 def merge(*runs: Run, spent: Collection[Run] = ()) -> Run:

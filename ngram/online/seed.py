@@ -15,7 +15,7 @@ def pool_size(parents: Array) -> int:
         start = i
         while i < len(parents) and parents[i] == parents[start]:
             i += 1
-        total += 1 << log_capacity(i - start)
+        total += 1 << log_capacity(i - start, 0)
     return total
 
 
@@ -30,7 +30,7 @@ def seed_order(state: State, tokens: Array, parents: Array, counts: Array, paren
         start = i
         while i < len(tokens) and parents[i] == parents[start]:
             i += 1
-        context, log = parent_base + np.int64(parents[start]), log_capacity(i - start)
+        context, log = parent_base + np.int64(parents[start]), log_capacity(i - start, 0)
         nodes[context, SIZE] = i - start
         grow_block(state, context, log)
         first, total = np.int64(nodes[context, FIRST]), 0

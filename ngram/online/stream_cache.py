@@ -100,15 +100,13 @@ class StreamCache:
         nodes = sum(sizes[: max(1, self.order - 1)])
         pools = np.cumsum([1, *each(seed.pool_size, table.parents[1:])])  # where the children of each order begin
         entries = int(pools[-1])
-        discounts = np.zeros((self.order, 4))
-        discounts[:, 1:] = table.discounts
         unigrams, pruned = table.exact_counts(1), int(table.pruned[0][0])
         total = unigrams.sum(dtype=np.int64) + pruned
         meta = np.zeros(trie.META_SIZE, np.int64)
         meta[trie.N_NODES], meta[trie.POOL_USED] = nodes, entries
         root = np.array([[total, (unigrams == 1).sum(), (unigrams == 2).sum(), (unigrams > 2).sum(), pruned]], np.int64)
         rooms = _aligned(nodes + nodes // 2 + SLACK, 8), _aligned(entries + entries // 2 + SLACK, 3)
-        self.state = State(*rooms, unigrams, root, meta, discounts, np.array([self.order, self.vocab_size, self.bos], np.int64))
+        self.state = State(*rooms, unigrams, root, meta, np.pad(table.discounts, ((0, 0), (1, 0))), np.array([self.order, self.vocab_size, self.bos], np.int64))
         self.serial = 0  # of the list that was made last
         self.spare = list[tuple[I64, F64]]()  # cells and values of blocks that have ended
         self.state.nodes[: sizes[0]], self.state.pool[0] = 0, (trie.EMPTY, 0, 0)

@@ -115,9 +115,8 @@ def has_room(state: State, inserts: int) -> bool:
 
 
 @njit(forceinline=True)
-def log_capacity(children: int) -> int:
-    """log2 of the block for so many children: full up to 4, at most 3/4 full beyond."""
-    log = 0
+def log_capacity(children: int, log: int) -> int:
+    """log2 of the block for so many children, and at least `log`: full up to 4, at most 3/4 full beyond."""
     while (1 << log) < children or (log > 2 and 4 * children > 3 << log):
         log += 1
     return log
@@ -166,7 +165,7 @@ def insert(state: State, context: int, token: int, top: bool) -> int:
         at = _take_block(state, 0)
         nodes[context, FIRST] = at
     else:
-        if children > 1 << log or (log > 2 and 4 * children > 3 << log):
+        if log_capacity(children, log) > log:
             log += 1
             grow_block(state, context, log)
         at = find(pool, np.int64(nodes[context, FIRST]), log, token, EMPTY)
@@ -175,8 +174,7 @@ def insert(state: State, context: int, token: int, top: bool) -> int:
     if not top:
         name = meta[N_NODES]
         meta[N_NODES] += 1
-        for column in range(8):
-            nodes[name, column] = 0
+        nodes[name, :] = 0
     pool[at, TOKEN], pool[at, COUNT], pool[at, NODE] = token, 0, name
     return at
 
