@@ -36,11 +36,11 @@ def fit(features_NF: F32, probs_NK: F64, gate: Gate) -> Gate:
     if len(x_NF) < SMALLEST:
         return _fit_little(x_NF, probs_NK, gate)
     stopping = (np.arange(len(x_NF)) // BLOCK) % 5 == 4
-    train, check = np.flatnonzero(~stopping), np.flatnonzero(stopping)
+    train = np.flatnonzero(~stopping)
     epochs = min(EPOCHS, -(-STEPS * BLOCK // len(train)))
     best, best_loss, waited = gate.parameters, np.inf, 0
     for _ in _epochs(gate, x_NF, probs_NK, train, epochs, BLOCK):
-        loss = gate.gradient(x_NF[check], probs_NK[check])[0]
+        loss = gate.gradient(x_NF[stopping], probs_NK[stopping])[0]
         waited += 1
         if loss < best_loss - 1e-6:
             best, best_loss, waited = [p.copy() for p in gate.parameters], loss, 0

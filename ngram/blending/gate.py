@@ -64,11 +64,8 @@ def _forward(x_F: Array, net: tuple[Array, ...], hidden_H: Array, weight_K: Arra
 @njit
 def _weights(x_NF: Array, net: tuple[Array, ...], out_NK: Array) -> None:
     hidden_H = np.empty(len(net[1]))
-    experts = out_NK.shape[1]
     for i in range(len(x_NF)):
         _forward(x_NF[i], net, hidden_H, out_NK[i])
-        for k in range(experts):
-            out_NK[i, k] = (1.0 - FLOOR) * out_NK[i, k] + FLOOR / experts
 
 
 @njit
@@ -151,7 +148,7 @@ class Gate:
         """(N, K) float64, rows sum to 1; each at least FLOOR / K."""
         out_NK = np.empty((len(features_NF), self.experts))
         _weights(self.standardise(features_NF), self._net(), out_NK)
-        return out_NK
+        return (1.0 - FLOOR) * out_NK + FLOOR / self.experts
 
     def exponents(self, features_NF: F32 | F64) -> F64:
         """(N, 2) float64: a product's exponents, each linear in the standardised features and within ±STEEPEST."""

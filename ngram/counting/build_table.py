@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from ngram.arrays import I64, U16, U32, Tokens, token_type
+from ngram.arrays import I64, U16, U32, U32_MAX, Tokens, token_type
 from ngram.counting import table_kernels as kernels
 from ngram.counting.discounts import estimate_discounts
-from ngram.counting.kernels import FULL, U32_MAX
+from ngram.counting.kernels import FULL
 from ngram.counting.keys import slot_shifts
 from ngram.counting.run import Run
 from ngram.errors import SeedgramError

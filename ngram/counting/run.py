@@ -55,9 +55,9 @@ class Run:
         return int(self.counts.sum(dtype=np.int64)) - kernels.FULL * len(self.overflow_index) + int(self.overflow_count.sum())
 
     def slice(self, start: int, stop: int) -> "Run":
-        """Entries start…stop-1 as a run of its own (views, not copies, except the overflow)."""
+        """Entries start…stop-1 as a run of its own (views, but for the overflow's places)."""
         first, last = np.searchsorted(self.overflow_index, [start, stop])
-        overflow = self.overflow_index[first:last] - start, self.overflow_count[first:last].copy()
+        overflow = self.overflow_index[first:last] - start, self.overflow_count[first:last]
         return Run(self.order, self.hi[start:stop], self.lo[start:stop], self.counts[start:stop], *overflow, self.bits)
 
     @staticmethod
@@ -121,7 +121,7 @@ def merge(*runs: Run, spent: Collection[Run] = ()) -> Run:
         raise SeedgramError(f"runs of (order, bits a token) {orders} cannot be merged; count all with the same orders and tokenizer")
     filled = [run for run in runs if len(run)]
     if len(filled) < 2:
-        return filled[0] if filled else runs[0]
+        return (filled or runs)[0]
     out, edges = Room(sum(map(len, filled)), sum(run.total() for run in filled)), _edges(filled)
     for number, (pieces, stop) in enumerate(zip(ranges(filled, edges), edges[:, 1:].T.tolist(), strict=True)):
         out.add(*pieces)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ngram.arrays import F32, F64, I64, Array
+from ngram.arrays import F32, F64, I64, U32_MAX, Array
 from ngram.compiled import njit
 from ngram.online import trie
 from ngram.online.trie import CHILDREN, COUNT, DEPTH, EMPTY, FIRST, LOG, MORE, ONES, PRUNED, SIZE, SPARE, TOKEN, TOTAL, TWOS, State
@@ -115,12 +115,12 @@ def count_token(state: State, cursor: Array, place: Array, token: int) -> None:
         if place[k] < 0:
             place[k] = trie.insert(state, context, token, k == order - 1)
         count = np.int64(pool[place[k], COUNT])
-        if nodes[context, TOTAL] < trie.U32_MAX:
+        if nodes[context, TOTAL] < U32_MAX:
             pool[place[k], COUNT] = count + 1
             _raise_total(nodes, context, count)
         if count > 0:
             return
-    if state.unigrams[token] < trie.U32_MAX:
+    if state.unigrams[token] < U32_MAX:
         _raise_total(state.root, 0, np.int64(state.unigrams[token]))
         state.unigrams[token] += 1
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ngram.arrays import Array
+from ngram.arrays import U32_MAX, Array
 from ngram.compiled import njit
-from ngram.online.trie import COUNT, EMPTY, FIRST, NODE, ONES, SIZE, TOKEN, TOTAL, U32_MAX, State, find, grow_block, log_capacity
+from ngram.online.trie import COUNT, EMPTY, FIRST, NODE, ONES, SIZE, TOKEN, TOTAL, State, find, grow_block, log_capacity
 
 
 @njit

@@ -5,12 +5,12 @@ Until it is updated, it scores exactly like the table it was built from.  It cou
 """
 
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, partialmethod
 
 import numpy as np
 import numpy.typing as npt
 
-from ngram.arrays import F32, F64, I64, U32, Tokens, digest, read_only
+from ngram.arrays import F32, F64, I64, U32, U32_MAX, Tokens, digest, read_only
 from ngram.errors import SeedgramError
 from ngram.online import kernels, seed, trie
 from ngram.online.kernels import RowParts
@@ -49,7 +49,7 @@ class Block:
             return
         cache, lengths, size = self.cache, self.cache.order - 1, self.cache.vocab_size
         most, room = lengths * self.size, ENTRIES * self.size + 4 * size
-        if not self.alone and cache.serial + most > trie.U32_MAX:
+        if not self.alone and cache.serial + most > U32_MAX:
             cache.state.nodes[:, trie.SPARE], cache.serial = 0, 0
         meta = np.array([0, 0, 0, -1 if self.alone else cache.serial, 0])
         lists, starts = np.zeros((lengths + 1, self.size), np.int64), np.zeros(most + 2, np.int64)
@@ -103,10 +103,11 @@ class StreamCache:
         unigrams, pruned = table.exact_counts(1), int(table.pruned[0][0])
         total = unigrams.sum(dtype=np.int64) + pruned
         meta = np.zeros(trie.META_SIZE, np.int64)
-        meta[trie.N_NODES], meta[trie.POOL_USED] = nodes, entries
+        meta[[trie.N_NODES, trie.POOL_USED]] = nodes, entries
         root = np.array([[total, (unigrams == 1).sum(), (unigrams == 2).sum(), (unigrams > 2).sum(), pruned]], np.int64)
         rooms = _aligned(nodes + nodes // 2 + SLACK, 8), _aligned(entries + entries // 2 + SLACK, 3)
-        self.state = State(*rooms, unigrams, root, meta, np.pad(table.discounts, ((0, 0), (1, 0))), np.array([self.order, self.vocab_size, self.bos], np.int64))
+        settings = np.array([self.order, self.vocab_size, self.bos], np.int64)
+        self.state = State(*rooms, unigrams, root, meta, np.pad(table.discounts, ((0, 0), (1, 0))), settings)
         self.serial = 0  # of the list that was made last
         self.spare = list[tuple[I64, F64]]()  # cells and values of blocks that have ended
         self.state.nodes[: sizes[0]], self.state.pool[0] = 0, (trie.EMPTY, 0, 0)
@@ -126,7 +127,7 @@ class StreamCache:
         unknown: so many targets at the end are not looked at, and have features alone."""
         stream = self._stream(tokens, start, stop, unknown)
         counted, scores = self.counted, (np.empty(stop - start), np.empty((stop - start if features else 0, len(FEATURES)), np.float32))
-        blocks = [one for one in (block, asked) if one is not None]
+        blocks = [one for one in (block, asked) if one]
         for one in blocks:
             one.begin()
         (cursor, place), at, reached = walk(), start, start
@@ -135,8 +136,8 @@ class StreamCache:
             if reached < 0:
                 self._seek(stream, start, cursor, place)
             self.make_room(self.order)
-            views = [column[at - start :] if len(column) else column for column in scores]
-            parts = [one.parts if one is not None else NO_PARTS for one in (block, asked)]
+            views = [column[at - start :] for column in scores]
+            parts = [one.parts if one else NO_PARTS for one in (block, asked)]
             reached = kernels.count_range(self.state, stream, at, stop - unknown, stop, learn, cursor, place, *views, *parts)
             at = max(at, reached)
             for one in blocks:
@@ -150,11 +151,8 @@ class StreamCache:
         """Counts tokens[start:stop]."""
         self.score(tokens, start, stop, False, learn=True)
 
-    def score_then_update(
-        self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True, block: Block | None = None, asked: Block | None = None
-    ) -> ChunkScores:
-        """Each token is scored and then counted: the same as chunks of one token, in one kernel.  block, asked: see `score`."""
-        return self.score(tokens, start, stop, features, block, asked, learn=True)
+    # As `score`, but each token is then counted: the same as chunks of one token, in one kernel.
+    score_then_update = partialmethod(score, learn=True)
 
     def ask(self, tokens: npt.ArrayLike, start: int, stop: int) -> Block:
         """What it says of targets start … stop-1, each by itself.  Reads no token behind stop - 2: the last target may be unknown."""
@@ -177,7 +175,7 @@ class StreamCache:
             context[:], meta[trie.POOL_USED] = 0, pools[n - 2]
             fits = seed.seed_order(self.state._replace(meta=meta), *columns, base[n - 2], base[n - 1] if n < self.order else -1)
             total = context[:, trie.TOTAL].astype(np.int64) + table.pruned[n - 1]
-            if not fits or (len(total) and total.max() > trie.U32_MAX):
+            if not fits or total.max(initial=0) > U32_MAX:
                 raise SeedgramError(f"a context of order {n} has more than 2^32 - 1 counts; train on less text")
             context[:, trie.TOTAL] = total
             context[:, trie.PRUNED] = table.pruned[n - 1]

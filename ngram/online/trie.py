@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ngram.arrays import Array
+from ngram.arrays import U32_MAX, Array
 from ngram.compiled import njit
 
 TOTAL, ONES, TWOS, MORE, PRUNED, FIRST, SIZE, SPARE = range(8)  # columns of a node record: 32 bytes, half a cache line
@@ -15,10 +15,9 @@ TOKEN, COUNT, NODE = range(3)  # columns of a pool entry
 N_NODES, POOL_USED, COUNTED, FREE = range(4)  # meta; from FREE on: heads of the lists of free blocks, by log2
 MAX_LOG = 20  # blocks of 2^19 entries hold the largest vocabulary
 META_SIZE = FREE + MAX_LOG + 1
-EMPTY = (1 << 32) - 1  # token of an unused pool entry
+EMPTY = U32_MAX  # token of an unused pool entry
 DEPTH = 9  # cursor[k] is the node of the context of k tokens; cursor[DEPTH] how many there are
-U32_MAX = (1 << 32) - 1
-LOG = 24  # column SIZE: log2 of the block above this bit, children below
+LOG = 24
 CHILDREN = (1 << LOG) - 1
 
 
