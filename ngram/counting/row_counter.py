@@ -51,7 +51,7 @@ class RowCounter:
         self._count(self._as_rows(rows), self.history)
 
     def submit(self, rows: npt.ArrayLike) -> None:
-        """As `update`, on a background thread whose kernels hold no interpreter lock; `rows` is copied.  Raises what an earlier submission raised."""
+        """As `update`, on a background thread; `rows` is copied.  Raises what an earlier submission raised."""
         self._worker.submit(partial(self._count, self._as_rows(rows).copy(), self.history))
 
     def drain(self) -> None:

@@ -98,8 +98,7 @@ class StreamCache:
         self.order, self.vocab_size, self.bos = table.order, table.vocab_size, table.bos
         sizes = table.sizes()
         nodes = sum(sizes[: max(1, self.order - 1)])
-        pools = np.cumsum([1, *each(seed.pool_size, table.parents[1:])])  # where the children of each order begin
-        entries = int(pools[-1])
+        *pools, entries = np.cumsum([1, *each(seed.pool_size, table.parents[1:])]).tolist()  # where the children of each order begin
         unigrams, pruned = table.exact_counts(1), int(table.pruned[0][0])
         total = unigrams.sum(dtype=np.int64) + pruned
         meta = np.zeros(trie.META_SIZE, np.int64)
@@ -166,7 +165,7 @@ class StreamCache:
         nodes, pool = state.nodes[: state.meta[trie.N_NODES], : trie.SPARE], state.pool[: state.meta[trie.POOL_USED]]
         return digest(nodes, pool, state.unigrams, state.root, state.meta, state.discounts, state.settings)
 
-    def _seed(self, table: NgramTable, pools: I64) -> None:
+    def _seed(self, table: NgramTable, pools: list[int]) -> None:
         base = np.cumsum([0, *table.sizes()])
 
         def add(n: int) -> None:

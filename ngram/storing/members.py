@@ -64,9 +64,9 @@ def locate_members(parents, suffixes, rows, first, group_first, group_stop, grou
 
     parents, rows (P,): the contexts that have children and their rows; suffixes (contexts,) their suffix contexts.
     child_first (contexts + 1,), child_suffix (M,): the children and their suffixes among the candidates; a reader knows of none.
-    used (buckets,) int64 zeros: on return the candidates of each bucket.  Writes bucket (M,) int32, slot (M,) int64."""
+    used (buckets,) int64 zeros: on return the candidates of each bucket.  Writes bucket (M,) uint16, slot (M,) int64."""
     out = 0
-    places = np.empty(len(bucket), np.int64)  # at most so many
+    places = np.empty(len(bucket), np.int64)
     for index in range(len(parents)):
         context = parents[index]
         children = child_first[context + 1] - child_first[context]

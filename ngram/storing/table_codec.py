@@ -157,12 +157,12 @@ def _code_members(coder: Coder, below: _Order, parents: I64, rows: I64, log_coun
     classes = np.where(log_counts > 0, np.minimum(((log_counts - 16) * 3 >> 4) + 1, kernels.CLASSES - 1), 0).astype(np.uint8)
     ordered, rank, group_first, group_stop, group_class = kernels.group_children(below.first, classes)
     walk = (parents, below.suffixes, rows, below.first, group_first, group_stop, group_class)
-    slots, bucket, slot, truly = np.zeros(_ROWS * kernels.CLASSES, np.int64), np.empty(size, np.int32), np.empty(size, np.int64), None
+    slots, bucket, slot, truly = np.zeros(_ROWS * kernels.CLASSES, np.int64), np.empty(size, np.uint16), np.empty(size, np.int64), None
     children = (truth.order.first, truth.order.suffixes) if truth else (np.zeros(len(below.counts) + 1, np.int64), parents)
     kernels.locate_members(*walk, rank, *children, slots, bucket, slot)
     used = np.flatnonzero(slots)
     if truth:
-        slot = slot[np.argsort(bucket.astype(np.uint16), kind="stable")]  # 16 bits: sorted by radix
+        slot = slot[np.argsort(bucket, kind="stable")]  # 16 bits: sorted by radix
         truly = np.bincount(bucket, minlength=len(slots))[used]
     found = np.zeros_like(slots)
     found[used] = code_numbers(coder, np.minimum(_octave(slots[used]) + 1, 48), truly)
