@@ -22,6 +22,7 @@ F64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 Tokens = npt.NDArray[Any]  # uint16 or uint32: code that knows which, as networks do, says U16
 Array = Any  # an argument of a compiled kernel: numba knows its type, the type checker does not
+U32_MAX = (1 << 32) - 1
 NARROW = 65535  # largest vocabulary whose tokens are uint16
 
 

@@ -64,8 +64,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
             missing = [place for place in (target, *target.parents) if place == target or not os.path.lexists(place)]
             if any(len(os.fsencode(place.name)) > MAX_NAME_BYTES for place in missing):
                 raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-            with tempfile.TemporaryFile(dir=missing[-1].parent):
-                pass
+            tempfile.TemporaryFile(dir=missing[-1].parent).close()
         elif name != STANDARD:
             os.stat(name)  # it may be a descriptor that nobody has opened
     except OSError as error:

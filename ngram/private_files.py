@@ -19,20 +19,20 @@ IN_USE_S = 600.0  # a folder that was used since then may still be in use: it st
 
 
 def user_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
-    """Of kernels; None: nowhere."""
+    """Where the stores are; None: nowhere."""
     if (named := environment.get(VARIABLE)) is not None:
-        return Path(named, "kernels").absolute() if named else None
+        return Path(named).absolute() if named else None
     base = "~/Library/Caches" if sys.platform == "darwin" else environment.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):  # a relative XDG_CACHE_HOME is to be ignored, its specification says
         base = os.path.expanduser(base if base.startswith("~") else "~/.cache")
-    return Path(base, "seedgram", "kernels") if os.path.isabs(base) else None
+    return Path(base, "seedgram") if os.path.isabs(base) else None
 
 
 def store_of(kind: str, key: Callable[[], str]) -> "Store":
     """The store of a kind of files under a key; one that keeps nothing where there is no place for it."""
     try:
         folder = user_folder()
-        return Store(folder.with_name(kind) / key() if folder is not None else None)
+        return Store(folder / kind / key() if folder is not None else None)
     except OSError:  # sources that cannot be read, as in a zip file
         return Store(None)
 

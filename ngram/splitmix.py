@@ -24,5 +24,5 @@ def mix64(z: Any) -> Any:
 
 
 def splitmix64(seed: int, index: U64) -> U64:
-    """64 random bits for each index: uint64, same shape, bit-identical everywhere."""
+    """64 random bits for each index: uint64, same shape."""
     return mix64((index + np.uint64(1)) * GAMMA + np.uint64(seed % 2**64))

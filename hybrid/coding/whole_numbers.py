@@ -52,11 +52,11 @@ def fill_whole_row(state: State, discounts: Array, tokens: Array, t: int, cursor
 
     Reads tokens[max(0, t - order + 1):t]; cursor and place are room for the walk."""
     vocab = len(row)
-    cursor[0, DEPTH] = 0
+    cursor[DEPTH] = 0
     for at in range(max(0, t - state.settings[0] + 1), t):
-        touch(state, cursor, place, 0, np.int64(tokens[at]))
-        resolve(state, cursor, place, 0, np.int64(tokens[at]))
-        advance(state, cursor, place, 0, np.int64(tokens[at]))
+        touch(state, cursor, place, np.int64(tokens[at]))
+        resolve(state, cursor, place, np.int64(tokens[at]))
+        advance(state, cursor, place, np.int64(tokens[at]))
     root = state.root[0]
     for w in range(vocab):
         row[w] = (ONE - vocab) // vocab
@@ -65,8 +65,8 @@ def fill_whole_row(state: State, discounts: Array, tokens: Array, t: int, cursor
         share = share_of(left(root[ONES], root[TWOS], root[MORE], root[PRUNED], discounts, 1), whole)
         for w in range(vocab):
             row[w] = (row[w] * share >> BITS) + _scaled(share_of(kept(np.int64(state.unigrams[w]), discounts, 1), whole), vocab)
-    for k in range(1, cursor[0, DEPTH] + 1):
-        node = state.nodes[cursor[0, k]]
+    for k in range(1, cursor[DEPTH] + 1):
+        node = state.nodes[cursor[k]]
         if node[TOTAL] == 0:
             continue
         whole = np.int64(node[TOTAL]) << SCALE

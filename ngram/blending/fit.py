@@ -36,11 +36,11 @@ def fit(features_NF: F32, probs_NK: F64, gate: Gate) -> Gate:
     if len(x_NF) < SMALLEST:
         return _fit_little(x_NF, probs_NK, gate)
     stopping = (np.arange(len(x_NF)) // BLOCK) % 5 == 4
-    train, check = np.flatnonzero(~stopping), np.flatnonzero(stopping)
+    train = np.flatnonzero(~stopping)
     epochs = min(EPOCHS, -(-STEPS * BLOCK // len(train)))
     best, best_loss, waited = gate.parameters, np.inf, 0
     for _ in _epochs(gate, x_NF, probs_NK, train, epochs, BLOCK):
-        loss = gate.gradient(x_NF[check], probs_NK[check])[0]
+        loss = gate.gradient(x_NF[stopping], probs_NK[stopping])[0]
         waited += 1
         if loss < best_loss - 1e-6:
             best, best_loss, waited = [p.copy() for p in gate.parameters], loss, 0
@@ -54,22 +54,16 @@ def _fit_little(x_NF: F64, probs_NK: F64, base: Gate) -> Gate:
     """A gate without hidden units.  Its weights learn from the features, beginning at the best constants, for as many epochs as predict
     stretches best that were held out in turn: none leaves the constants."""
 
-    def training(gate: Gate, rows: np.ndarray) -> Iterator[None]:
-        gate.parameters[4][:] = _constants(probs_NK[rows])
-        yield from _epochs(gate, x_NF, probs_NK, rows, EPOCHS, LITTLE_BATCH)
-
-    def blank() -> Gate:
+    def training(rows: np.ndarray) -> Iterator[Gate]:
         gate = Gate.constant(base.names, fallback(base.experts))
         gate.mean, gate.scale, gate.rate, gate.coefficients = base.mean, base.scale, base.rate, base.coefficients
-        return gate
+        gate.parameters[4][:] = _constants(probs_NK[rows])
+        return _epochs(gate, x_NF, probs_NK, rows, EPOCHS, LITTLE_BATCH)
 
     everything, losses = np.arange(len(x_NF)), np.zeros(EPOCHS + 1)
     for fold in np.array_split(everything, FOLDS):
-        trial = blank()
-        losses += [len(fold) * trial.gradient(x_NF[fold], probs_NK[fold])[0] for _ in training(trial, np.setdiff1d(everything, fold))]
-    gate = blank()
-    for _ in islice(training(gate, everything), int(losses.argmin()) + 1):
-        pass
+        losses += [len(fold) * gate.gradient(x_NF[fold], probs_NK[fold])[0] for gate in training(np.setdiff1d(everything, fold))]
+    gate = next(islice(training(everything), int(losses.argmin()), None))
     return Gate.from_bytes(gate.to_bytes(), base.names)
 
 
@@ -84,9 +78,9 @@ def _constants(probs_NK: F64) -> F64:
     return logs
 
 
-def _epochs(gate: Gate, x_NF: F64, probs_NK: F64, rows: np.ndarray, epochs: int, batch: int) -> Iterator[None]:
-    """Trains a gate on some positions by Adam; each item is the end of an epoch, but for the first: the gate as it was."""
-    yield
+def _epochs(gate: Gate, x_NF: F64, probs_NK: F64, rows: np.ndarray, epochs: int, batch: int) -> Iterator[Gate]:
+    """Trains a gate on some positions by Adam, and yields it as it was and after each epoch."""
+    yield gate
     moments, t = [(np.zeros_like(p), np.zeros_like(p)) for p in gate.parameters], 0
     for epoch in range(epochs):
         order = np.random.Generator(np.random.PCG64(epoch)).permutation(rows)
@@ -99,7 +93,7 @@ def _epochs(gate: Gate, x_NF: F64, probs_NK: F64, rows: np.ndarray, epochs: int,
                 first += 0.1 * (g - first)
                 second += 0.01 * (g * g - second)
                 p -= size * (first / (1 - 0.9**t)) / (np.sqrt(second / (1 - 0.99**t)) + 1e-9)
-        yield
+        yield gate
 
 
 def unfitted(features_NF: F32, names: Sequence[str], experts: int) -> Gate:

@@ -32,9 +32,9 @@ _HEAD = struct.Struct("<8sHHHHd")  # magic, K, F, H, length of the names, learni
 
 
 @njit
-def _forward(x_F: Array, w1_FH: Array, net: tuple[Array, ...], hidden_H: Array, weight_K: Array) -> None:
-    """Fills hidden_H and weight_K (softmax, before the floor) for one standardised row.  w2, w3, b2 have K-1 rows."""
-    _, b1_H, w2_KH, w3_KF, b2_K = net
+def _forward(x_F: Array, net: tuple[Array, ...], hidden_H: Array, weight_K: Array) -> None:
+    """Fills hidden_H and weight_K (softmax, before the floor) for one standardised row.  net: Gate._net; w2, w3, b2 have K-1 rows."""
+    w1_FH, b1_H, w2_KH, w3_KF, b2_K = net
     outputs = len(b2_K)
     for h in range(len(b1_H)):
         hidden_H[h] = b1_H[h]
@@ -62,47 +62,23 @@ def _forward(x_F: Array, w1_FH: Array, net: tuple[Array, ...], hidden_H: Array, 
 
 
 @njit
-def _transposed(matrix: Array) -> Array:
-    """A copy; in a loop, because numba takes seconds to compile `.T.copy()`."""
-    out = np.empty((matrix.shape[1], matrix.shape[0]))
-    for i in range(matrix.shape[0]):
-        for j in range(matrix.shape[1]):
-            out[j, i] = matrix[i, j]
-    return out
-
-
-@njit
 def _weights(x_NF: Array, net: tuple[Array, ...], out_NK: Array) -> None:
-    w1_FH, hidden_H = _transposed(net[0]), np.empty(len(net[1]))
-    experts = out_NK.shape[1]
+    hidden_H = np.empty(len(net[1]))
     for i in range(len(x_NF)):
-        _forward(x_NF[i], w1_FH, net, hidden_H, out_NK[i])
-        for k in range(experts):
-            out_NK[i, k] = (1.0 - FLOOR) * out_NK[i, k] + FLOOR / experts
-
-
-@njit
-def _exponents(x_NF: Array, coefficients_2G: Array, out_N2: Array) -> None:
-    """One order of additions, whatever the batch."""
-    for i in range(len(x_NF)):
-        for e in range(2):
-            out_N2[i, e] = coefficients_2G[e, -1]
-            for f in range(x_NF.shape[1]):
-                out_N2[i, e] += x_NF[i, f] * coefficients_2G[e, f]
+        _forward(x_NF[i], net, hidden_H, out_NK[i])
 
 
 @njit
 def _gradient(x_NF: Array, p_NK: Array, net: tuple[Array, ...], gradients: tuple[Array, ...]) -> float:
     """Mean of -ln Σ_k weight_k p_k over rows; its gradient is added to the gradient arrays, which are zero."""
     w2_KH = net[2]
-    g1_HF, gb1_H, g2_KH, g3_KF, gb2_K = gradients
+    g1_FH, gb1_H, g2_KH, g3_KF, gb2_K = gradients
     rows, features = x_NF.shape
     outputs, hidden = w2_KH.shape
     hidden_H, soft_K, back_H = np.empty(hidden), np.empty(outputs + 1), np.empty(hidden)
-    w1_FH, g1_FH = _transposed(net[0]), np.zeros((features, hidden))
     loss = 0.0
     for i in range(rows):
-        _forward(x_NF[i], w1_FH, net, hidden_H, soft_K)
+        _forward(x_NF[i], net, hidden_H, soft_K)
         mean, average = 0.0, 0.0  # softmax mixture, and the plain average that the floor adds
         for k in range(outputs + 1):
             mean += soft_K[k] * p_NK[i, k]
@@ -124,9 +100,6 @@ def _gradient(x_NF: Array, p_NK: Array, net: tuple[Array, ...], gradients: tuple
         for f in range(features):
             for h in range(hidden):
                 g1_FH[f, h] += back_H[h] * x_NF[i, f]
-    for h in range(hidden):
-        for f in range(features):
-            g1_HF[h, f] = g1_FH[f, h]
     return loss / max(rows, 1)
 
 
@@ -167,22 +140,27 @@ class Gate:
         """(N, F) float64, clipped to ±CLIP standard deviations."""
         return np.ascontiguousarray(np.clip((features_NF - self.mean) / self.scale, -CLIP, CLIP))
 
+    def _net(self) -> tuple[F64, ...]:
+        """The parameters, W1 as (F,H)."""
+        return np.ascontiguousarray(self.parameters[0].T), *self.parameters[1:]
+
     def weights(self, features_NF: F32 | F64) -> F64:
         """(N, K) float64, rows sum to 1; each at least FLOOR / K."""
         out_NK = np.empty((len(features_NF), self.experts))
-        _weights(self.standardise(features_NF), tuple(self.parameters), out_NK)
-        return out_NK
+        _weights(self.standardise(features_NF), self._net(), out_NK)
+        return (1.0 - FLOOR) * out_NK + FLOOR / self.experts
 
     def exponents(self, features_NF: F32 | F64) -> F64:
         """(N, 2) float64: a product's exponents, each linear in the standardised features and within ±STEEPEST."""
-        out_N2 = np.empty((len(features_NF), 2))
-        _exponents(self.standardise(features_NF), self.coefficients, out_N2)
-        return np.clip(out_N2, -STEEPEST, STEEPEST)
+        terms_F2N = self.standardise(features_NF).T[:, None] * self.coefficients.T[:-1, :, None]
+        sums_2N = reduce(np.add, terms_F2N, self.coefficients[:, -1:])  # one order of additions, whatever the batch
+        return np.clip(np.ascontiguousarray(sums_2N.T), -STEEPEST, STEEPEST)
 
     def gradient(self, x_NF: F64, probs_NK: F64) -> tuple[float, list[F64]]:
         """Mean nats a row of the mixture and its gradient; x_NF standardised, probs_NK (N, K) the experts' probabilities."""
-        gradients = [np.zeros_like(p) for p in self.parameters]
-        return _gradient(x_NF, np.ascontiguousarray(probs_NK), tuple(self.parameters), tuple(gradients)), gradients
+        net = self._net()
+        gradients = tuple(map(np.zeros_like, net))
+        return _gradient(x_NF, np.ascontiguousarray(probs_NK), net, gradients), [gradients[0].T, *gradients[1:]]
 
     def update(self, features_NF: F32 | F64, probs_NK: F64) -> None:
         """One gradient step on a chunk that has been scored."""

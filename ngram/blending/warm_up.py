@@ -51,7 +51,6 @@ def _match() -> None:
 def gate() -> None:
     tiny = Gate.constant(["a"], [0.5, 0.5], hidden=1, rate=0.5)
     tiny.weights(np.zeros((2, 1), np.float32))
-    tiny.exponents(np.zeros((2, 1), np.float32))
     tiny.update(np.zeros((2, 1), np.float32), np.full((2, 2), 0.5))
 
 

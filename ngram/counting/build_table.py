@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from ngram.arrays import I64, U16, U32, Tokens, token_type
+from ngram.arrays import I64, U16, U32, U32_MAX, Tokens, token_type
 from ngram.counting import table_kernels as kernels
 from ngram.counting.discounts import estimate_discounts
-from ngram.counting.kernels import FULL, U32_MAX
+from ngram.counting.kernels import FULL
 from ngram.counting.keys import slot_shifts
 from ngram.counting.run import Run
 from ngram.errors import SeedgramError
@@ -136,7 +136,7 @@ class _Builder:
         contexts = parents if self.moved is None else self.moved[parents]
         if self.moved is None:  # else low orders would hold all memory
             self.orders = [[*map(np.copy, columns)] for columns in self.orders]
-        stays = (raw >= max(1, min_raw)) & (contexts != GONE)
+        stays = (raw >= min_raw) & (contexts != GONE)
         goes = np.flatnonzero(~stays & (contexts != GONE))
         self.moved = np.cumsum(stays, dtype=np.uint32) - np.uint32(1)
         self.moved[~stays] = GONE

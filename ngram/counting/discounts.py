@@ -11,14 +11,8 @@ from ngram.arrays import F64
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # KenLM's --discount_fallback, for orders whose counts are too few to say
 # For an order without any count, which will only hold what is counted online: those of orders 1…8 of books (docs/decisions.md)
 TYPICAL_DISCOUNTS = (
-    FALLBACK_DISCOUNTS,
-    (0.52, 1.10, 1.70),
-    (0.73, 1.19, 1.55),
-    (0.85, 1.25, 1.48),
-    (0.92, 1.32, 1.50),
-    (0.96, 1.42, 1.56),
-    (0.96, 1.42, 1.57),
-    (0.96, 1.42, 1.57),
+    FALLBACK_DISCOUNTS, (0.52, 1.10, 1.70), (0.73, 1.19, 1.55), (0.85, 1.25, 1.48),
+    (0.92, 1.32, 1.50), (0.96, 1.42, 1.56), (0.96, 1.42, 1.57), (0.96, 1.42, 1.57),
 )
 
 

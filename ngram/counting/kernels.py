@@ -1,8 +1,6 @@
 """Numba kernels of counting: tokens → keys → sorted runs → merged runs.
 
-Arrays in, arrays out; the caller allocates and validates; every kernel releases the GIL, so that counting can run on a
-thread beside a training loop.  Counts are stored as min(count, 65535); 65535 means "look in the overflow columns"
-(index, exact count), so nothing wraps and nothing is lost.
+Arrays in, arrays out; the caller allocates and validates.  Counts of 65535 and more are in the overflow columns (run.Run), so nothing wraps.
 """
 
 import numpy as np
@@ -10,7 +8,6 @@ import numpy as np
 from ngram.arrays import Array
 from ngram.compiled import njit
 
-U32_MAX = (1 << 32) - 1
 FULL = 65535
 
 NO_KEY = _ONES = np.uint64(2**64 - 1)  # of a position that is not counted: PAD is never a target

@@ -9,9 +9,9 @@ A record is three uint64: the turned key, hi and lo, and raw count << 32 | adjus
 
 import numpy as np
 
-from ngram.arrays import Array
+from ngram.arrays import U32_MAX, Array
 from ngram.compiled import njit
-from ngram.counting.kernels import FULL, U32_MAX, exact_count
+from ngram.counting.kernels import FULL, exact_count
 from ngram.counting.table_kernels import slot
 
 LEFT_OUT = -1  # row of a record that is not in the table

@@ -22,7 +22,6 @@ class RowCounter:
     """Exact counts of all n-grams up to an order, from token rows.
 
     vocab_size ≤ 2^18; order: of the longest n-grams, 1…8; bos: the token that opens a document.
-    `update` counts at once; `submit` counts on a background thread whose kernels hold no interpreter lock.
     Raises SeedgramError on impossible settings or a token outside the vocabulary."""
 
     def __init__(self, vocab_size: int, order: int = 7, bos: int = 1, buffer_positions: int = BUFFER_POSITIONS):
@@ -47,16 +46,16 @@ class RowCounter:
         return small.run()
 
     def update(self, rows: npt.ArrayLike) -> None:
-        """Counts row[history:] of each row.  rows: (B, history + T) uint16, PAD where there is no token; uint32 above 65,535 tokens."""
+        """Counts row[history:] of each row, at once.  rows: (B, history + T) uint16, PAD where there is no token; uint32 above 65,535 tokens."""
         self.drain()
         self._count(self._as_rows(rows), self.history)
 
     def submit(self, rows: npt.ArrayLike) -> None:
-        """As `update`, on the background thread; `rows` is copied.  Raises what an earlier submission raised."""
+        """As `update`, on a background thread; `rows` is copied.  Raises what an earlier submission raised."""
         self._worker.submit(partial(self._count, self._as_rows(rows).copy(), self.history))
 
     def drain(self) -> None:
-        """Waits until everything submitted is counted and the background thread has ended.  Raises what a submission raised."""
+        """Waits until everything submitted is counted and the thread has ended.  Raises what a submission raised."""
         self._worker.wait()
 
     def run(self) -> Run:

@@ -55,9 +55,9 @@ class Run:
         return int(self.counts.sum(dtype=np.int64)) - kernels.FULL * len(self.overflow_index) + int(self.overflow_count.sum())
 
     def slice(self, start: int, stop: int) -> "Run":
-        """Entries start…stop-1 as a run of its own (views, not copies, except the overflow)."""
+        """Entries start…stop-1 as a run of its own (views, but for the overflow's places)."""
         first, last = np.searchsorted(self.overflow_index, [start, stop])
-        overflow = self.overflow_index[first:last] - start, self.overflow_count[first:last].copy()
+        overflow = self.overflow_index[first:last] - start, self.overflow_count[first:last]
         return Run(self.order, self.hi[start:stop], self.lo[start:stop], self.counts[start:stop], *overflow, self.bits)
 
     @staticmethod
@@ -93,29 +93,23 @@ class Room:
         """Puts the sum of two runs behind what is there, and returns it: views, but for the overflow."""
         hi, lo, counts, index, exact = self.columns
         start, first = self.size, self.over
-        target = hi[start:], lo[start:], counts[start:], index[first:], exact[first:]
-        found, over = kernels.merge_runs(a.columns(), b.columns(), target)
-        summed = _filled(a.order, a.bits, target, found, over)
+        found, over = kernels.merge_runs(a.columns(), b.columns(), (hi[start:], lo[start:], counts[start:], index[first:], exact[first:]))
         index[first : first + over] += start
-        self.size, self.over = start + found, first + over
-        return summed
+        self.size, self.over = end, last = start + found, first + over
+        return Run(a.order, hi[start:end], lo[start:end], counts[start:end], index[first:last] - start, exact[first:last], a.bits)
 
     def run(self, order: int, bits: int) -> Run:
-        """All that was added as one run; its keys were added in rising order."""
-        return _filled(order, bits, self.columns, self.size, self.over)
-
-
-def _filled(order: int, bits: int, columns: Columns, size: int, overflow: int) -> Run:
-    """The run in the first entries of some columns."""
-    hi, lo, counts, over_index, over_count = columns
-    return Run(order, hi[:size], lo[:size], counts[:size], over_index[:overflow].copy(), over_count[:overflow].copy(), bits)
+        """All that was added as one run, as views; its keys were added in rising order."""
+        hi, lo, counts, index, exact = self.columns
+        return Run(order, hi[: self.size], lo[: self.size], counts[: self.size], index[: self.over], exact[: self.over], bits)
 
 
 def run_of_keys(tokens: Tokens, keys: U64, positions: U32, fill: int, order: int, vocab_size: int) -> Run:
     """The run of the first `fill` positions.  tokens, keys: see kernels.fill_keys; positions (2, cap) are overwritten."""
     ordered = positions[int(kernels.sort_positions(tokens, fill, order, vocab_size, *positions))]
-    columns = Room(fill, fill).columns
-    return _filled(order, slot_bits(vocab_size, order), columns, *kernels.group_keys(keys.take(ordered[:fill], axis=0), *columns))
+    room = Room(fill, fill)
+    room.size, room.over = kernels.group_keys(keys.take(ordered[:fill], axis=0), *room.columns)
+    return room.run(order, slot_bits(vocab_size, order))
 
 
 def merge(*runs: Run, spent: Collection[Run] = ()) -> Run:
@@ -127,7 +121,7 @@ def merge(*runs: Run, spent: Collection[Run] = ()) -> Run:
         raise SeedgramError(f"runs of (order, bits a token) {orders} cannot be merged; count all with the same orders and tokenizer")
     filled = [run for run in runs if len(run)]
     if len(filled) < 2:
-        return filled[0] if filled else runs[0]
+        return (filled or runs)[0]
     out, edges = Room(sum(map(len, filled)), sum(run.total() for run in filled)), _edges(filled)
     for number, (pieces, stop) in enumerate(zip(ranges(filled, edges), edges[:, 1:].T.tolist(), strict=True)):
         out.add(*pieces)

@@ -10,11 +10,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from ngram.arrays import I64, U64, Array, Tokens, token_type
+from ngram.arrays import I64, U32_MAX, U64, Array, Tokens, token_type
 from ngram.counting import part_kernels as kernels
 from ngram.counting.build_table import thresholds
 from ngram.counting.discounts import estimate_discounts
-from ngram.counting.kernels import FULL, NO_KEY, U32_MAX
+from ngram.counting.kernels import FULL, NO_KEY
 from ngram.counting.keys import slot_mask, slot_shifts
 from ngram.counting.run import Run
 from ngram.counting.run_file import ENTRY_BYTES, RunFile

@@ -8,9 +8,9 @@ suffix's context, uint32.  Shapes: V tokens, G groups of tokens.
 
 import numpy as np
 
-from ngram.arrays import Array
+from ngram.arrays import U32_MAX, Array
 from ngram.compiled import njit
-from ngram.counting.kernels import FULL, U32_MAX, exact_count
+from ngram.counting.kernels import FULL, exact_count
 from ngram.table import TOKEN_BITS
 
 BLOCK = 1024  # entries whose lists are fetched together

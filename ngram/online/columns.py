@@ -26,8 +26,8 @@ def _count_column(state: State, streams_ST: Array, rows: Array, at: int, column:
         if seek(state, tokens, column, cursor, place):
             seek_making(state, tokens, column, cursor, place)
         token = np.int64(tokens[column])
-        touch(state, cursor, place, 0, token)
-        resolve(state, cursor, place, 0, token)
+        touch(state, cursor, place, token)
+        resolve(state, cursor, place, token)
         count_token(state, cursor, place, token)
     return len(rows)
 

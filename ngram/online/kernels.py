@@ -4,34 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ngram.arrays import F32, F64, I64, Array
+from ngram.arrays import F32, F64, I64, U32_MAX, Array
 from ngram.compiled import njit
-from ngram.online.trie import (
-    CHILDREN,
-    COUNT,
-    COUNTED,
-    DEPTH,
-    EMPTY,
-    FIRST,
-    LOG,
-    MORE,
-    N_NODES,
-    ONES,
-    PRUNED,
-    SIZE,
-    SPARE,
-    TOKEN,
-    TOTAL,
-    TWOS,
-    U32_MAX,
-    State,
-    advance,
-    has_room,
-    insert,
-    resolve,
-    seek,
-    touch,
-)
+from ngram.online import trie
+from ngram.online.trie import CHILDREN, COUNT, DEPTH, EMPTY, FIRST, LOG, MORE, ONES, PRUNED, SIZE, SPARE, TOKEN, TOTAL, TWOS, State
 
 BLOCKS, NODES, LISTS, SERIAL, FORMER = range(5)  # meta of RowParts
 
@@ -71,8 +47,8 @@ def kept_mass(state: State, n: int, count: int) -> float:
 
 
 @njit(forceinline=True)
-def target_probability(state: State, cursor: Array, place: Array, g: int, token: int) -> float:
-    """p(token | context of lane g), whose places are resolved.
+def target_probability(state: State, cursor: Array, place: Array, token: int) -> float:
+    """p(token | context at the cursor), whose places are resolved.
 
     The arithmetic is that of `fill_from_parts`, operation by operation, so both agree to the last bit."""
     p = 1.0 / state.settings[1]
@@ -81,24 +57,24 @@ def target_probability(state: State, cursor: Array, place: Array, g: int, token:
         scale = 1.0 / total
         p = backoff(state, state.root, 1, 0) * scale * p
         p += kept_mass(state, 1, np.int64(state.unigrams[token])) * scale
-    for k in range(1, cursor[g, DEPTH] + 1):
-        context = cursor[g, k]
+    for k in range(1, cursor[DEPTH] + 1):
+        context = cursor[k]
         total = np.int64(state.nodes[context, TOTAL])
         if total > 0:
             scale = 1.0 / total
             p = backoff(state, state.nodes, k + 1, context) * scale * p
-            if place[g, k] >= 0:
-                p += kept_mass(state, k + 1, np.int64(state.pool[place[g, k], COUNT])) * scale
+            if place[k] >= 0:
+                p += kept_mass(state, k + 1, np.int64(state.pool[place[k], COUNT])) * scale
     return p
 
 
 @njit(forceinline=True)
-def fill_features(state: State, cursor: Array, g: int, out: Array, i: int) -> None:
+def fill_features(state: State, cursor: Array, out: Array, i: int) -> None:
     """Features of the context (see cache.FEATURES) → row i of out (·, len(FEATURES)) float32."""
     nodes = state.nodes
     longest, below, sure, escape = 0, 0, 0, 1.0
-    for k in range(1, cursor[g, DEPTH] + 1):
-        context = cursor[g, k]
+    for k in range(1, cursor[DEPTH] + 1):
+        context = cursor[k]
         if nodes[context, TOTAL] > 0:
             longest, below = k, longest
             sure += nodes[context, SIZE] & CHILDREN == 1
@@ -108,7 +84,7 @@ def fill_features(state: State, cursor: Array, g: int, out: Array, i: int) -> No
     for k, at in ((longest, 1), (below, 4)):
         out[i, at], out[i, at + 1], out[i, at + 2] = 0.0, 0.0, 1.0
         if k > 0:
-            context = cursor[g, k]
+            context = cursor[k]
             total = np.float64(nodes[context, TOTAL])
             out[i, at] = np.log1p(total)
             out[i, at + 1] = np.log1p(np.float64(nodes[context, SIZE] & CHILDREN))
@@ -133,14 +109,14 @@ def count_token(state: State, cursor: Array, place: Array, token: int) -> None:
     new.  A context whose total has reached 2^32 - 1 counts no further, so its row still sums to 1."""
     order = state.settings[0]
     nodes, pool = state.nodes, state.pool
-    state.meta[COUNTED] += 1
-    for k in range(cursor[0, DEPTH], 0, -1):
-        context = cursor[0, k]
-        if place[0, k] < 0:
-            place[0, k] = insert(state, context, token, k == order - 1)
-        count = np.int64(pool[place[0, k], COUNT])
+    state.meta[trie.COUNTED] += 1
+    for k in range(cursor[DEPTH], 0, -1):
+        context = cursor[k]
+        if place[k] < 0:
+            place[k] = trie.insert(state, context, token, k == order - 1)
+        count = np.int64(pool[place[k], COUNT])
         if nodes[context, TOTAL] < U32_MAX:
-            pool[place[0, k], COUNT] = count + 1
+            pool[place[k], COUNT] = count + 1
             _raise_total(nodes, context, count)
         if count > 0:
             return
@@ -169,10 +145,10 @@ def list_contexts(state: State, cursor: Array, t: int, i: int, parts: RowParts) 
     nodes, pool, meta = state.nodes, state.pool, parts.meta
     while meta[BLOCKS] < len(parts.begins) and parts.begins[meta[BLOCKS]] <= t:
         fill_unigram_row(state, parts.unigram[meta[BLOCKS]])
-        meta[BLOCKS], meta[NODES], meta[FORMER] = meta[BLOCKS] + 1, state.meta[N_NODES], meta[LISTS]
+        meta[BLOCKS], meta[NODES], meta[FORMER] = meta[BLOCKS] + 1, state.meta[trie.N_NODES], meta[LISTS]
     parts.lists[len(parts.lists) - 1, i] = meta[BLOCKS] - 1
-    for k in range(1, cursor[0, DEPTH] + 1):
-        context = cursor[0, k]
+    for k in range(1, cursor[DEPTH] + 1):
+        context = cursor[k]
         if context >= meta[NODES]:
             break
         if parts.lists[k - 1, i] > 0:
@@ -201,48 +177,38 @@ def list_contexts(state: State, cursor: Array, t: int, i: int, parts: RowParts) 
 
 @njit
 def count_range(
-    state: State,
-    tokens: Array,
-    start: int,
-    known: int,
-    stop: int,
-    learn: bool,
-    cursor: Array,
-    place: Array,
-    prob: Array,
-    features: Array,
-    parts: RowParts,
-    asked: RowParts,
+    state: State, tokens: Array, start: int, known: int, stop: int, learn: bool, cursor: Array, place: Array, prob: Array, features: Array,
+    parts: RowParts, asked: RowParts
 ) -> int:
     """Scores (when prob has entries) and then, with `learn`, counts each token in turn; returns where it stopped for want of room, -1 where what
     stands before `start` was not counted.  parts: of all targets; asked: of some, each a block.
 
     The order of the calls in the loop is the guarantee that no score has seen its own token.  Looks at no token from `known` on."""
-    if cursor[0, DEPTH] < 0 and seek(state, tokens, start, cursor, place) and learn:
+    if cursor[DEPTH] < 0 and trie.seek(state, tokens, start, cursor, place) and learn:
         return -1
     one = np.searchsorted(asked.begins, start)
     for t in range(start, stop):
-        if learn and not has_room(state, state.settings[0]):
+        if learn and not trie.has_room(state, state.settings[0]):
             return t
         if len(parts.lists) and not list_contexts(state, cursor, t, t - parts.begins[0], parts):
             return t
         if one < len(asked.begins) and asked.begins[one] == t:
             if not list_contexts(state, cursor, t, one, asked):
                 return t
-            fill_features(state, cursor, 0, asked.features, one)
+            fill_features(state, cursor, asked.features, one)
             one += 1
         if len(features):
-            fill_features(state, cursor, 0, features, t - start)
+            fill_features(state, cursor, features, t - start)
         if t >= known:
             break
         token = np.int64(tokens[t])
-        touch(state, cursor, place, 0, token)
-        resolve(state, cursor, place, 0, token)
+        trie.touch(state, cursor, place, token)
+        trie.resolve(state, cursor, place, token)
         if len(prob):
-            prob[t - start] = target_probability(state, cursor, place, 0, token)
+            prob[t - start] = target_probability(state, cursor, place, token)
         if learn:
             count_token(state, cursor, place, token)
-        advance(state, cursor, place, 0, token)
+        trie.advance(state, cursor, place, token)
     return stop
 
 

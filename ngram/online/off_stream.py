@@ -14,28 +14,28 @@ LANES = 16  # walks side by side: each waits for memory, but not for the others;
 def seek_making(state: State, tokens: Array, start: int, cursor: Array, place: Array) -> None:
     """As `seek`, and adds missing contexts with count 0, for updates that skip positions; the caller has made room."""
     order, bos = state.settings[0], state.settings[2]
-    cursor[0, DEPTH] = 0
+    cursor[DEPTH] = 0
     for t in range(max(0, start - order + 1), start):
         token = np.int64(tokens[t])
-        touch(state, cursor, place, 0, token)
-        resolve(state, cursor, place, 0, token)
-        for k in range(1, min(cursor[0, DEPTH], order - 2) + 1):
-            if place[0, k] < 0 and token != bos:
-                place[0, k] = insert(state, cursor[0, k], token, False)
-        advance(state, cursor, place, 0, token)
+        touch(state, cursor, place, token)
+        resolve(state, cursor, place, token)
+        for k in range(1, min(cursor[DEPTH], order - 2) + 1):
+            if place[k] < 0 and token != bos:
+                place[k] = insert(state, cursor[k], token, False)
+        advance(state, cursor, place, token)
 
 
 @njit(forceinline=True)
-def fill_row(state: State, cursor: Array, g: int, unigram_row: Array, row: Array) -> None:
-    """The whole distribution after lane g's context → row (V + 1,) float64; see target_probability.
+def fill_row(state: State, cursor: Array, unigram_row: Array, row: Array) -> None:
+    """The whole distribution after the context at the cursor → row (V + 1,) float64; see target_probability.
 
     Unused entries of a block add their 0 to the last place: a branch that nobody can predict costs more."""
     nodes, pool, d = state.nodes, state.pool, state.discounts
     size = len(unigram_row)
     for w in range(size):
         row[w] = unigram_row[w]
-    for k in range(1, cursor[g, DEPTH] + 1):
-        context = cursor[g, k]
+    for k in range(1, cursor[DEPTH] + 1):
+        context = cursor[k]
         total = np.int64(nodes[context, TOTAL])
         if total == 0:
             continue
@@ -68,15 +68,15 @@ def fill_rows(state: State, histories: Array, rows: Array, features: Array) -> N
         for j in range(histories.shape[1]):
             for g in range(lanes):
                 if histories[begin + g, j] < len(unigram_row):
-                    touch(state, cursor, place, g, np.int64(histories[begin + g, j]))
+                    touch(state, cursor[g], place[g], np.int64(histories[begin + g, j]))
             for g in range(lanes):
                 if histories[begin + g, j] < len(unigram_row):
-                    resolve(state, cursor, place, g, np.int64(histories[begin + g, j]))
-                    advance(state, cursor, place, g, np.int64(histories[begin + g, j]))
+                    resolve(state, cursor[g], place[g], np.int64(histories[begin + g, j]))
+                    advance(state, cursor[g], place[g], np.int64(histories[begin + g, j]))
         for g in range(lanes):
             if len(rows):
-                fill_row(state, cursor, g, unigram_row, row)
+                fill_row(state, cursor[g], unigram_row, row)
                 for w in range(len(unigram_row)):
                     rows[begin + g, w] = row[w]
             if len(features):
-                fill_features(state, cursor, g, features, begin + g)
+                fill_features(state, cursor[g], features, begin + g)

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ngram.arrays import Array
+from ngram.arrays import U32_MAX, Array
 from ngram.compiled import njit
-from ngram.online.trie import COUNT, FIRST, NODE, ONES, SIZE, TOKEN, TOTAL, U32_MAX, State, free_entry, grow_block, log_capacity
+from ngram.online.trie import COUNT, EMPTY, FIRST, NODE, ONES, SIZE, TOKEN, TOTAL, State, find, grow_block, log_capacity
 
 
 @njit
@@ -15,7 +15,7 @@ def pool_size(parents: Array) -> int:
         start = i
         while i < len(parents) and parents[i] == parents[start]:
             i += 1
-        total += 1 << log_capacity(i - start)
+        total += 1 << log_capacity(i - start, 0)
     return total
 
 
@@ -30,13 +30,13 @@ def seed_order(state: State, tokens: Array, parents: Array, counts: Array, paren
         start = i
         while i < len(tokens) and parents[i] == parents[start]:
             i += 1
-        context, log = parent_base + np.int64(parents[start]), log_capacity(i - start)
+        context, log = parent_base + np.int64(parents[start]), log_capacity(i - start, 0)
         nodes[context, SIZE] = i - start
         grow_block(state, context, log)
         first, total = np.int64(nodes[context, FIRST]), 0
         for j in range(start, i):
             count = np.int64(counts[j])
-            at = free_entry(pool, first, log, np.int64(tokens[j]))
+            at = find(pool, first, log, np.int64(tokens[j]), EMPTY)
             pool[at, TOKEN], pool[at, COUNT], pool[at, NODE] = tokens[j], count, own_base + j if own_base >= 0 else 0
             total += count
             if count > 0:

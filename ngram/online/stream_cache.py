@@ -5,12 +5,12 @@ Until it is updated, it scores exactly like the table it was built from.  It cou
 """
 
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, partialmethod
 
 import numpy as np
 import numpy.typing as npt
 
-from ngram.arrays import F32, F64, I64, U32, Tokens, digest, read_only
+from ngram.arrays import F32, F64, I64, U32, U32_MAX, Tokens, digest, read_only
 from ngram.errors import SeedgramError
 from ngram.online import kernels, seed, trie
 from ngram.online.kernels import RowParts
@@ -49,7 +49,7 @@ class Block:
             return
         cache, lengths, size = self.cache, self.cache.order - 1, self.cache.vocab_size
         most, room = lengths * self.size, ENTRIES * self.size + 4 * size
-        if not self.alone and cache.serial + most > trie.U32_MAX:
+        if not self.alone and cache.serial + most > U32_MAX:
             cache.state.nodes[:, trie.SPARE], cache.serial = 0, 0
         meta = np.array([0, 0, 0, -1 if self.alone else cache.serial, 0])
         lists, starts = np.zeros((lengths + 1, self.size), np.int64), np.zeros(most + 2, np.int64)
@@ -98,23 +98,15 @@ class StreamCache:
         self.order, self.vocab_size, self.bos = table.order, table.vocab_size, table.bos
         sizes = table.sizes()
         nodes = sum(sizes[: max(1, self.order - 1)])
-        pools = np.cumsum([1, *each(seed.pool_size, table.parents[1:])])  # where the children of each order begin
-        entries = int(pools[-1])
-        discounts = np.zeros((self.order, 4))
-        discounts[:, 1:] = table.discounts
+        *pools, entries = np.cumsum([1, *each(seed.pool_size, table.parents[1:])]).tolist()  # where the children of each order begin
         unigrams, pruned = table.exact_counts(1), int(table.pruned[0][0])
         total = unigrams.sum(dtype=np.int64) + pruned
         meta = np.zeros(trie.META_SIZE, np.int64)
-        meta[trie.N_NODES], meta[trie.POOL_USED] = nodes, entries
-        self.state = State(
-            nodes=_aligned(nodes + nodes // 2 + SLACK, 8),
-            pool=_aligned(entries + entries // 2 + SLACK, 3),
-            unigrams=unigrams,
-            root=np.array([[total, (unigrams == 1).sum(), (unigrams == 2).sum(), (unigrams > 2).sum(), pruned]], np.int64),
-            meta=meta,
-            discounts=discounts,
-            settings=np.array([self.order, self.vocab_size, self.bos], np.int64),
-        )
+        meta[[trie.N_NODES, trie.POOL_USED]] = nodes, entries
+        root = np.array([[total, (unigrams == 1).sum(), (unigrams == 2).sum(), (unigrams > 2).sum(), pruned]], np.int64)
+        rooms = _aligned(nodes + nodes // 2 + SLACK, 8), _aligned(entries + entries // 2 + SLACK, 3)
+        settings = np.array([self.order, self.vocab_size, self.bos], np.int64)
+        self.state = State(*rooms, unigrams, root, meta, np.pad(table.discounts, ((0, 0), (1, 0))), settings)
         self.serial = 0  # of the list that was made last
         self.spare = list[tuple[I64, F64]]()  # cells and values of blocks that have ended
         self.state.nodes[: sizes[0]], self.state.pool[0] = 0, (trie.EMPTY, 0, 0)
@@ -126,33 +118,25 @@ class StreamCache:
         return int(self.state.meta[trie.COUNTED])
 
     def score(
-        self,
-        tokens: npt.ArrayLike,
-        start: int,
-        stop: int,
-        features: bool = True,
-        block: Block | None = None,
-        asked: Block | None = None,
-        *,
-        learn: bool = False,
-        unknown: int = 0,
+        self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True, block: Block | None = None, asked: Block | None = None,
+        *, learn: bool = False, unknown: int = 0
     ) -> ChunkScores:
         """Scores of tokens[start:stop]; without `learn` the state does not change.  block, asked: filled with what they are made of.
 
         unknown: so many targets at the end are not looked at, and have features alone."""
         stream = self._stream(tokens, start, stop, unknown)
         counted, scores = self.counted, (np.empty(stop - start), np.empty((stop - start if features else 0, len(FEATURES)), np.float32))
-        blocks = [one for one in (block, asked) if one is not None]
+        blocks = [one for one in (block, asked) if one]
         for one in blocks:
             one.begin()
         (cursor, place), at, reached = walk(), start, start
-        cursor[0, DEPTH] = -1
+        cursor[DEPTH] = -1
         while at < stop:
             if reached < 0:
                 self._seek(stream, start, cursor, place)
             self.make_room(self.order)
-            views = [column[at - start :] if len(column) else column for column in scores]
-            parts = [one.parts if one is not None else NO_PARTS for one in (block, asked)]
+            views = [column[at - start :] for column in scores]
+            parts = [one.parts if one else NO_PARTS for one in (block, asked)]
             reached = kernels.count_range(self.state, stream, at, stop - unknown, stop, learn, cursor, place, *views, *parts)
             at = max(at, reached)
             for one in blocks:
@@ -166,11 +150,8 @@ class StreamCache:
         """Counts tokens[start:stop]."""
         self.score(tokens, start, stop, False, learn=True)
 
-    def score_then_update(
-        self, tokens: npt.ArrayLike, start: int, stop: int, features: bool = True, block: Block | None = None, asked: Block | None = None
-    ) -> ChunkScores:
-        """Each token is scored and then counted: the same as chunks of one token, in one kernel.  block, asked: see `score`."""
-        return self.score(tokens, start, stop, features, block, asked, learn=True)
+    # As `score`, but each token is then counted: the same as chunks of one token, in one kernel.
+    score_then_update = partialmethod(score, learn=True)
 
     def ask(self, tokens: npt.ArrayLike, start: int, stop: int) -> Block:
         """What it says of targets start … stop-1, each by itself.  Reads no token behind stop - 2: the last target may be unknown."""
@@ -184,7 +165,7 @@ class StreamCache:
         nodes, pool = state.nodes[: state.meta[trie.N_NODES], : trie.SPARE], state.pool[: state.meta[trie.POOL_USED]]
         return digest(nodes, pool, state.unigrams, state.root, state.meta, state.discounts, state.settings)
 
-    def _seed(self, table: NgramTable, pools: I64) -> None:
+    def _seed(self, table: NgramTable, pools: list[int]) -> None:
         base = np.cumsum([0, *table.sizes()])
 
         def add(n: int) -> None:
@@ -193,7 +174,7 @@ class StreamCache:
             context[:], meta[trie.POOL_USED] = 0, pools[n - 2]
             fits = seed.seed_order(self.state._replace(meta=meta), *columns, base[n - 2], base[n - 1] if n < self.order else -1)
             total = context[:, trie.TOTAL].astype(np.int64) + table.pruned[n - 1]
-            if not fits or (len(total) and total.max() > trie.U32_MAX):
+            if not fits or total.max(initial=0) > U32_MAX:
                 raise SeedgramError(f"a context of order {n} has more than 2^32 - 1 counts; train on less text")
             context[:, trie.TOTAL] = total
             context[:, trie.PRUNED] = table.pruned[n - 1]
@@ -224,8 +205,8 @@ class StreamCache:
 
 
 def walk() -> tuple[I64, I64]:
-    """Cursor and places of one lane."""
-    return np.zeros((1, DEPTH + 1), np.int64), np.empty((1, 2 * DEPTH), np.int64)
+    """Cursor and places."""
+    return np.zeros(DEPTH + 1, np.int64), np.empty(2 * DEPTH, np.int64)
 
 
 def _aligned(rows: int, columns: int) -> U32:

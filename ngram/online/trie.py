@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ngram.arrays import Array
+from ngram.arrays import U32_MAX, Array
 from ngram.compiled import njit
 
 TOTAL, ONES, TWOS, MORE, PRUNED, FIRST, SIZE, SPARE = range(8)  # columns of a node record: 32 bytes, half a cache line
@@ -15,10 +15,9 @@ TOKEN, COUNT, NODE = range(3)  # columns of a pool entry
 N_NODES, POOL_USED, COUNTED, FREE = range(4)  # meta; from FREE on: heads of the lists of free blocks, by log2
 MAX_LOG = 20  # blocks of 2^19 entries hold the largest vocabulary
 META_SIZE = FREE + MAX_LOG + 1
-EMPTY = (1 << 32) - 1  # token of an unused pool entry
-DEPTH = 9  # cursor[g, k] is the node of lane g's context of k tokens; cursor[g, DEPTH] how many there are
-U32_MAX = (1 << 32) - 1
-LOG = 24  # column SIZE: log2 of the block above this bit, children below
+EMPTY = U32_MAX  # token of an unused pool entry
+DEPTH = 9  # cursor[k] is the node of the context of k tokens; cursor[DEPTH] how many there are
+LOG = 24
 CHILDREN = (1 << LOG) - 1
 
 
@@ -49,13 +48,13 @@ def home(token: int, log: int) -> int:
 
 
 @njit(forceinline=True)
-def find(pool: Array, first: int, log: int, token: int) -> int:
-    """Pool index of a token in a block, -1 when it is not there."""
+def find(pool: Array, first: int, log: int, token: int, wanted: int) -> int:
+    """Pool index of what is `wanted` in a block, the token or EMPTY, where the token's search meets it; -1 when it is not there."""
     mask = (1 << log) - 1
     at = home(token, log)
     for _ in range(1 << log):
         found = pool[first + at, TOKEN]
-        if found == token:
+        if found == wanted:
             return first + at
         if found == EMPTY:
             return -1
@@ -64,47 +63,47 @@ def find(pool: Array, first: int, log: int, token: int) -> int:
 
 
 @njit(forceinline=True)
-def touch(state: State, cursor: Array, place: Array, g: int, token: int) -> None:
-    """Loads, with no branch behind the loads, all that lane g needs for `token`: so the cache misses overlap.
+def touch(state: State, cursor: Array, place: Array, token: int) -> None:
+    """Loads, with no branch behind the loads, all that `token` needs: so the cache misses overlap.
 
-    Leaves the first place to look in place[g, DEPTH + k] and the token found there in place[g, k]."""
+    Leaves the first place to look in place[DEPTH + k] and the token found there in place[k]."""
     nodes, pool = state.nodes, state.pool
-    for k in range(1, cursor[g, DEPTH] + 1):
-        context = cursor[g, k]
+    for k in range(1, cursor[DEPTH] + 1):
+        context = cursor[k]
         at = np.int64(nodes[context, FIRST]) + home(token, np.int64(nodes[context, SIZE] >> LOG))
-        place[g, DEPTH + k] = at
-        place[g, k] = pool[at, TOKEN]
+        place[DEPTH + k] = at
+        place[k] = pool[at, TOKEN]
 
 
 @njit(forceinline=True)
-def resolve(state: State, cursor: Array, place: Array, g: int, token: int) -> None:
-    """After `touch`: place[g, k] = where (context of k tokens, token) is, or -1, for all contexts at hand."""
+def resolve(state: State, cursor: Array, place: Array, token: int) -> None:
+    """After `touch`: place[k] = where (context of k tokens, token) is, or -1, for all contexts at hand."""
     nodes = state.nodes
-    for k in range(1, cursor[g, DEPTH] + 1):
-        if place[g, k] == token:
-            place[g, k] = place[g, DEPTH + k]
-        elif place[g, k] == EMPTY:
-            place[g, k] = -1
+    for k in range(1, cursor[DEPTH] + 1):
+        if place[k] == token:
+            place[k] = place[DEPTH + k]
+        elif place[k] == EMPTY:
+            place[k] = -1
         else:
-            context = cursor[g, k]
-            place[g, k] = find(state.pool, np.int64(nodes[context, FIRST]), np.int64(nodes[context, SIZE] >> LOG), token)
+            context = cursor[k]
+            place[k] = find(state.pool, np.int64(nodes[context, FIRST]), np.int64(nodes[context, SIZE] >> LOG), token, token)
 
 
 @njit(forceinline=True)
-def advance(state: State, cursor: Array, place: Array, g: int, token: int) -> None:
-    """Moves lane g over `token`, whose places are resolved."""
+def advance(state: State, cursor: Array, place: Array, token: int) -> None:
+    """Moves the cursor over `token`, whose places are resolved."""
     order, bos = state.settings[0], state.settings[2]
     depth = 0
     if order > 1:
         depth = 1
         if token != bos:
-            limit = min(cursor[g, DEPTH] + 1, order - 1)
-            while depth < limit and place[g, depth] >= 0:
+            limit = min(cursor[DEPTH] + 1, order - 1)
+            while depth < limit and place[depth] >= 0:
                 depth += 1
         for k in range(depth, 1, -1):
-            cursor[g, k] = state.pool[place[g, k - 1], NODE]
-        cursor[g, 1] = token
-    cursor[g, DEPTH] = depth
+            cursor[k] = state.pool[place[k - 1], NODE]
+        cursor[1] = token
+    cursor[DEPTH] = depth
 
 
 @njit(forceinline=True)
@@ -115,9 +114,8 @@ def has_room(state: State, inserts: int) -> bool:
 
 
 @njit(forceinline=True)
-def log_capacity(children: int) -> int:
-    """log2 of the block for so many children: full up to 4, at most 3/4 full beyond."""
-    log = 0
+def log_capacity(children: int, log: int) -> int:
+    """log2 of the block for so many children, and at least `log`: full up to 4, at most 3/4 full beyond."""
     while (1 << log) < children or (log > 2 and 4 * children > 3 << log):
         log += 1
     return log
@@ -148,22 +146,12 @@ def grow_block(state: State, context: int, log: int) -> None:
         for i in range(old, old + (1 << (size >> LOG))):
             token = np.int64(pool[i, TOKEN])
             if token != EMPTY:
-                at = free_entry(pool, fresh, log, token)
+                at = find(pool, fresh, log, token, EMPTY)
                 pool[at, TOKEN], pool[at, COUNT], pool[at, NODE] = token, pool[i, COUNT], pool[i, NODE]
         pool[old, COUNT] = meta[FREE + (size >> LOG)]
         meta[FREE + (size >> LOG)] = old
     nodes[context, FIRST] = fresh
     nodes[context, SIZE] = (size & CHILDREN) | (log << LOG)
-
-
-@njit(forceinline=True)
-def free_entry(pool: Array, first: int, log: int, token: int) -> int:
-    """Pool index where a token that is not in the block goes; the block has room."""
-    mask = (1 << log) - 1
-    at = home(token, log)
-    while pool[first + at, TOKEN] != EMPTY:
-        at = (at + 1) & mask
-    return first + at
 
 
 @njit(forceinline=True)
@@ -176,31 +164,31 @@ def insert(state: State, context: int, token: int, top: bool) -> int:
         at = _take_block(state, 0)
         nodes[context, FIRST] = at
     else:
-        if children > 1 << log or (log > 2 and 4 * children > 3 << log):
+        if log_capacity(children, log) > log:
             log += 1
             grow_block(state, context, log)
-        at = free_entry(pool, np.int64(nodes[context, FIRST]), log, token)
+        at = find(pool, np.int64(nodes[context, FIRST]), log, token, EMPTY)
     nodes[context, SIZE] = children | (log << LOG)
     name = 0
     if not top:
         name = meta[N_NODES]
         meta[N_NODES] += 1
-        for column in range(8):
-            nodes[name, column] = 0
+        nodes[name, :] = 0
     pool[at, TOKEN], pool[at, COUNT], pool[at, NODE] = token, 0, name
     return at
 
 
 @njit
 def seek(state: State, tokens: Array, start: int, cursor: Array, place: Array) -> int:
-    """Puts lane 0 on the context of position `start`; returns how many tokens of history lack a context."""
+    """Puts the cursor on the context of position `start`; returns how many tokens of history lack a context."""
     order, bos = state.settings[0], state.settings[2]
     low = start
     while low > 0 and start - low < order - 1 and (low == start or tokens[low] != bos):
         low -= 1
-    cursor[0, DEPTH] = 0
+    cursor[DEPTH] = 0
     for t in range(low, start):
-        touch(state, cursor, place, 0, np.int64(tokens[t]))
-        resolve(state, cursor, place, 0, np.int64(tokens[t]))
-        advance(state, cursor, place, 0, np.int64(tokens[t]))
-    return start - low - cursor[0, DEPTH]
+        token = np.int64(tokens[t])
+        touch(state, cursor, place, token)
+        resolve(state, cursor, place, token)
+        advance(state, cursor, place, token)
+    return start - low - cursor[DEPTH]

@@ -157,11 +157,11 @@ def _values(ground: Ground) -> tuple[list[F64], list[F64]]:
     table = ground.table
     total_below = counts_below = np.empty(0)  # order 1 reads neither
     values, prices = [], []
-    for n, (share, lower, _, backoff, total) in enumerate(smoothed_orders(table, ground.suffixes), 1):
+    for n, (share, lower, prob, backoff, total) in enumerate(smoothed_orders(table, ground.suffixes), 1):
         parents, counts = table.parents[n - 1], table.exact_counts(n).astype(np.float64)
         if n > 1:
             occurrences = np.bincount(parents, ground.raw[n - 1], len(total))
-            worth = occurrences[parents] * _divergence(share, backoff[parents], lower)
+            worth = occurrences[parents] * _divergence(prob, share, backoff[parents], lower)
             ratio = total / np.maximum(total_below[ground.suffixes[n - 2]], 1)
             expected = np.maximum(ratio[parents] * counts_below[ground.suffixes[n - 1]], 1e-9)
             prices.append(np.log2(1 + _RARITY / expected) + _COUNT_BITS * np.log2(np.maximum(counts, 1)) + _FIXED_BITS)
@@ -170,11 +170,10 @@ def _values(ground: Ground) -> tuple[list[F64], list[F64]]:
     return values, prices
 
 
-def _divergence(share: F64, backoff: F64, low: F64) -> F64:
-    """Bits an occurrence of the context, by which p = share + backoff·low beats (backoff + share)·low for this word and all others."""
+def _divergence(prob: F64, share: F64, backoff: F64, low: F64) -> F64:
+    """Bits an occurrence of the context, by which prob = share + backoff·low beats (backoff + share)·low for this word and all others."""
     # Nothing to back off to (λ = 0 or p(w|h′) = 0): the word cannot be missed at any price.
     with np.errstate(divide="ignore", invalid="ignore"):
-        prob = share + backoff * low
         own = np.where(prob > 0, prob * np.log2(prob / ((backoff + share) * low)), 0)
         others = np.where(backoff > 0, backoff * (1 - low) * np.log2((backoff + share) / backoff), 0)
     return own - others

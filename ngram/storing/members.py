@@ -59,26 +59,14 @@ def group_children(first, classes):
 
 
 @njit
-def count_slots(parents, suffixes, rows, first, group_first, group_stop, group_class, slots):
-    """Number of candidates of each bucket row·CLASSES + class, added to slots (buckets,) int64.
-
-    parents, rows (P,): the contexts that have children and their rows; suffixes (contexts,) their suffix contexts."""
-    for index in range(len(parents)):
-        suffix = suffixes[parents[index]]
-        start = first[suffix]
-        for group in range(group_first[suffix], group_first[suffix + 1]):
-            slots[rows[index] * CLASSES + group_class[group]] += group_stop[group] - start
-            start = group_stop[group]
-
-
-@njit
 def locate_members(parents, suffixes, rows, first, group_first, group_stop, group_class, rank, child_first, child_suffix, used, bucket, slot):
-    """Bucket and slot in it of each child, context by context in the order of the walk.
+    """Bucket row·CLASSES + class and slot in it of each child, context by context in the order of the walk.
 
-    child_first (contexts + 1,), child_suffix (M,): the children and their suffixes among the candidates.
-    used (buckets,) int64 zeros: slots passed so far.  Writes bucket (M,) int32, slot (M,) int64."""
+    parents, rows (P,): the contexts that have children and their rows; suffixes (contexts,) their suffix contexts.
+    child_first (contexts + 1,), child_suffix (M,): the children and their suffixes among the candidates; a reader knows of none.
+    used (buckets,) int64 zeros: on return the candidates of each bucket.  Writes bucket (M,) uint16, slot (M,) int64."""
     out = 0
-    places = np.empty(np.max(child_first[1:] - child_first[:-1]) if len(child_first) > 1 else 0, np.int64)
+    places = np.empty(len(bucket), np.int64)
     for index in range(len(parents)):
         context = parents[index]
         children = child_first[context + 1] - child_first[context]

@@ -13,10 +13,9 @@ import constriction
 import numpy as np
 import numpy.typing as npt
 
-from ngram.arrays import F64, I32, I64, U32
+from ngram.arrays import F64, I32, I64, U32, U32_MAX
 from ngram.errors import FileFormatError
 
-MAX_VALUE = 2**32 - 1
 _LOG_MANTISSA = np.array([((256 + i) ** 16).bit_length() - 129 for i in range(256)], np.int32)
 _FIRST_BLOCK = 16  # symbols coded before a class's own frequencies are looked at for the first time
 _PRIOR_WEIGHT = 16.0  # symbols that the neighbouring classes' frequencies count for
@@ -68,8 +67,8 @@ def log16(values: npt.NDArray[Any]) -> I32:
 def level_values(fineness: int) -> I64:
     """The log scale of counts: 0, 1, 2, …, then in steps of √value/fineness, or of value/16 where that is more, up to 2^32 - 1."""
     values = [0]
-    while (value := values[-1]) < MAX_VALUE:
-        values.append(min(value + max(1, math.isqrt(value // fineness**2), value >> 4), MAX_VALUE))
+    while (value := values[-1]) < U32_MAX:
+        values.append(min(value + max(1, math.isqrt(value // fineness**2), value >> 4), U32_MAX))
     return np.array(values, np.int64)
 
 

@@ -86,15 +86,10 @@ def decode(data: bytes) -> NgramTable:
 
 
 def _table(head: Head, orders: list[_Order]) -> NgramTable:
-    return NgramTable(
-        vocab_size=head.vocab_size,
-        bos=head.bos,
-        tokens=[o.tokens for o in orders],
-        parents=[o.parents.astype(np.uint32) for o in orders],
-        pruned=[np.array([head.pruned], np.uint32), *((o.totals - _children_mass(o.counts, o.first)).astype(np.uint32) for o in orders[1:])],
-        discounts=head.discounts,
-        **stored_counts([o.counts for o in orders]),
-    )
+    tokens, parents = [o.tokens for o in orders], [o.parents.astype(np.uint32) for o in orders]
+    pruned = [np.array([head.pruned], np.uint32), *((o.totals - _children_mass(o.counts, o.first)).astype(np.uint32) for o in orders[1:])]
+    columns = stored_counts([o.counts for o in orders])
+    return NgramTable(head.vocab_size, head.bos, tokens, parents, pruned=pruned, discounts=head.discounts, **columns)
 
 
 def _truth(table: NgramTable, n: int, levels: I64, suffixes: I64) -> _Truth:
@@ -135,7 +130,7 @@ def _code_order(coder: Coder, levels: I64, orders: list[_Order], alphabet: tuple
     suffix_count = log16(orders[-2].counts)[below.suffixes[may]] if len(orders) > 1 else suffix_total
     weight = np.clip((suffix_total - suffix_count) // 3 + 30, 0, 79)
     columns = (weight + 80 * np.minimum(_octave(np.diff(below.first))[below.suffixes[may]], 2)).astype(np.int32)
-    symbols = code_classed(coder, np.minimum(log_counts[may] >> 2, 127), columns, alphabet[1], None if truth is None else truth.totals[may])
+    symbols = code_classed(coder, np.minimum(log_counts[may] >> 2, 127), columns, alphabet[1], truth.totals[may] if truth else None)
     parents = may[symbols > 0]
     totals = np.zeros(len(below.counts), np.int64)
     totals[parents] = levels[symbols[symbols > 0] - 1]
@@ -150,7 +145,7 @@ def _code_order(coder: Coder, levels: I64, orders: list[_Order], alphabet: tuple
     expected = log_counts[members] + log_total - log_totals[below.suffixes[owners]]
     siblings = np.minimum(_octave(np.diff(first)), 5)[owners]
     columns = np.clip((expected + 160) >> 3, 0, 63).astype(np.int32)
-    counts = levels[code_classed(coder, siblings * 80 + (log_total >> 3), columns, alphabet[0], None if truth is None else truth.levels) + 1]
+    counts = levels[code_classed(coder, siblings * 80 + (log_total >> 3), columns, alphabet[0], truth.levels if truth else None) + 1]
     totals = np.where(np.diff(first) > 0, np.maximum(totals, _children_mass(counts, first)), 0)
     if totals.max(initial=0) > levels[-1]:
         raise altered("a context counts more than 2^32 - 1")
@@ -162,23 +157,21 @@ def _code_members(coder: Coder, below: _Order, parents: I64, rows: I64, log_coun
     classes = np.where(log_counts > 0, np.minimum(((log_counts - 16) * 3 >> 4) + 1, kernels.CLASSES - 1), 0).astype(np.uint8)
     ordered, rank, group_first, group_stop, group_class = kernels.group_children(below.first, classes)
     walk = (parents, below.suffixes, rows, below.first, group_first, group_stop, group_class)
-    slots = np.zeros(_ROWS * kernels.CLASSES, np.int64)
-    kernels.count_slots(*walk, slots)
+    slots, bucket, slot, truly = np.zeros(_ROWS * kernels.CLASSES, np.int64), np.empty(size, np.uint16), np.empty(size, np.int64), None
+    children = (truth.order.first, truth.order.suffixes) if truth else (np.zeros(len(below.counts) + 1, np.int64), parents)
+    kernels.locate_members(*walk, rank, *children, slots, bucket, slot)
     used = np.flatnonzero(slots)
-    slot = truly = None
-    if truth is not None:
-        bucket, slot = np.empty(size, np.int32), np.empty(size, np.int64)
-        kernels.locate_members(*walk, rank, truth.order.first, truth.order.suffixes, np.zeros_like(slots), bucket, slot)
-        slot = slot[np.argsort(bucket.astype(np.uint16), kind="stable")]  # 16 bits: sorted by radix
+    if truth:
+        slot = slot[np.argsort(bucket, kind="stable")]  # 16 bits: sorted by radix
         truly = np.bincount(bucket, minlength=len(slots))[used]
     found = np.zeros_like(slots)
     found[used] = code_numbers(coder, np.minimum(_octave(slots[used]) + 1, 48), truly)
     if (found > slots).any() or int(found.sum()) != size:
         raise altered("more n-grams than contexts can hold")
     inverted = found * 2 > slots
-    events = _code_events(coder, slots, found, inverted, slot)
+    events = _code_events(coder, slots, found, inverted, slot if truth else None)
     event_first = np.append(0, np.cumsum(np.where(inverted, slots - found, found)))
-    if truth is not None:
+    if truth:
         return np.append(truth.order.first[parents], size), truth.order.suffixes
     out_first, out = np.zeros(len(parents) + 1, np.int64), np.empty(size, np.uint32)
     if kernels.expand_members(*walk, ordered, event_first, events, inverted, np.zeros_like(slots), out_first, out) != size:

@@ -111,7 +111,7 @@ FAULTS = (
         "    return reduce(np.add, (weights_NK * probs_NK).T)",
         "    return reduce(np.add, (weights_NK * probs_NK).T, weights_NK[:, 0] * probs_NK[:, 0])",
     ),
-    Fault("gate's floor is added and not shared", GATE, "(1.0 - FLOOR) * out_NK[i, k] + FLOOR", "out_NK[i, k] + FLOOR"),
+    Fault("gate's floor is added and not shared", GATE, "(1.0 - FLOOR) * out_NK + FLOOR", "out_NK + FLOOR"),
     Fault("product is not divided by its sum", PRODUCT, LOG, LOG.replace("whole_S - ", "0.9 * whole_S - ")),
     Fault(
         "product's best token instead of the target",
@@ -128,8 +128,8 @@ FAULTS = (
     Fault(
         "cache's discounts are forgotten for the target",
         KERNELS,
-        "                p += kept_mass(state, k + 1, np.int64(state.pool[place[g, k], COUNT])) * scale",
-        "                p += np.int64(state.pool[place[g, k], COUNT]) * scale",
+        "                p += kept_mass(state, k + 1, np.int64(state.pool[place[k], COUNT])) * scale",
+        "                p += np.int64(state.pool[place[k], COUNT]) * scale",
     ),
     Fault(
         "cache counts the token before it looks",

@@ -286,10 +286,10 @@ def test_a_folder_whose_time_cannot_be_set_is_read(tmp_path, monkeypatch):
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="the XDG names")
 def test_where_the_folder_lies():
     home = Path.home()
-    assert user_folder({}) == home / ".cache/seedgram/kernels"
-    assert user_folder({"XDG_CACHE_HOME": "/x"}) == Path("/x/seedgram/kernels")
-    assert user_folder({"XDG_CACHE_HOME": "relative"}) == home / ".cache/seedgram/kernels"
-    assert user_folder({"XDG_CACHE_HOME": "/x", "SEEDGRAM_CACHE_DIR": "/y"}) == Path("/y/kernels")
+    assert user_folder({}) == home / ".cache/seedgram"
+    assert user_folder({"XDG_CACHE_HOME": "/x"}) == Path("/x/seedgram")
+    assert user_folder({"XDG_CACHE_HOME": "relative"}) == home / ".cache/seedgram"
+    assert user_folder({"XDG_CACHE_HOME": "/x", "SEEDGRAM_CACHE_DIR": "/y"}) == Path("/y")
     assert user_folder({"XDG_CACHE_HOME": "/x", "SEEDGRAM_CACHE_DIR": ""}) is None
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ngram.arrays import U32_MAX
 from ngram.errors import SeedgramError
 from ngram.online import trie
 from ngram.online.cache import OnlineCache, histories
@@ -174,7 +175,7 @@ def test_what_a_block_keeps_while_it_is_counted_is_its_rows_before(trained, orde
     cache.score(tokens, 1, start + 1, block=earlier)
     if left:  # the next one uses its room again
         earlier.end()
-    cache.serial = min(cache.serial, trie.U32_MAX - left) if left > 10 else trie.U32_MAX - left
+    cache.serial = min(cache.serial, U32_MAX - left) if left > 10 else U32_MAX - left
     block = Block(cache, [start], size - start)
     for a, b in pairwise(cuts):
         aside = cache.ask(tokens, a, a + 1).rows()
