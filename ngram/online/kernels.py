@@ -9,7 +9,7 @@ from ngram.compiled import njit
 from ngram.online import trie
 from ngram.online.trie import CHILDREN, COUNT, DEPTH, EMPTY, FIRST, LOG, MORE, ONES, PRUNED, SIZE, SPARE, TOKEN, TOTAL, TWOS, State
 
-BLOCKS, NODES, LISTS, SERIAL, FORMER = range(5)  # meta of RowParts
+BLOCKS, NODES, LISTS, SERIAL, FORMER, NEEDED = range(6)  # meta of RowParts
 
 
 class RowParts(NamedTuple):
@@ -18,8 +18,8 @@ class RowParts(NamedTuple):
     A distribution begins as its block's row of unigram (B, V).  Each context, the shortest first, multiplies it by its share (L,), which it leaves
     to shorter ones, and adds its children: cells (E,), list · V + token, and values (E,).  lists (K + 1, n): row k of contexts of k + 1 tokens, the
     last of blocks; list 0, with share 1, is empty.  starts (L + 1,): where lists begin.  begins (B,): first targets of the blocks.
-    features (n, F) float32, or (0, F).  meta (5,): blocks that have begun, nodes that were there, lists, the cache's lists before these, -1: no two
-    contexts share one, and lists of earlier blocks.  float64 and int64."""
+    features (n, F) float32, or (0, F).  meta (6,): blocks that have begun, nodes that were there, lists, the cache's lists before these, -1: no two
+    contexts share one, lists of earlier blocks, and entries needed.  float64 and int64."""
 
     lists: I64
     shares: F64
@@ -157,7 +157,8 @@ def list_contexts(state: State, cursor: Array, t: int, i: int, parts: RowParts) 
         if at <= meta[FORMER] or meta[SERIAL] < 0:
             at, first = meta[LISTS] + 1, np.int64(nodes[context, FIRST])
             to, end = parts.starts[at], first + (1 << np.int64(nodes[context, SIZE] >> LOG))
-            if to + end - first > len(parts.cells):
+            meta[NEEDED] = to + end - first
+            if meta[NEEDED] > len(parts.cells):
                 return False
             total = np.int64(nodes[context, TOTAL])
             if total > 0:

@@ -51,7 +51,7 @@ class Block:
         most, room = lengths * self.size, ENTRIES * self.size + 4 * size
         if not self.alone and cache.serial + most > U32_MAX:
             cache.state.nodes[:, trie.SPARE], cache.serial = 0, 0
-        meta = np.array([0, 0, 0, -1 if self.alone else cache.serial, 0])
+        meta = np.array([0, 0, 0, -1 if self.alone else cache.serial, 0, 0])
         lists, starts = np.zeros((lengths + 1, self.size), np.int64), np.zeros(most + 2, np.int64)
         cells, values = cache.spare.pop() if cache.spare and not self.alone else (np.empty(room, np.int64), np.empty(room))
         unigram, features = np.empty((len(self.begins), size)), np.empty((self.size * self.alone, len(FEATURES)), np.float32)
@@ -142,7 +142,7 @@ class StreamCache:
             for one in blocks:
                 if not one.alone:
                     self.serial = int(one.parts.meta[kernels.SERIAL] + one.parts.meta[kernels.LISTS])
-                if 0 <= reached < stop and trie.has_room(self.state, self.order):
+                if one.parts.meta[kernels.NEEDED] > len(one.parts.cells):
                     one.grow()
         return ChunkScores(*scores, counted)
 
