@@ -81,11 +81,10 @@ def attend(q_BLHN: Tensor, k_BLKN: Tensor, v_BLKN: Tensor, window: int) -> Tenso
 
     window: positions that each sees, its own the last; 0: all."""
     near = 0 < window < q_BLHN.shape[1]
-    if near and q_BLHN.is_cuda and q_BLHN.dtype == torch.bfloat16:
-        from hybrid.model.window_attention import WIDTHS, window_attention
+    if near and q_BLHN.is_cuda and q_BLHN.dtype == torch.bfloat16 and q_BLHN.shape[3] in (16, 32, 64, 128):
+        from hybrid.model.window_attention import window_attention
 
-        if q_BLHN.shape[3] in WIDTHS:
-            return window_attention(q_BLHN, k_BLKN, v_BLKN, window)
+        return window_attention(q_BLHN, k_BLKN, v_BLKN, window)
     q, k, v = (x.transpose(1, 2) for x in (q_BLHN, k_BLKN, v_BLKN))
     grouped = k.shape[1] != q.shape[1]
     if not near:

@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from ngram.counting.counter import NgramCache
+from ngram.online.cache import OnlineCache
 from tests.support.kernels import examples
 
 BOS = 1
@@ -62,3 +63,18 @@ def pruned_of(table, order):
         grams = [(*grams[p], int(w)) for p, w in zip(table.parents[n - 1], table.tokens[n - 1], strict=True)]
         pruned.update(zip(grams, table.pruned[n].tolist(), strict=True))
     return pruned
+
+
+def seeded(vocab, trained, order, min_raw=None):
+    return OnlineCache(count(vocab, trained, order).table(min_raw))
+
+
+def array(tokens):
+    return np.array(tokens, np.uint16)
+
+
+def sample(vocab, size, seed=0, bos_share=0.05):
+    rng = np.random.default_rng(seed)
+    tokens = (vocab * rng.random(size) ** 2).astype(np.uint16)
+    tokens[rng.random(size) < bos_share] = BOS
+    return tokens
