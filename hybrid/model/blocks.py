@@ -16,7 +16,7 @@ def is_frozen(config: ModelConfig, layer: int, part: str) -> bool:
 
 def add(x_TE: Tensor, y_TE: Tensor) -> Tensor:
     """x + y.  The compiler makes one addmm of a product and a sum in one dtype, which copies x first; spelt through float32,
-    which changes no bit, the sum joins the norm that follows (dense9 on one H100: LOG.md, 2026-11-25)."""
+    which changes no bit, the sum joins the norm that follows."""
     return (x_TE.float() + y_TE.float()).to(x_TE.dtype) if torch.compiler.is_compiling() else x_TE + y_TE
 
 

@@ -154,7 +154,7 @@ def capped_nll(raw_TV: Tensor, targets_T: Tensor, cap: float) -> Tensor:
     """Nats (T,) float32 of the targets under softcapped logits, spelt so that the compiler reads raw_TV once in each direction.
 
     The cap bounds every logit, so no maximum has to be found first; a tanh made of exp is cheaper than the library's; comparing with the
-    target's place instead of gathering leaves one kernel for the gradient.  One H100, 65,536 x 8,192: LOG.md, 2026-11-26."""
+    target's place instead of gathering leaves one kernel for the gradient."""
     capped_TV = cap * (2 * torch.sigmoid(raw_TV.float() * (2 / cap)) - 1)
     is_target_TV = torch.arange(raw_TV.shape[1], device=raw_TV.device) == targets_T[:, None]
     target_T = torch.where(is_target_TV, capped_TV, 0.0).sum(dim=-1)

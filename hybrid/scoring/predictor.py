@@ -131,8 +131,7 @@ class Predictor:
         first = np.zeros(1, np.int64)
         noted = self._note(first + t, first, first, neural.features(), there, asked, match)
         noted.weights_WK[:] = self.mixture.weights(noted.features_WF)
-        row_V: F64 = self._watching.rows(self.mixture, [noted])[0].cpu().numpy()
-        return row_V
+        return np.asarray(self._watching.rows(self.mixture, [noted])[0].cpu())
 
     def close(self) -> None:
         """Ends the helper threads."""

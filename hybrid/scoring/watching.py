@@ -47,7 +47,7 @@ class Watching:
         self.product, self.checked, self._noted = product, 0, list[Noted]()
 
     def rows(self, mixture: Mixture, noted: Sequence[Noted]) -> Tensor:
-        """(T, V) float64 whole distributions, on the network's device, which makes them beside its other work."""
+        """(T, V) float64 whole distributions, on the network's device."""
         logp_TV, *second = (torch.cat(rows) for rows in zip(*(one.there for one in noted), strict=True))
         rows_KTV = logp_TV.new_zeros((len(EXPERTS), *logp_TV.shape), dtype=torch.float64)
         rows_KTV[NEURAL] = logp_TV.double().exp()

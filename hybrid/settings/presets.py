@@ -14,8 +14,6 @@ _RECORD_LINE = dict(depth_norm_scale=True, smear_gate=True, value_embed_dim=128,
 # momentum that rises, a floor under the learning rate; sharp queries and a low cap
 _SHORT_RUN = dict(batch_tokens=65536, microbatch_tokens=65536, muon_row_decay=0.95, matrix_weight_decay=0.1, momentum_rise=0.1, lr_floor=0.05)
 _SHARP = dict(query_gain=4.0, softcap=15.0)
-# Most layers look back 128 tokens: faster, and better for it after the same time where a layer or two see everything (LOG.md, 2026-11-28)
-_NEAR = dict(window=128)
 # #1301: 12 layers of SwiGLU, no adapter
 _1301 = dict(layers=12, mlp_mult=1.25, activation="swiglu", rope_dims=64, freeze="mlp_up", rank_attention=0, rank_mlp=0, matrix_lr=0.02)
 
@@ -29,8 +27,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
         weight_step=0.24, embed_bits=8, embed_step=0.04, rare_step=0.25, table_step=0.5, gptq_tokens=131072,
     ),
     # #1095: every block matrix a frozen orthogonal map + LoRA of rank 64; its extras as listed in its code.  Adapters want half the rate of
-    # whole matrices (LOG.md, 2026-11-27).
-    "seed1095": dict(_RECORD_LINE | _SHORT_RUN | _SHARP | _NEAR, whole_layers=1, bigram_buckets=3072, xsa_layers=5, matrix_lr=0.016, gptq_tokens=131072),
+    # whole matrices (LOG.md, 2026-11-27; windows: 2026-11-28).
+    "seed1095": dict(_RECORD_LINE | _SHORT_RUN | _SHARP, window=128, whole_layers=1, bigram_buckets=3072, xsa_layers=5, matrix_lr=0.016, gptq_tokens=131072),
     # #1113: 11 layers, the same idea at rank 32, with value residual and U-net skips.
     "random1113": dict(
         _RECORD_LINE, layers=11, map_seed=1113, rank_attention=32, rank_mlp=32, bigram_buckets=2048, xsa_layers=11, value_residual=True, skips=True
@@ -62,7 +60,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "gaussian874": dict(activation="relu2", rope_dims=64, basis="gaussian", map_seed=874, rank_attention=16, rank_mlp=16),
     # The yardstick: the challenge's naive baseline, nothing frozen, with windows.  Of 5, 6 and 7 bits, 5 leave the best blend (LOG.md, 2026-11-26).
     "dense9": dict(
-        _NEAR, whole_layers=2, layers=9, mlp_mult=2.0, activation="relu2", rope_dims=64, freeze="none", skips=True, seq_len=1024, weight_bits=5,
+        window=128, whole_layers=2, layers=9, mlp_mult=2.0, activation="relu2", rope_dims=64, freeze="none", skips=True, seq_len=1024, weight_bits=5,
         gptq_tokens=131072,
     ),
     # seed1095's idea at a size that two processor cores train in a minute and a half, chosen on the documentation corpus at equal

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -50,3 +51,26 @@ def test_no_thread_of_a_process_group_is_left_after_closing() -> None:
         ours = {"gloo", "pt_g", "pt_t"}
         assert ours & {name[:4] for name in before}  # the names are still those that we look for
         assert not ours & {name[:4] for name in after}, after
+
+
+FREED = """
+import resource
+import numpy as np
+from hybrid.parallel import ranks
+ranks.start("cpu")
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def taken():
+    before = faults()
+    np.full(1 << 25, 7, np.uint8).sum()
+    return faults() - before
+first, later = taken(), [taken() for _ in range(3)]
+print(first, *later)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_memory_that_is_freed_on_a_cpu_is_not_given_back_and_cleared_again():
+    """The kernel clears 8,192 pages of 4 KiB the first time, or 16 of 2 MiB."""
+    first, *later = map(int, subprocess.run([sys.executable, "-c", FREED], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split())
+    assert first > 10 and max(later) < first / 2
