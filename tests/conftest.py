@@ -25,6 +25,12 @@ def no_word_about_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ngram.compiled.ANNOUNCE_AFTER_S", math.inf)
 
 
+@pytest.fixture(autouse=True)
+def memory_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that tests call in this process leave its allocator alone: other tests look at what is allocated."""
+    monkeypatch.setattr("hybrid.parallel.ranks.Ranks.keep_memory", lambda _: None)
+
+
 @pytest.fixture
 def loaded_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that commands start with sys.executable begin with torch loaded; see tests/support/loaded.py for what that leaves out."""

@@ -28,6 +28,7 @@ def run(flags: argparse.Namespace) -> int:
     from ngram.compiled import KernelCache
 
     options, here = options_of(flags), ranks.start(flags.device)
+    here.keep_memory()
     KernelCache.announces = here.is_first
     with failures.together(here):
         art = artifact.load(flags.artifact)

@@ -76,6 +76,7 @@ def run(flags: argparse.Namespace) -> int:
         return 0
     places = Places(**{name: getattr(flags, name) for name in Places.__dataclass_fields__})
     with closing(ranks.start(flags.device, flags.rank_timeout or ranks.TIMEOUT_S)) as here, failures.together(here), failures.memory_errors():
+        here.keep_memory()
         KernelCache.announces = here.is_first
         summary = train(settings, places, here)
         if here.is_first:

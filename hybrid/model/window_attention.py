@@ -1,10 +1,10 @@
 """Causal attention over a sliding window on a GPU, both directions, by kernels of Triton.
 
-Position i sees the positions j with 0 ≤ i - j < window, and the cost grows with the window alone.  No sum depends on the order in which programs
+Position i sees the positions j with 0 ≤ i - j < window, the cost grows with the window alone.  No sum depends on the order in which programs
 run, and no row of a batch on those beside it.  The arithmetic is FlashAttention's (Dao 2023); scores and levels (B, H, L), which are the
 logarithms of what a softmax divides by, are to the base 2.
 
-Legend: B rows of L positions, H query heads, K key/value heads, G = H/K, N head width.
+Legend: B rows of L positions, H query heads, K key/value heads, N head width.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Queries and keys of a tile, warps, stages, of the three kernels: the fastest on an H100 of those tried, to heads of 64 and of 128 (LOG.md, 2026-11-28)
+# Queries and keys of a tile, warps, stages, of the three kernels: the fastest of those tried on an H100, for heads to 64 and 128 (LOG.md, 2026-11-28)
 TILES = ((64, 64, 4, 2), (64, 64, 4, 3), (64, 64, 4, 3)), ((128, 64, 8, 3), (128, 64, 8, 3), (64, 128, 8, 3))
 LN_2 = tl.constexpr(0.6931471805599453)
 

@@ -59,6 +59,13 @@ class Ranks:
         tensor = torch.from_numpy(array)
         return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
 
+    def keep_memory(self) -> None:
+        """For programs: on a CPU glibc keeps freed pages, whose clearing took 6 % of training (LOG.md, 2026-11-28)."""
+        with suppress(AttributeError, TypeError):  # not glibc
+            if self.device.type == "cpu":
+                for option in -3, -1:  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+                    CDLL(None).mallopt(option, 1 << 30)
+
     def sum_(self, tensor: torch.Tensor) -> None:
         """Sums `tensor` over ranks in place, on the device's group."""
         if self.world > 1:
@@ -84,13 +91,6 @@ class Ranks:
             dist.destroy_process_group()
 
 
-def _keep_memory() -> None:
-    """glibc keeps what is freed: pages that come back are cleared first, 6 % of training on a CPU (LOG.md, 2026-11-28)."""
-    with suppress(AttributeError, OSError, TypeError):  # another C library
-        CDLL(None).mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-        CDLL(None).mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
-
-
 def start(device: str = "auto", timeout_s: float = TIMEOUT_S) -> Ranks:
     """Reads torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK) and joins the process group.
 
@@ -106,8 +106,6 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S) -> Ranks:
             raise DeviceError(f"local rank {local} has no GPU, the machine has {torch.cuda.device_count()}; lower torchrun's --nproc_per_node")
         chosen = torch.device("cuda", local)
         torch.cuda.set_device(chosen)
-    else:
-        _keep_memory()
     if world == 1:
         return Ranks(rank, world, chosen)
     try:

@@ -43,7 +43,7 @@ from ngram.online.match import MatchModel
 from ngram.online.stream_cache import Block, ChunkScores, StreamCache
 from ngram.score_first import Tokens
 
-AHEAD = 8  # blocks that cache and match model may be ahead of network and product, and these of the gate
+AHEAD = 8  # stretches that cache and match model may be ahead of network and product, these of the gate
 READ = 2  # of these, with the cache's rows
 
 

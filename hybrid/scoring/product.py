@@ -21,7 +21,7 @@ from ngram.score_first import Tokens
 from ngram.threads import each
 
 A_THREAD = 128  # rows that are worth one
-FIT_ENTRIES = 1 << 26  # of each expert's rows that the fit keeps: 256 MB of float32
+FIT_ENTRIES = 1 << 26  # of each expert's rows that the fit keeps: 256 MB
 RIDGE = 1.0  # nats that a coefficient √2 away from its start costs, beside the sum over all positions
 ITERATIONS = 20
 

@@ -27,7 +27,7 @@ for name in ("geteuid", "getuid", "fork", "mkfifo", "sched_getaffinity", "getloa
 import hybrid, ngram
 names = [module.name for package in (ngram, hybrid) for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
 if "triton" not in sys.modules:  # which PyTorch for CUDA brings along; no CPU asks for its kernels
-    names.remove("hybrid.scoring.gpu_rows")
+    names = [name for name in names if name not in ("hybrid.scoring.gpu_rows", "hybrid.model.window_attention")]
 for name in [*names, "train_gpt", "eval"]:
     if not name.endswith(("__main__", "hf.harness")):  # the model for lm-evaluation-harness wants that installed, and is its caller's
         importlib.import_module(name)

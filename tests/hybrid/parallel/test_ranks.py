@@ -57,7 +57,7 @@ FREED = """
 import resource
 import numpy as np
 from hybrid.parallel import ranks
-ranks.start("cpu")
+ranks.start("cpu").keep_memory()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def taken():
@@ -70,7 +70,7 @@ print(first, *later)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_memory_that_is_freed_on_a_cpu_is_not_given_back_and_cleared_again():
+def test_memory_that_a_program_on_a_cpu_frees_is_not_given_back_and_cleared_again():
     """The kernel clears 8,192 pages of 4 KiB the first time, or 16 of 2 MiB."""
     first, *later = map(int, subprocess.run([sys.executable, "-c", FREED], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split())
     assert first > 10 and max(later) < first / 2

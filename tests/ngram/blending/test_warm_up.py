@@ -59,7 +59,7 @@ def test_no_kernel_of_ngrams_is_compiled_after_the_warm_up(setup, tmp_path):
     command = [loaded.python(), "-c", FRAME.format(setup=setup), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("warm-up ngram") >= 8  # or nothing is seen here at all
+    assert done.stdout.count("warm-up ngram") >= 7  # or nothing is seen here at all
     assert [line for line in done.stdout.splitlines() if line.startswith("work ngram")] == []
 
 
