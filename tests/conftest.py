@@ -7,6 +7,7 @@ fresh ones (HYPOTHESIS_PROFILE=explore).
 import math
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,12 @@ def no_word_about_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ngram.compiled.ANNOUNCE_AFTER_S", math.inf)
 
 
-@pytest.fixture(autouse=True)
-def memory_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands that tests call in this process leave its allocator alone: other tests look at what is allocated."""
-    monkeypatch.setattr("hybrid.parallel.ranks.Ranks.keep_memory", lambda _: None)
+@pytest.fixture(autouse=True, scope="session")
+def memory_goes_back() -> Iterator[None]:
+    """Commands that tests and fixtures call in this process leave its allocator alone: other tests look at what is allocated."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hybrid.parallel.ranks.Ranks.keep_memory", lambda _: None)
+        yield
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Causal attention over a sliding window on a GPU, both directions, by kernels of Triton.
 
-Position i sees the positions j with 0 ≤ i - j < window, the cost grows with the window alone.  No sum depends on the order in which programs
+Position i sees the positions j with 0 ≤ i - j < window; the cost grows with it alone.  No sum depends on the order in which programs
 run, and no row of a batch on those beside it.  The arithmetic is FlashAttention's (Dao 2023); scores and levels (B, H, L), which are the
 logarithms of what a softmax divides by, are to the base 2.
 
