@@ -90,7 +90,7 @@ class Room:
         self.size = self.over = 0
 
     def add(self, a: Run, b: Run) -> Run:
-        """Puts the sum of two runs behind what is there, and returns it: views, but for the overflow."""
+        """Puts the sum of two runs behind what is there, and returns it: views such as `slice` gives."""
         hi, lo, counts, index, exact = self.columns
         start, first = self.size, self.over
         found, over = kernels.merge_runs(a.columns(), b.columns(), (hi[start:], lo[start:], counts[start:], index[first:], exact[first:]))

@@ -27,13 +27,20 @@ def masked(q, k, v, window):
     return F.scaled_dot_product_attention(q, k, v, (away >= 0) & (away < window), enable_gqa=True).transpose(1, 2)
 
 
-@pytest.mark.parametrize(("length", "shape", "window"), [(512, (8, 4, 64), 128), (300, (4, 2, 128), 100), (129, (3, 1, 16), 1), (77, (2, 2, 32), 76)])
+@pytest.mark.parametrize(("length", "shape", "window"), [(512, (8, 4, 64), 128), (300, (4, 2, 128), 100), (129, (3, 1, 16), 5), (77, (2, 2, 32), 76)])
 def test_it_is_the_masked_formula_forward_and_backward(length, shape, window):
     """shape: heads, key/value heads, width."""
     inputs = drawn(3, length, *shape)
     found = both_ways(lambda q, k, v: attend(q, k, v, window), inputs)
     for got, expected in zip(found, both_ways(lambda q, k, v: masked(q, k, v, window), inputs), strict=True):
         assert (got.float() - expected.float()).norm() < 0.005 * expected.float().norm()
+
+
+def test_a_window_of_one_position_is_its_own_value_and_does_not_ask_how_much_it_weighs():
+    inputs = drawn(2, 129, 4, 2, 64)
+    out, *back = both_ways(lambda q, k, v: attend(q, k, v, 1), inputs)
+    assert torch.equal(out, inputs[2].detach().repeat_interleave(2, 2))
+    assert max(float(grad.abs().max()) for grad in back[:2]) < 1e-4
 
 
 def test_bits_repeat_and_depend_on_no_other_row():
