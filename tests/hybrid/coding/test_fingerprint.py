@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hybrid.coding import fingerprint
+from hybrid.storing.counted_code import counted_files
 from tests.support.paths import ROOT
 
 CPU = torch.device("cpu")
@@ -33,3 +34,10 @@ def test_a_difference_is_named_with_both_values() -> None:
     stored = {**fingerprint.fingerprint(CPU), "a": "another"}
     with pytest.raises(fingerprint.FingerprintError, match="arithmetic 'another' there"):
         fingerprint.check(stored, CPU, "file.sg")
+
+
+def test_the_code_digest_covers_the_files_that_the_size_counts() -> None:
+    """A digest that passed over a folder would let two programs decode each other's files wrongly."""
+    entries = {ROOT / name for name in ("train_gpt.py", "eval.py")}
+    assert set(counted_files()) - entries <= set(fingerprint.code_files())
+    assert len(fingerprint.code_files()) >= 88
