@@ -102,7 +102,7 @@ class Predictor:
         self.collected: list[tuple[F32, F64]] = []
         self.seconds, self._adding = dict.fromkeys(("cache", "match", "gate", "product", "check"), 0.0), Lock()  # of work
 
-    # ---- the steps of ScoreFirst ---------------------------------------------------------------------------------
+    # ---- the steps of ScoreFirst
 
     def score(self, tokens: Tokens, start: int, stop: int) -> BlendScores:
         """A whole chunk (or, where nothing learns, any range); nothing is learned."""
@@ -151,7 +151,7 @@ class Predictor:
         """What a fit of the product needs of everything scored."""
         return self.product.kept if self.product is not None else []
 
-    # ---- where chunks and blocks lie -----------------------------------------------------------------------------
+    # ---- where chunks and blocks lie
 
     def _chunk(self, size: int, t: int) -> tuple[int, int]:
         """The chunk of target t, in a stream of `size` tokens."""
@@ -178,7 +178,7 @@ class Predictor:
             stop = min(first + self.read_tokens, stop)
         return first, stop
 
-    # ---- scoring -------------------------------------------------------------------------------------------------
+    # ---- scoring
 
     def _score(self, tokens: Tokens, start: int, stop: int, *, learn: bool) -> BlendScores:
         """Any range, cut where blocks end; with `learn`, what learns after every token or chunk does."""

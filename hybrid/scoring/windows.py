@@ -109,7 +109,9 @@ def _scored(model: HybridLM, tokens: Tokens, part: Sequence[tuple[int, int, int]
     places = np.concatenate([np.arange(first - 1 - begin, end - begin) + row * width for row, (begin, end, first) in enumerate(part)])
     targets = np.concatenate([tokens[first : end + 1] for _, end, first in part]).astype(np.int64)
     tokens_BL, places_S, targets_S = map(ranks.sent, (inputs_BL, places, targets))
-    logp_SV = torch.log_softmax(model.logits_at(tokens_BL, places_S), dim=-1)
+    logits_SV = model.logits_at(tokens_BL, places_S)
+    # float32 sums of a CPU would be 1e-6 off at V = 8,192
+    logp_SV = torch.log_softmax(logits_SV if logits_SV.is_cuda else logits_SV.double(), dim=-1).float()
     nll_S = -logp_SV.gather(1, targets_S[:, None])[:, 0]
     entropy_S = -(logp_SV.exp() * logp_SV).sum(-1)
     return logp_SV, torch.stack([nll_S, entropy_S, logp_SV.amax(-1)]).double()

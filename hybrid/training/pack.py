@@ -60,6 +60,8 @@ def pack(config: Config, inputs: Inputs, ahead: TableAhead | None, ranks: Ranks,
     neither trained on nor counted.  The loss through quantisation is measured on that text, too."""
     model, holdout = inputs.model, inputs.loader.holdout()
     packer = artifact.Packer(config, inputs.tokenizer, map_checksums(model))
+    if ahead is not None:
+        ahead.code()
     with log.phase("quantised"):
         meta, sections = _encoded(config, inputs, ranks)
         reloaded = copy.deepcopy(model).eval()

@@ -31,6 +31,10 @@ class TableAhead:
         self.begun = True
         self._worker.submit(partial(self._make, run))
 
+    def code(self) -> None:
+        """Goes on to `Stages.begin`, and returns at once.  Much of that is Python, for which training would wait."""
+        self._worker.submit(lambda: self._stages.begin(self._room))
+
     def stages(self) -> Stages:
         """The table, and what pruning it begins with.  Raises what making them raised."""
         self._worker.wait()
@@ -38,7 +42,9 @@ class TableAhead:
 
     def warm_up(self) -> None:
         """Compiles every kernel from counting on; counts nothing."""
-        TableAhead(self.cache, self._room)._make(self.cache.warm_up())
+        other = TableAhead(self.cache, self._room)
+        other._make(self.cache.warm_up())
+        other._stages.begin(self._room)
 
     def _make(self, run: Run | None) -> None:
         clock, cache = [time.monotonic()], self.cache
@@ -49,7 +55,5 @@ class TableAhead:
         clock.append(time.monotonic())
         self._stages = Stages(table)
         clock.append(time.monotonic())
-        self._stages.begin(self._room)
-        clock.append(time.monotonic())
-        seconds = zip(("merge_s", "table_s", "rank_s", "code_s"), np.diff(clock).tolist(), strict=True)
+        seconds = zip(("merge_s", "table_s", "rank_s"), np.diff(clock).tolist(), strict=True)
         self.figures = {"positions": counted.total(), "ngrams": sum(table.sizes()), "digest": digest(*counted.columns()), **dict(seconds)}

@@ -96,7 +96,7 @@ class Trainer:
         if self.ahead is not None and not self.ahead.begun:
             fresh = self.loader.is_first_epoch(step)
             if fresh.any():
-                self.ahead.cache.submit(rows if fresh.all() else rows[fresh])
+                self.ahead.cache.submit(rows[fresh])
             elif self.idle_cores:
                 self.ahead.cache.submit(self.loader.remainder()[None])
                 self.ahead.begin()

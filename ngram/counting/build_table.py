@@ -138,7 +138,7 @@ class _Builder:
             self.orders = [[*map(np.copy, columns)] for columns in self.orders]
         stays = (raw >= min_raw) & (contexts != GONE)
         goes = np.flatnonzero(~stays & (contexts != GONE))
-        self.moved = np.cumsum(stays, dtype=np.uint32) - np.uint32(1)
+        self.moved = stays.astype(np.uint32).cumsum(dtype=np.uint32) - np.uint32(1)
         self.moved[~stays] = GONE
         pruned = np.bincount(contexts[goes], adjusted[goes], len(self.orders[-1][0]))
         over = over[stays[over[:, 0]]]

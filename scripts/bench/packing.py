@@ -58,11 +58,15 @@ def main() -> int:
         ahead = TableAhead(counter, hint)
         ahead.begin()
         stages = ahead.stages()
+        begun = time.perf_counter()
+        ahead.code()
+        ahead.stages()
+        code_s = time.perf_counter() - begun
         coded.clear()
         begun, processor = time.perf_counter(), time.process_time()
         table, data = stages.fit(flags.room)
         wall, processor = time.perf_counter() - begun, time.process_time() - processor
-        beside = [f"{ahead.figures[name]:.2f}" for name in ("merge_s", "table_s", "rank_s", "code_s")]
+        beside = [f"{seconds:.2f}" for seconds in (*(ahead.figures[name] for name in ("merge_s", "table_s", "rank_s")), code_s)]
         found = [f"{sum(table.sizes()):,}", f"{len(data) / flags.room:.4f}", digest(np.frombuffer(data, np.uint8))[:8]]
         rows.append([f"{hint:,}", *beside, f"{wall:.2f}", f"{processor:.2f}", str(len(coded)), *found])
     print(f"{size:,} tokens of {flags.data}, {threads.COUNT} threads")

@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from hybrid.settings.config import override
 from hybrid.training import checkpoint, pack
 from hybrid.training.batches import LossReader, TrainError
 from hybrid.training.trainer import Trainer
+from ngram.storing.fit_bytes import Stages
 from tests.support.paths import ROOT
 from tests.support.tiny import VOCAB
 from tests.support.training import settings, trainer
@@ -50,6 +52,21 @@ def test_a_table_begun_beside_training_is_the_one_made_after_it(tiny_data: Path,
         coded.append(run.ahead.stages().fit(4000)[1])
         assert run.ahead.figures["positions"] == run.batches.loader.train_tokens - 1
     assert coded[0] == coded[1]
+
+
+def test_the_table_is_coded_after_training_which_would_wait_for_it(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    coded, begin = list[int](), Stages.begin
+    monkeypatch.setattr(Stages, "begin", lambda stages, room: (coded.append(room), begin(stages, room)))
+    probe = trainer(settings(), tiny_data, tmp_path)
+    run = trainer(settings(steps=int(np.ceil(probe.batches.loader.rows_per_epoch / probe.batches.loader.batch_rows)) + 1), tiny_data, tmp_path)
+    run.idle_cores = True
+    run.run(checkpoint.Writer(tmp_path / "c"))
+    assert run.ahead is not None and run.ahead.begun
+    run.ahead.stages()  # the table is there
+    assert len(coded) == 1  # by the warm-up
+    inputs = replace(run.inputs, tokenizer=(tiny_data / "tokenizer.model").read_bytes())
+    pack.pack(run.config, inputs, run.ahead, run.ranks, tmp_path, run.log)
+    assert len(coded) == 2
 
 
 def test_a_run_shorter_than_an_epoch_counts_only_what_it_saw(tiny_data: Path, tmp_path: Path) -> None:
