@@ -49,15 +49,8 @@ def network_ahead(art: Artifact, tokens: Tokens, options: EvalOptions, ranks: Ra
 
 
 def predictor_of(
-    art: Artifact,
-    network: Network,
-    options: EvalOptions,
-    *,
-    ranks: Ranks | None = None,
-    seeding: Future[tuple[list[StreamCache], float]] | None = None,
-    watch: Sequence[int] = (),
-    product: ProductScorer | None = None,
-    together: int = 1,
+    art: Artifact, network: Network, options: EvalOptions, *, ranks: Ranks | None = None,
+    seeding: Future[tuple[list[StreamCache], float]] | None = None, watch: Sequence[int] = (), product: ProductScorer | None = None, together: int = 1,
 ) -> Predictor:
     """seeding: the cache, where it is already being made.  watch, together: see Predictor.
     product: where it is not the usual one (stepwise.py).  Raises FileFormatError for a foreign gate."""
@@ -67,15 +60,6 @@ def predictor_of(
     match = MatchModel(cache.vocab_size, cache.bos) if ngrams and options.match and options.online else None
     there = {"product": ngrams and options.product, "ngrams": ngrams, "match": match is not None}
     return Predictor(
-        network,
-        cache,
-        match,
-        Mixture(gate, options.chunk_tokens or art.config.cache.chunk_tokens, **there),
-        read_tokens=options.read_tokens,
-        by_chunk=options.cache_by_chunk or options.paranoid,
-        product=product,
-        others=others,
-        together=together,
-        ranks=ranks,
-        watch=watch,
+        network, cache, match, Mixture(gate, options.chunk_tokens or art.config.cache.chunk_tokens, **there), read_tokens=options.read_tokens,
+        by_chunk=options.cache_by_chunk or options.paranoid, product=product, others=others, together=together, ranks=ranks, watch=watch,
     )

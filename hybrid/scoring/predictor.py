@@ -70,21 +70,9 @@ class Predictor:
     collect: keep every piece's features and expert probabilities; keep_rows: and what a fit of the product needs."""
 
     def __init__(
-        self,
-        network: Network,
-        cache: StreamCache,
-        match: MatchModel | None,
-        mixture: Mixture,
-        *,
-        read_tokens: int = READ_TOKENS,
-        by_chunk: bool = False,
-        product: ProductScorer | None = None,
-        others: Sequence[StreamCache] = (),
-        together: int = 1,
-        ranks: Ranks | None = None,
-        watch: Sequence[int] = (),
-        collect: bool = False,
-        keep_rows: bool = False,
+        self, network: Network, cache: StreamCache, match: MatchModel | None, mixture: Mixture, *,
+        read_tokens: int = READ_TOKENS, by_chunk: bool = False, product: ProductScorer | None = None, others: Sequence[StreamCache] = (),
+        together: int = 1, ranks: Ranks | None = None, watch: Sequence[int] = (), collect: bool = False, keep_rows: bool = False,
     ) -> None:
         self.network, self.cache, self.match, self.mixture, self.ranks = network, cache, match, mixture, ranks
         self.read_tokens, self.by_chunk, self.together, self.collect = read_tokens, by_chunk, together, collect

@@ -110,8 +110,8 @@ def _scored(model: HybridLM, tokens: Tokens, part: Sequence[tuple[int, int, int]
     targets = np.concatenate([tokens[first : end + 1] for _, end, first in part]).astype(np.int64)
     tokens_BL, places_S, targets_S = map(ranks.sent, (inputs_BL, places, targets))
     logits_SV = model.logits_at(tokens_BL, places_S)
-    # float32 sums of a CPU would be 1e-6 off at V = 8,192
-    logp_SV = torch.log_softmax(logits_SV if logits_SV.is_cuda else logits_SV.double(), dim=-1).float()
+    logits_SV = logits_SV - logits_SV.amax(-1, keepdim=True)
+    logp_SV = logits_SV - logits_SV.exp().sum(-1, keepdim=True, dtype=torch.float64).log().float()  # a sum in float32 can be 1e-5 off
     nll_S = -logp_SV.gather(1, targets_S[:, None])[:, 0]
     entropy_S = -(logp_SV.exp() * logp_SV).sum(-1)
     return logp_SV, torch.stack([nll_S, entropy_S, logp_SV.amax(-1)]).double()

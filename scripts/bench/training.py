@@ -50,21 +50,23 @@ def build(name: str, flags: argparse.Namespace, ranks: distributed.Ranks, log: R
     return trainer, time.monotonic() - begin
 
 
-def timed(trainer: Trainer, steps: int, counting: bool) -> float:
-    """Seconds a step over `steps` steps.  Counting takes every batch, as in a first epoch."""
+def timed(trainer: Trainer, steps: int, counting: bool) -> tuple[float, int]:
+    """Seconds a step over `steps` steps, and how many steps waited to be counted at most.  Counting takes every batch, as in a first epoch."""
+    deepest = 0
     synchronize(trainer.ranks.device)
     begin = time.monotonic()
     for step in range(steps):
         rows = trainer.batches.loader.batch(step)
         if counting and trainer.ahead is not None:
             trainer.ahead.cache.submit(rows)
+            deepest = max(deepest, len(trainer.ahead.cache.worker.waiting))
         trainer.forward_backward(rows)
         trainer.update(0.5)
     synchronize(trainer.ranks.device)
     elapsed = (time.monotonic() - begin) / steps
     if trainer.ahead is not None:
         trainer.ahead.cache.drain()
-    return elapsed
+    return elapsed, deepest
 
 
 def profile(trainer: Trainer, path: Path) -> None:
@@ -96,7 +98,8 @@ def main() -> int:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         trainer, first_s = build(name, flags, ranks, log, begin)
-        on, off = zip(*[(timed(trainer, flags.bench_steps, True), timed(trainer, flags.bench_steps, False)) for _ in range(2)], strict=True)
+        turns = [(timed(trainer, flags.bench_steps, True), timed(trainer, flags.bench_steps, False)[0]) for _ in range(2)]
+        on, off, deepest = [one for (one, _), _ in turns], [one for _, one in turns], max(deep for (_, deep), _ in turns)
         settings = trainer.config
         flops = flops_per_token(trainer.model, settings) * settings.train.batch_tokens
         memory = torch.cuda.max_memory_allocated() / 2**30 if ranks.device.type == "cuda" else float("nan")
@@ -104,10 +107,8 @@ def main() -> int:
             rates = " ".join(f"{settings.train.batch_tokens / s / 1e6:.3f}" for s in (*on, *off))
             cost = 100 * (min(on) / min(off) - 1)
             utilisation = 100 * flops / ranks.world / min(on) / flags.peak_tflops / 1e12
-            print(
-                f"{name:14} M tokens/s, counting twice, then not: {rates}  step {1000 * min(on):.2f} ms, counting costs {cost:+.2f} %",
-                flush=True,
-            )
+            waited = f"counting costs {cost:+.2f} %, {deepest} steps waited at most"
+            print(f"{name:14} M tokens/s, counting twice, then not: {rates}  step {1000 * min(on):.2f} ms, {waited}", flush=True)
             print(f"{'':14} utilisation {utilisation:.1f} %  peak {memory:.2f} GiB  first step after {first_s:.1f} s", flush=True)
         if flags.profile and ranks.is_first:
             profile(trainer, flags.profile.with_name(f"{flags.profile.name}.{name}"))

@@ -160,8 +160,8 @@ FAULTS = (
     Fault(
         "network's rows sum to more than 1",
         WINDOWS,
-        "    logp_SV = torch.log_softmax(model.logits_at(tokens_BL, places_S), dim=-1)\n",
-        "    logp_SV = torch.log_softmax(model.logits_at(tokens_BL, places_S), dim=-1) + 0.05\n",
+        "    logp_SV = logits_SV - logits_SV.exp().sum(-1, keepdim=True, dtype=torch.float64).log().float()",
+        "    logp_SV = 0.05 + logits_SV - logits_SV.exp().sum(-1, keepdim=True, dtype=torch.float64).log().float()",
     ),
     Fault("attention looks ahead", "hybrid/model/attention.py", "is_causal=True, enable_gqa", "is_causal=False, enable_gqa"),
     Fault(

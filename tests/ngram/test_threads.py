@@ -51,3 +51,20 @@ def test_it_is_not_idle_while_work_is_at_hand() -> None:
     go.set()
     worker.wait()
     assert worker.idle()
+
+
+def test_what_waits_is_counted_without_what_is_at_work() -> None:
+    worker, begun, go = Worker("a-worker", 8), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        go.wait(10)
+
+    worker.submit(work)
+    begun.wait(10)
+    for i in range(3):
+        worker.submit(lambda: None)
+        assert len(worker.waiting) == i + 1
+    go.set()
+    worker.wait()
+    assert len(worker.waiting) == 0

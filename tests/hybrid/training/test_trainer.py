@@ -1,8 +1,11 @@
 """The training loop: what is counted, what warm-up leaves behind, when phases begin, what a checkpoint must fit."""
 
 import itertools
+import json
 import subprocess
 import sys
+import threading
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +18,10 @@ from hybrid.model.parameters import flat_gradients
 from hybrid.settings.config import override
 from hybrid.training import checkpoint, pack
 from hybrid.training.batches import LossReader, TrainError
+from hybrid.training.run_log import RunLog
 from hybrid.training.trainer import Trainer
+from ngram.arrays import Tokens
+from ngram.counting.row_counter import RowCounter
 from ngram.storing.fit_bytes import Stages
 from tests.support.paths import ROOT
 from tests.support.tiny import VOCAB
@@ -52,6 +58,29 @@ def test_a_table_begun_beside_training_is_the_one_made_after_it(tiny_data: Path,
         coded.append(run.ahead.stages().fit(4000)[1])
         assert run.ahead.figures["positions"] == run.batches.loader.train_tokens - 1
     assert coded[0] == coded[1]
+
+
+def test_the_log_says_how_many_steps_wait_to_be_counted(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here nothing is counted before the last step; the first that was handed over is at work, and does not wait."""
+    run = trainer(settings(steps=4, log_every=1), tiny_data, tmp_path)
+    run.warm_up()
+    begun, over, count, hand_over = threading.Event(), threading.Event(), RowCounter._count, run.count
+
+    def late(counter: RowCounter, rows: Tokens, given: int) -> None:
+        begun.set()
+        over.wait(60)
+        count(counter, rows, given)
+
+    monkeypatch.setattr(RowCounter, "_count", late)
+    monkeypatch.setattr(run, "count", lambda step, rows: (hand_over(step, rows), begun.wait(60)))
+    monkeypatch.setattr(run, "warm_up", lambda: 0.0)
+    monkeypatch.setattr(run, "_finish", lambda *_, **__: over.set())
+    with closing(RunLog(tmp_path / "train.jsonl")) as run.log:
+        run.run(checkpoint.Writer(tmp_path / "c"))
+    assert run.ahead is not None
+    run.ahead.cache.drain()
+    lines = map(json.loads, (tmp_path / "train.jsonl").read_text().splitlines())
+    assert [line["queued"] for line in lines if line["event"] == "step"] == [0, 1, 2, 3]
 
 
 def test_the_table_is_coded_after_training_which_would_wait_for_it(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
