@@ -160,8 +160,8 @@ FAULTS = (
     Fault(
         "network's rows sum to more than 1",
         WINDOWS,
-        "    logp_SV = logits_SV - logits_SV.exp().sum(-1, keepdim=True, dtype=torch.float64).log().float()",
-        "    logp_SV = 0.05 + logits_SV - logits_SV.exp().sum(-1, keepdim=True, dtype=torch.float64).log().float()",
+        "    logp_SV = logits_SV - logits_SV.exp().sum(-1, keepdim=True, dtype=torch.float64).log().to(logits_SV)",
+        "    logp_SV = 0.05 + logits_SV - logits_SV.exp().sum(-1, keepdim=True, dtype=torch.float64).log().to(logits_SV)",
     ),
     Fault("attention looks ahead", "hybrid/model/attention.py", "is_causal=True, enable_gqa", "is_causal=False, enable_gqa"),
     Fault(

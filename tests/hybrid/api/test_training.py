@@ -15,7 +15,7 @@ from hybrid.training.trainer import Trainer
 from tests.support import tiny
 
 SMALL: dict[str, Any] = {
-    "layers": 1, "d_model": 32, "heads": 2, "kv_heads": 1, "rope_dims": 4, "seq_len": 32, "batch_tokens": 256, "microbatch_tokens": 256,
+    "layers": 2, "d_model": 32, "heads": 2, "kv_heads": 1, "rope_dims": 4, "seq_len": 32, "batch_tokens": 256, "microbatch_tokens": 256,
     "steps": 3, "warmup_steps": 0, "rank_attention": 2, "rank_mlp": 2, "basis": "hadamard", "vocab_size": tiny.VOCAB, "holdout_tokens": 128,
 }  # fmt: skip
 
