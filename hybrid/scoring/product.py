@@ -149,9 +149,8 @@ def _derivatives(theta_2G: F64, home_2G: F64, x_NG: F64, kept: Sequence[Kept]) -
         mixed_SV = _mixed(part.first_SV, part.second_SV, torch.from_numpy(x_SG @ theta_2G.T).to(part.first_SV.device))
         q_SV = torch.softmax(mixed_SV, 1)
         at = part.targets_S[:, None]
-        means = [(q_SV * rows).sum(1) for rows in (part.first_SV, part.second_SV)]
-        apart = [rows - mean[:, None] for rows, mean in zip((part.first_SV, part.second_SV), means, strict=True)]
-        excess = [(-rows.gather(1, at)[:, 0]) for rows in apart]
+        apart = [rows - (q_SV * rows).sum(1, keepdim=True) for rows in (part.first_SV, part.second_SV)]
+        excess = [-rows.gather(1, at)[:, 0] for rows in apart]
         spread = [(q_SV * apart[i] * apart[j]).sum(1) for i, j in ((0, 0), (0, 1), (1, 1))]
         nats_S = torch.logsumexp(mixed_SV, 1) - mixed_SV.gather(1, at)[:, 0]
         values: F64 = torch.stack([nats_S, *excess, *spread]).double().cpu().numpy()
