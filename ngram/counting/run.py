@@ -95,8 +95,8 @@ class Room:
         start, first = self.size, self.over
         found, over = kernels.merge_runs(a.columns(), b.columns(), (hi[start:], lo[start:], counts[start:], index[first:], exact[first:]))
         index[first : first + over] += start
-        self.size, self.over = end, last = start + found, first + over
-        return Run(a.order, hi[start:end], lo[start:end], counts[start:end], index[first:last] - start, exact[first:last], a.bits)
+        self.size, self.over = start + found, first + over
+        return self.run(a.order, a.bits).slice(start, self.size)
 
     def run(self, order: int, bits: int) -> Run:
         """All that was added as one run, as views; its keys were added in rising order."""
