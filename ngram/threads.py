@@ -31,12 +31,11 @@ class Worker:
 
     An error ends the work: what still waits is dropped, and the owner's next call raises it.  The thread exists only while there
     is work, so a process that exits waits for unfinished work alone.
-    name: of the thread.  most: functions that may wait; `submit` blocks while as many do.  daemon: no process waits for it.
-    waiting: these functions."""
+    name: of the thread.  most: functions that may wait; `submit` blocks while as many do.  daemon: no process waits for it."""
 
     def __init__(self, name: str, most: int, *, daemon: bool = False) -> None:
         self._name, self._most, self._daemon = name, most, daemon
-        self.waiting: deque[Callable[[], object]] = deque()
+        self._waiting: deque[Callable[[], object]] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._busy = False
@@ -45,12 +44,16 @@ class Worker:
     def submit(self, work: Callable[[], object]) -> None:
         """Hands over a function.  Raises what an earlier one raised."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self.waiting) < self._most)
+            self._changed.wait_for(lambda: len(self._waiting) < self._most)
             self._raise()
-            self.waiting.append(work)
+            self._waiting.append(work)
             if not self._busy:
                 self._busy, self._thread = True, threading.Thread(target=self._run, name=self._name, daemon=self._daemon)
                 self._thread.start()
+
+    def waiting(self) -> int:
+        """Functions that wait, without the one at work."""
+        return len(self._waiting)
 
     def idle(self) -> bool:
         """Whether there is nothing to do.  Raises what the work raised."""
@@ -68,12 +71,12 @@ class Worker:
         while True:
             with self._changed:
                 if self._error is not None:
-                    self.waiting.clear()
-                self._busy = bool(self.waiting)
+                    self._waiting.clear()
+                self._busy = bool(self._waiting)
                 self._changed.notify_all()
                 if not self._busy:
                     return
-                work = self.waiting.popleft()
+                work = self._waiting.popleft()
             try:
                 work()
             except BaseException as error:  # kept for the owner's next call

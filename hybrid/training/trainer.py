@@ -96,7 +96,7 @@ class Trainer:
         if self.ahead is not None and not self.ahead.begun:
             fresh = self.loader.is_first_epoch(step)
             if fresh.any():
-                self.ahead.cache.submit(rows[fresh])
+                self.ahead.cache.submit(rows if fresh.all() else rows[fresh])
             elif self.idle_cores:
                 self.ahead.cache.submit(self.loader.remainder()[None])
                 self.ahead.begin()
@@ -206,7 +206,7 @@ class Trainer:
     def _log(self, losses: LossReader, progress: float) -> None:
         loss, step, wall_s = losses.mean(), self.state.step, self.state.wall_s
         rate = step * self.config.train.batch_tokens / max(wall_s, 1e-9)
-        queued = len(self.ahead.cache.worker.waiting) if self.ahead is not None else 0  # steps that wait to be counted
+        queued = self.ahead.cache.queued() if self.ahead is not None else 0
         self.log.record("step", step=step, loss_nats=loss, wall_s=round(wall_s, 3), tokens_per_s=round(rate), progress=round(progress, 5), queued=queued)
         self.log.advance(progress, f"step {step}  loss {loss:.4f} nats  {rate:,.0f} tokens/s")
 

@@ -35,7 +35,7 @@ class RowCounter:
         self._tokens, self._keys = np.empty(slots, self._type), np.empty((slots, 2), np.uint64)
         self._sorted = np.empty((2, slots), np.uint32)
         self._fill = 0
-        self.worker = Worker("ngram-cache", QUEUE_ROWS)
+        self._worker = Worker("ngram-cache", QUEUE_ROWS)
         self._levels: list[list[Run]] = [[]]
         self._lent: Run | None = None
 
@@ -52,11 +52,15 @@ class RowCounter:
 
     def submit(self, rows: npt.ArrayLike) -> None:
         """As `update`, on a background thread; `rows` is copied.  Raises what an earlier submission raised."""
-        self.worker.submit(partial(self._count, self._as_rows(rows).copy(), self.history))
+        self._worker.submit(partial(self._count, self._as_rows(rows).copy(), self.history))
+
+    def queued(self) -> int:
+        """Submissions that wait."""
+        return self._worker.waiting()
 
     def drain(self) -> None:
         """Waits until everything submitted is counted and the thread has ended.  Raises what a submission raised."""
-        self.worker.wait()
+        self._worker.wait()
 
     def run(self) -> Run:
         """Everything counted so far as one run; the same counts give the same arrays, however they were batched."""

@@ -185,7 +185,7 @@ def keep_first(ground: Ground, ranking: I64, size: int) -> Ground:
     flat = np.arange(sum(table.sizes())) < table.vocab_size
     flat[ranking[:size] + table.vocab_size] = True
     keep = np.split(flat, np.cumsum(table.sizes())[:-1])
-    renumber = each(lambda mask: mask.astype(np.int64).cumsum() - 1, keep)
+    renumber = each(lambda mask: np.cumsum(mask) - 1, keep)
     orders = each(lambda n: _apply_order(ground, keep, renumber, n), range(1, table.order + 1))
     tokens, parents, pruned, raw, adjusted, suffixes = map(list, zip(*orders, strict=True))
     return Ground(replace(table, tokens=tokens, parents=parents, pruned=pruned, raw=raw, **stored_counts(adjusted)), raw, suffixes)

@@ -59,7 +59,7 @@ def timed(trainer: Trainer, steps: int, counting: bool) -> tuple[float, int]:
         rows = trainer.batches.loader.batch(step)
         if counting and trainer.ahead is not None:
             trainer.ahead.cache.submit(rows)
-            deepest = max(deepest, len(trainer.ahead.cache.worker.waiting))
+            deepest = max(deepest, trainer.ahead.cache.queued())
         trainer.forward_backward(rows)
         trainer.update(0.5)
     synchronize(trainer.ranks.device)
@@ -98,8 +98,8 @@ def main() -> int:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         trainer, first_s = build(name, flags, ranks, log, begin)
-        turns = [(timed(trainer, flags.bench_steps, True), timed(trainer, flags.bench_steps, False)[0]) for _ in range(2)]
-        on, off, deepest = [one for (one, _), _ in turns], [one for _, one in turns], max(deep for (_, deep), _ in turns)
+        turns = [timed(trainer, flags.bench_steps, counting) for counting in (True, False, True, False)]
+        on, off, deepest = [s for s, _ in turns[::2]], [s for s, _ in turns[1::2]], max(waited for _, waited in turns)
         settings = trainer.config
         flops = flops_per_token(trainer.model, settings) * settings.train.batch_tokens
         memory = torch.cuda.max_memory_allocated() / 2**30 if ranks.device.type == "cuda" else float("nan")

@@ -64,7 +64,7 @@ def test_what_waits_is_counted_without_what_is_at_work() -> None:
     begun.wait(10)
     for i in range(3):
         worker.submit(lambda: None)
-        assert len(worker.waiting) == i + 1
+        assert worker.waiting() == i + 1
     go.set()
     worker.wait()
-    assert len(worker.waiting) == 0
+    assert worker.waiting() == 0

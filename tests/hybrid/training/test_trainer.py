@@ -32,13 +32,17 @@ def weights(of: Trainer) -> list[torch.Tensor]:
     return [p.detach().clone() for p in of.model.parameters()]
 
 
+def steps_of_an_epoch(data: Path, folder: Path) -> int:
+    loader = trainer(settings(), data, folder).batches.loader
+    return int(np.ceil(loader.rows_per_epoch / loader.batch_rows))
+
+
 def equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def test_each_corpus_position_is_counted_once_however_many_epochs_are_trained(tiny_data: Path, tmp_path: Path) -> None:
-    probe = trainer(settings(), tiny_data, tmp_path)
-    epoch = int(np.ceil(probe.batches.loader.rows_per_epoch / probe.batches.loader.batch_rows))
+    epoch = steps_of_an_epoch(tiny_data, tmp_path)
     run = trainer(settings(steps=3 * epoch), tiny_data, tmp_path)
     run.run(checkpoint.Writer(tmp_path / "c"))
     assert run.ahead is not None
@@ -46,8 +50,7 @@ def test_each_corpus_position_is_counted_once_however_many_epochs_are_trained(ti
 
 
 def test_a_table_begun_beside_training_is_the_one_made_after_it(tiny_data: Path, tmp_path: Path) -> None:
-    probe = trainer(settings(), tiny_data, tmp_path)
-    epoch = int(np.ceil(probe.batches.loader.rows_per_epoch / probe.batches.loader.batch_rows))
+    epoch = steps_of_an_epoch(tiny_data, tmp_path)
     coded = []
     for idle_cores in (False, True):
         run = trainer(settings(steps=epoch + 1), tiny_data, tmp_path)
@@ -86,8 +89,7 @@ def test_the_log_says_how_many_steps_wait_to_be_counted(tiny_data: Path, tmp_pat
 def test_the_table_is_coded_after_training_which_would_wait_for_it(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     coded, begin = list[int](), Stages.begin
     monkeypatch.setattr(Stages, "begin", lambda stages, room: (coded.append(room), begin(stages, room)))
-    probe = trainer(settings(), tiny_data, tmp_path)
-    run = trainer(settings(steps=int(np.ceil(probe.batches.loader.rows_per_epoch / probe.batches.loader.batch_rows)) + 1), tiny_data, tmp_path)
+    run = trainer(settings(steps=steps_of_an_epoch(tiny_data, tmp_path) + 1), tiny_data, tmp_path)
     run.idle_cores = True
     run.run(checkpoint.Writer(tmp_path / "c"))
     assert run.ahead is not None and run.ahead.begun
