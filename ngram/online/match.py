@@ -4,6 +4,7 @@ The confidence in a candidate is the share of candidates of that length that wer
 (Mahoney 2005, PAQ; Cleary, Teahan & Witten 1995, "Unbounded length contexts for PPM".)
 """
 
+from functools import partialmethod
 from typing import NamedTuple
 
 import numpy as np
@@ -149,25 +150,29 @@ def rows_of(said_n2: F64, vocab_size: int) -> F64:
 class MatchModel:
     """A part for ScoreFirst: p = s·[the token that followed] + (1-s)/V, with s the share of past successes at that length.
 
-    Without a match p = 1/V, so a mixture should weigh it by its features.  It learns only from text that was scored, or that
-    `update` was given."""
+    Without a match p = 1/V, so a mixture should weigh it by its features."""
 
     def __init__(self, vocab_size: int, bos: int) -> None:
         self.vocab_size, self.bos = vocab_size, bos
         self.state = new_state(bos)
         self.past, self.counted = np.zeros(1 << 12, token_type(vocab_size)), 0
 
-    def score(self, tokens: Tokens, start: int, stop: int) -> ChunkScores:
-        """Scores of tokens[start:stop], 1 ≤ start; nothing is learned."""
-        return self._call(tokens, start, stop, False, stop - start)
+    def score(self, tokens: Tokens, start: int, stop: int, *, learn: bool = False, wanted: bool = True) -> ChunkScores:
+        """Scores of tokens[start:stop], 1 ≤ start, where they are wanted; with `learn`, each token is then learned."""
+        stream, size = read_only(tokens, self.vocab_size), (stop - start) * wanted
+        if learn and self.counted + stop - start > len(self.past):
+            self.past = np.concatenate([self.past, np.zeros(max(len(self.past), stop - start), self.past.dtype)])
+        scores = ChunkScores(np.empty(size), np.empty((size, len(FEATURES)), np.float32), self.counted, np.empty((size, 2)))
+        _score_range(self.state, self.past, self.counted, stream, start, stop, learn, self.vocab_size, scores.prob, scores.features, scores.said)
+        self.counted += (stop - start) * learn
+        return scores
 
     def update(self, tokens: Tokens, start: int, stop: int) -> None:
         """Learns tokens[start:stop]."""
-        self._call(tokens, start, stop, True, 0)
+        self.score(tokens, start, stop, learn=True, wanted=False)
 
-    def score_then_update(self, tokens: Tokens, start: int, stop: int) -> ChunkScores:
-        """The same as one-token chunks, in one kernel."""
-        return self._call(tokens, start, stop, True, stop - start)
+    # The same as one-token chunks, in one kernel.
+    score_then_update = partialmethod(score, learn=True)
 
     def row(self, tokens: Tokens, t: int) -> F64:
         """(V,) float64 distribution of the token at position t, given what stands before it."""
@@ -179,12 +184,3 @@ class MatchModel:
         """xxh3_128 of all state, as hex."""
         state = self.state
         return digest(np.array([self.counted]), state.indices, self.past[: self.counted], state.hits, state.tries)
-
-    def _call(self, tokens: Tokens, start: int, stop: int, learn: bool, size: int) -> ChunkScores:
-        stream = read_only(tokens, self.vocab_size)
-        if learn and self.counted + stop - start > len(self.past):
-            self.past = np.concatenate([self.past, np.zeros(max(len(self.past), stop - start), self.past.dtype)])
-        scores = ChunkScores(np.empty(size), np.empty((size, len(FEATURES)), np.float32), self.counted, np.empty((size, 2)))
-        _score_range(self.state, self.past, self.counted, stream, start, stop, learn, self.vocab_size, scores.prob, scores.features, scores.said)
-        self.counted += (stop - start) * learn
-        return scores
