@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ngram.arrays import F64, I64
-from ngram.blending.gate import FALLBACK_EXPONENTS, LEAST
+from ngram.blending.gate import LEAST
 from ngram.online.kernels import LISTS, fill_from_parts
 from ngram.online.stream_cache import Block
 from ngram.score_first import Tokens
@@ -103,21 +103,19 @@ def rows_on(block: Block, first: int, last: int, device: torch.device) -> Tensor
     return torch.from_numpy(rows_SV).to(device)
 
 
-def fit(x_NF: F64, kept: Sequence[Kept]) -> F64:
+def fit(x_NF: F64, kept: Sequence[Kept], home_2G: F64) -> F64:
     """(2, G) coefficients of both exponents by maximum likelihood over the kept positions, whose standardised features x_NF are.
 
-    Newton's method, halving steps that do not help; a ridge holds what the text does not tell near FALLBACK_EXPONENTS."""
+    Newton's method from `home_2G`, halving steps that do not help; a ridge holds what the text does not tell near it."""
     x_NG = np.concatenate([x_NF, np.ones((len(x_NF), 1))], axis=1)
-    home = np.zeros((2, x_NG.shape[1]))
-    home[:, -1] = FALLBACK_EXPONENTS
-    found, (loss, gradient, hessian) = home, _derivatives(home, home, x_NG, kept)
+    found, (loss, gradient, hessian) = home_2G, _derivatives(home_2G, home_2G, x_NG, kept)
     for _ in range(ITERATIONS):
         step = np.linalg.solve(hessian, gradient.ravel()).reshape(gradient.shape)
         promised = float((step * gradient).sum()) / 2
         if promised < 1e-6 * len(x_NG):
             break
         for _ in range(10):
-            there = _derivatives(found - step, home, x_NG, kept)
+            there = _derivatives(found - step, home_2G, x_NG, kept)
             if there[0] <= loss:
                 break
             step = step / 2

@@ -24,9 +24,9 @@ from ngram.table import NgramTable
 def fit_gate(model: HybridLM, table: NgramTable, holdout_tokens: Tokens, device: torch.device, config: Config) -> Gate:
     """The gate for `model` and `table` as a reader of the artifact gets them.
 
-    holdout_tokens (n,) uint16: training text that was neither trained on nor counted; the cache goes on learning over it as at
-    evaluation.  First the product's exponents are fitted, on its beginning; with them the weights, on all of it.  Below
-    fit.SMALLEST positions the exponents are constants, and the gate is a smaller one; without any: the fallback gate."""
+    holdout_tokens (n,) uint16: that text; the cache goes on learning over it as at evaluation.  First the product's exponents are
+    fitted, on its beginning; with them the weights, on all of it.  Below fit.SMALLEST positions the exponents are constants, and
+    the gate is a smaller one; without any: the fallback gate."""
     if len(holdout_tokens) < 2:
         return load_gate()
 
@@ -42,7 +42,8 @@ def fit_gate(model: HybridLM, table: NgramTable, holdout_tokens: Tokens, device:
     beginning = holdout_tokens[: max(fit.SMALLEST, product.FIT_ENTRIES // table.vocab_size)]
     features_NF, _, kept = over(beginning, load_gate(learning=False), keep_rows=True)
     gate = fit.unfitted(features_NF, GATE_FEATURES, len(EXPERTS))
-    gate.coefficients = product.fit(gate.standardise(features_NF) * (not little), kept).astype(np.float32).astype(np.float64)
+    found = product.fit(gate.standardise(features_NF) * (not little), kept, gate.coefficients)
+    gate.coefficients = found.astype(np.float32).astype(np.float64)
     features_NF, probs_NK, _ = over(holdout_tokens, gate, keep_rows=False)
     gate.rate = GATE_RATE
     return fit.fit(features_NF, probs_NK, gate)

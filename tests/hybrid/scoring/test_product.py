@@ -122,16 +122,21 @@ def planted(count, seed=0):
     return x, [Kept(torch.from_numpy(np.log(first[h])), torch.from_numpy(np.log(second[h])), torch.from_numpy(targets[h])) for h in halves], coefficients
 
 
+def home(features):
+    """Coefficients of the fallback's exponents."""
+    return Gate.constant(("feature",) * features, [0.5, 0.5]).coefficients
+
+
 def test_the_fit_finds_planted_exponents():
     x, kept, coefficients = planted(4000 if SLOW else 40_000)
-    found = product_scores.fit(x, kept)
+    found = product_scores.fit(x, kept, home(1))
     assert np.abs(found - coefficients).max() < (0.15 if SLOW else 0.05)
-    assert np.array_equal(found, product_scores.fit(x, kept))
+    assert np.array_equal(found, product_scores.fit(x, kept, home(1)))
 
 
 def test_no_other_exponents_near_the_fit_give_fewer_nats():
     x, kept, _ = planted(500)
-    found = product_scores.fit(x, kept)
+    found = product_scores.fit(x, kept, home(1))
     design = np.concatenate([x, np.ones((500, 1))], axis=1)
 
     def cost(theta):
@@ -150,5 +155,5 @@ def test_no_other_exponents_near_the_fit_give_fewer_nats():
 
 
 def test_without_any_text_the_fit_stays_at_the_fallback():
-    found = product_scores.fit(np.zeros((0, 3)), [])
+    found = product_scores.fit(np.zeros((0, 3)), [], home(3))
     assert np.array_equal(found, [[0, 0, 0, FALLBACK_EXPONENTS[0]], [0, 0, 0, FALLBACK_EXPONENTS[1]]])
