@@ -135,7 +135,7 @@ class Attention(nn.Module):
         q, k, v = self._heads(self.input(x_TE), window)
         if value_TK is not None:
             v = v + self.share_of(value_TK, x_TE)
-        if first_v is not None and hasattr(self, "value_mix"):
+        if first_v is not None:
             mix = self.value_mix.to(v.dtype)
             v = mix[0] * first_v + mix[1] * v
         values, v = v, v.reshape(*window.shape, -1, self.width)

@@ -39,9 +39,9 @@ class HybridLM(nn.Module):
         self.smear = SmearGate(config.d_model) if config.smear_gate else None
         self.skip_gain = nn.Parameter(torch.ones(config.layers // 2, config.d_model)) if config.skips else None
         if config.rope_dims and fill_maps:
-            tables = rope_tables(config.rope_dims, config.rope_base, config.d_model // config.heads)
-            for name, table in zip(("rope_cos", "rope_sin"), tables, strict=True):
-                self.register_buffer(name, table, persistent=False)
+            cos, sin = rope_tables(config.rope_dims, config.rope_base, config.d_model // config.heads)
+            self.register_buffer("rope_cos", cos, persistent=False)
+            self.register_buffer("rope_sin", sin, persistent=False)
         for (layer, name), projection in self.projections().items():
             part = "attention" if ".attention." in name else "up" if name.endswith(".up") else "down"
             projection.progressive = config.progressive and is_frozen(config, layer, part)
