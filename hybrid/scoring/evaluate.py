@@ -86,8 +86,7 @@ def run(order: ScoreFirst, part: str, chunk_tokens: int) -> BlendScores:
         else:
             result = order.score_then_update(start, stop)[part]
         for name, piece in vars(result).items():
-            whole = getattr(out, name)
-            whole[start - 1 : stop - 1] = piece
+            getattr(out, name)[start - 1 : stop - 1] = piece
     return out
 
 

@@ -193,7 +193,7 @@ class Predictor:
                             one.rows = self._on(ProductScorer, self._read, tokens, one, mine)
                 one = waiting.popleft()
                 a, b = one.start, one.stop
-                here = BlendScores(*(getattr(out, name)[a - first : b - first] for name in ("probs", "mixed", "weights")))
+                here = BlendScores(*(column[a - first : b - first] for column in vars(out).values()))
                 scored.append(self._on(Mixture, self._finish, tokens, a, here, learn, *self._multiply(tokens, one, here.probs)))
                 scored[max(0, len(scored) - AHEAD)].result()
                 begin, end = self._chunk(len(tokens), a)
@@ -243,12 +243,11 @@ class Predictor:
             probs_nK[:, expert] = scores.prob
         neural_n2 = np.concatenate([piece.features() for piece in one.pieces])
         features_nF = features_of(neural_n2, *(scores.features for scores in told))
-        mine, product_n = rows_of(one.pieces), torch.zeros(len(probs_nK), dtype=torch.float64)
+        mine = rows_of(one.pieces)
         where = np.concatenate([np.arange(t, t + len(rows)) for t, rows in mine] or [np.arange(0)])
         there = [_joined([rows for _, rows in mine])] if mine else []
-        if self.product is not None:
-            with self._timed("product"):
-                product_n = self._product(tokens, where, one, there, features_nF)
+        with self._timed("product"):
+            product_n = self._product(tokens, where, one, there, features_nF)
         with self._timed("check"):
             places = np.flatnonzero(np.isin(one.asked.begins, where))
             watched = one.asked.begins[places]
@@ -273,7 +272,7 @@ class Predictor:
                 product_n = found_S
             else:
                 product_n[torch.from_numpy(where - one.start)] = found_S.cpu()
-        if self.ranks is not None and self.ranks.world > 1:
+        if self.product is not None and self.ranks is not None and self.ranks.world > 1:
             product_n = product_n.cpu()
             dist.all_reduce(product_n, group=self.ranks.patient_group)  # zero elsewhere: the sum is an exact gather
         return product_n

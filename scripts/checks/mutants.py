@@ -186,8 +186,8 @@ FAULTS = (
     Fault(
         "no target costs more than four bits",
         EVALUATE,
-        "            whole[start - 1 : stop - 1] = piece\n",
-        "            whole[start - 1 : stop - 1] = np.maximum(piece, 1 / 16)\n",
+        "            getattr(out, name)[start - 1 : stop - 1] = piece\n",
+        "            getattr(out, name)[start - 1 : stop - 1] = np.maximum(piece, 1 / 16)\n",
     ),
     Fault(
         "bits are counted with another logarithm",
