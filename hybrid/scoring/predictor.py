@@ -34,7 +34,7 @@ from hybrid.parallel.ranks import Ranks
 from hybrid.scoring.mixture import EXPERTS, MATCH, NEURAL, NGRAM, PRODUCT, Mixture, features_of
 from hybrid.scoring.network import Network, NeuralScores, Rows, rows_of
 from hybrid.scoring.options import READ_TOKENS
-from hybrid.scoring.product import Kept, ProductScorer
+from hybrid.scoring.product import ProductScorer
 from hybrid.scoring.scores import BlendScores, CheckError
 from hybrid.scoring.watching import Noted, Watching
 from ngram.arrays import F32, F64, I64
@@ -64,21 +64,19 @@ class Stretch:
 class Predictor:
     """A Part of ScoreFirst.
 
-    match None: it has no say.  by_chunk: see the module.  product: the scorer of that expert where it is not to be made here.
+    match None: it has no say.  by_chunk: see the module.  product: the scorer of that expert, where it is not the usual one.
     others: caches as `cache` is, which take turns; together: blocks that are taken at once where the text is known.
     watch: positions to check against their whole distributions, CheckError.
-    collect: keep every piece's features and expert probabilities; keep_rows: and what a fit of the product needs."""
+    collect: keep every piece's features and expert probabilities."""
 
     def __init__(
         self, network: Network, cache: StreamCache, match: MatchModel | None, mixture: Mixture, *,
         read_tokens: int = READ_TOKENS, by_chunk: bool = False, product: ProductScorer | None = None, others: Sequence[StreamCache] = (),
-        together: int = 1, ranks: Ranks | None = None, watch: Sequence[int] = (), collect: bool = False, keep_rows: bool = False,
+        together: int = 1, ranks: Ranks | None = None, watch: Sequence[int] = (), collect: bool = False,
     ) -> None:
         self.network, self.cache, self.match, self.mixture, self.ranks = network, cache, match, mixture, ranks
         self.read_tokens, self.by_chunk, self.together, self.collect = read_tokens, by_chunk, together, collect
-        self.product: ProductScorer | None = None
-        if PRODUCT in mixture.present:
-            self.product = product or ProductScorer(keep=keep_rows)
+        self.product = (product or ProductScorer()) if PRODUCT in mixture.present else None
         self._caches = [cache, *others]
         self._experts: list[StreamCache | MatchModel] = [*self._caches, *([match] if match is not None else [])]
         self._watching = Watching(self.product)
@@ -133,11 +131,6 @@ class Predictor:
     def checked(self) -> int:
         """Positions whose row was compared."""
         return self._watching.checked
-
-    @property
-    def kept(self) -> list[Kept]:
-        """What a fit of the product needs of everything scored."""
-        return self.product.kept if self.product is not None else []
 
     # ---- where chunks and blocks lie
 

@@ -30,20 +30,20 @@ def fit_gate(model: HybridLM, table: NgramTable, holdout_tokens: Tokens, device:
     if len(holdout_tokens) < 2:
         return load_gate()
 
-    def over(tokens: Tokens, gate: Gate, *, keep_rows: bool) -> tuple[F32, F64, list[product.Kept]]:
+    def over(tokens: Tokens, gate: Gate, scorer: product.ProductScorer) -> tuple[F32, F64]:
         network = NetworkAhead(windows.neural_blocks(model, tokens, config.train.seq_len, 0, Ranks(0, 1, device)))
         cache, mixture = StreamCache(table), Mixture(gate, config.cache.chunk_tokens)
-        with closing(Predictor(network, cache, MatchModel(cache.vocab_size, cache.bos), mixture, collect=True, keep_rows=keep_rows)) as part:
+        with closing(Predictor(network, cache, MatchModel(cache.vocab_size, cache.bos), mixture, product=scorer, collect=True)) as part:
             evaluate.run(ScoreFirst(tokens, {"blend": part}, frozen=not config.cache.online), "blend", config.cache.chunk_tokens)
         features, probs = zip(*part.collected, strict=True)
-        return np.concatenate(features), np.concatenate(probs), part.kept
+        return np.concatenate(features), np.concatenate(probs)
 
-    little = len(holdout_tokens) - 1 < fit.SMALLEST
+    little, scorer = len(holdout_tokens) - 1 < fit.SMALLEST, product.ProductScorer(keep=True)
     beginning = holdout_tokens[: max(fit.SMALLEST, product.FIT_ENTRIES // table.vocab_size)]
-    features_NF, _, kept = over(beginning, load_gate(learning=False), keep_rows=True)
+    features_NF, _ = over(beginning, load_gate(learning=False), scorer)
     gate = fit.unfitted(features_NF, GATE_FEATURES, len(EXPERTS))
-    found = product.fit(gate.standardise(features_NF) * (not little), kept, gate.coefficients)
+    found = product.fit(gate.standardise(features_NF) * (not little), scorer.kept, gate.coefficients)
     gate.coefficients = found.astype(np.float32).astype(np.float64)
-    features_NF, probs_NK, _ = over(holdout_tokens, gate, keep_rows=False)
+    features_NF, probs_NK = over(holdout_tokens, gate, product.ProductScorer())
     gate.rate = GATE_RATE
     return fit.fit(features_NF, probs_NK, gate)
