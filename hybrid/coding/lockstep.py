@@ -124,7 +124,7 @@ class Lockstep:
             self._ngrams.finish()
             with self._timed("gate"):
                 self._features = features_of(levels_2S.T.astype(np.float32), self._ngrams.features)
-                weights_SK, exponents_S2 = self._weights(position - 1), self.mixture.exponents(self._features)
+                weights_SK, exponents_S2 = self._weights(position - 1), self.mixture.gate.exponents(self._features)
             if PRODUCT in self.mixture.present:
                 with self._timed("product"):
                     first, second, product = (self._rows_KSV[k] for k in (NEURAL, NGRAM, PRODUCT))

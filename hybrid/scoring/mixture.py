@@ -65,10 +65,6 @@ class Mixture:
             weights_nK /= weights_nK.sum(axis=1, keepdims=True)
         return weights_nK
 
-    def exponents(self, features_nF: F32) -> F64:
-        """(n, 2) float64: powers of network and n-grams in their product."""
-        return self.gate.exponents(features_nF)
-
     def mixed(self, weights_nK: F64, probs_nK: F64) -> F64:
         """(n,) float64 probabilities of the targets.  An absent expert's column is set to the others' mixture, so that the gate
         gets no gradient from it."""

@@ -259,7 +259,7 @@ class Predictor:
         product_n = torch.zeros(one.stop - one.start, dtype=torch.float64)
         if one.rows is not None and self.product is not None:
             there.append(one.rows.result())
-            exponents_S2 = self.mixture.exponents(features_nF[where - one.start])
+            exponents_S2 = self.mixture.gate.exponents(features_nF[where - one.start])
             found_S = self.product.score(tokens[where].astype(np.int64), there[0], there[1], exponents_S2)
             if len(where) == len(product_n):
                 product_n = found_S

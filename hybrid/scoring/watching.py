@@ -52,7 +52,7 @@ class Watching:
         rows_KTV = logp_TV.new_zeros((len(EXPERTS), *logp_TV.shape), dtype=torch.float64)
         rows_KTV[NEURAL] = logp_TV.double().exp()
         if self.product is not None:
-            exponents_T2 = mixture.exponents(np.concatenate([one.features_WF for one in noted]))
+            exponents_T2 = mixture.gate.exponents(np.concatenate([one.features_WF for one in noted]))
             rows_KTV[PRODUCT] = self.product.rows(logp_TV, second[0], exponents_T2)
         rows_KTV[NGRAM].copy_(torch.from_numpy(np.concatenate([one.cache.rows()[one.places] for one in noted])))
         for said in zip(*(one.match for one in noted), strict=True):
