@@ -105,22 +105,43 @@ def _to_keys(
     _put(dv + shared, key, length, step, to_values, N, KEYS)
 
 
-class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-        y, levels = torch.empty_like(q), q.new_empty((q.shape[0], q.shape[2], q.shape[1]), dtype=torch.float32)
-        _launch(_forward, 0, q, k, window, v, y, levels)
-        ctx.save_for_backward(q, k, v, y, levels)
-        ctx.window = window
-        return y
+# Operators of their own, into which torch.compile does not look: what it would find there costs seconds of every first start (LOG.md, 2026-11-28)
+@torch.library.custom_op("seedgram::window_attention", mutates_args=())
+def _attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """Outputs and levels."""
+    y, levels = _like(q, k, v, window)
+    _launch(_forward, 0, q, k, window, v, y, levels)
+    return y, levels
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, y, levels = ctx.saved_tensors
-        dq, dk, dv, dots, dy = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), torch.empty_like(levels), grads[0].contiguous()
-        _launch(_to_queries, 1, q, k, ctx.window, v, y, dy, levels, dots, dq)
-        _launch(_to_keys, 2, q, k, ctx.window, v, dy, levels, dots, dk, dv)
-        return dq, dk, dv, None
+
+@torch.library.custom_op("seedgram::window_attention_backward", mutates_args=())
+def _gradients(q: Tensor, k: Tensor, v: Tensor, y: Tensor, levels: Tensor, dy: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
+    (dq, dk, dv), dots = _each_like(q, k, v), torch.empty_like(levels)
+    _launch(_to_queries, 1, q, k, window, v, y, dy, levels, dots, dq)
+    _launch(_to_keys, 2, q, k, window, v, dy, levels, dots, dk, dv)
+    return dq, dk, dv
+
+
+@_attend.register_fake
+def _like(q: Tensor, _k: Tensor, _v: Tensor, _window: int) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(q), q.new_empty((q.shape[0], q.shape[2], q.shape[1]), dtype=torch.float32)
+
+
+@_gradients.register_fake
+def _each_like(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+def _keep(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.save_for_backward(*inputs[:3], *output)
+    ctx.window = inputs[3]
+
+
+def _back(ctx: Any, dy: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    return *_gradients(*ctx.saved_tensors, dy.contiguous(), ctx.window), None
+
+
+_attend.register_autograd(_back, setup_context=_keep)
 
 
 def _launch(kernel: Any, which: int, q: Tensor, k: Tensor, window: int, *more: Tensor) -> None:
@@ -133,5 +154,4 @@ def _launch(kernel: Any, which: int, q: Tensor, k: Tensor, window: int, *more: T
 
 def window_attention(q_BLHN: Tensor, k_BLKN: Tensor, v_BLKN: Tensor, window: int) -> Tensor:
     """(B, L, H, N), in the inputs' type; N is 16, 32, 64 or 128."""
-    y: Tensor = _Attention.apply(q_BLHN.contiguous(), k_BLKN.contiguous(), v_BLKN.contiguous(), window)  # type: ignore[no-untyped-call]
-    return y
+    return _attend(q_BLHN.contiguous(), k_BLKN.contiguous(), v_BLKN.contiguous(), window)[0]
