@@ -16,6 +16,7 @@ import hashlib
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from ngram.arrays import I64, U16, U64, Mask
 from ngram.errors import SeedgramError
@@ -95,8 +96,8 @@ def _hadamard(seed: int, tall: int, short: int) -> U16:
 
 def _orthogonal(seed: int, tall: int, short: int) -> U16:
     """bf16 of the Q of a QR factorisation with positive diagonal of R: Haar-distributed columns."""
-    q, r = np.linalg.qr(integer_gaussian(seed, tall * short).reshape(tall, short) * 2.0**-16)
-    return to_bf16_bits(q * np.where(np.diagonal(r) < 0, -1.0, 1.0))
+    q, r = torch.linalg.qr(torch.from_numpy(integer_gaussian(seed, tall * short).reshape(tall, short) * 2.0**-16))
+    return to_bf16_bits((q * torch.where(r.diagonal() < 0, -1.0, 1.0)).numpy())
 
 
 def map_bits(basis: str, seed: int, fan_out: int, fan_in: int) -> U16:

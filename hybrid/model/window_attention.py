@@ -105,11 +105,10 @@ def _to_keys(
     _put(dv + shared, key, length, step, to_values, N, KEYS)
 
 
-# Operators of their own, into which torch.compile does not look: what it would find there costs seconds of every first start (LOG.md, 2026-11-28)
+# Operators, because what is inside of one costs the compiler no time (LOG.md)
 @torch.library.custom_op("seedgram::window_attention", mutates_args=())
 def _attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    """Outputs and levels."""
-    y, levels = _like(q, k, v, window)
+    y, levels = _like(q)
     _launch(_forward, 0, q, k, window, v, y, levels)
     return y, levels
 
@@ -123,13 +122,13 @@ def _gradients(q: Tensor, k: Tensor, v: Tensor, y: Tensor, levels: Tensor, dy: T
 
 
 @_attend.register_fake
-def _like(q: Tensor, _k: Tensor, _v: Tensor, _window: int) -> tuple[Tensor, Tensor]:
+def _like(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(q), q.new_empty((q.shape[0], q.shape[2], q.shape[1]), dtype=torch.float32)
 
 
 @_gradients.register_fake
-def _each_like(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+def _each_like(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return tuple(map(torch.empty_like, (q, k, v)))
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
@@ -146,7 +145,7 @@ _attend.register_autograd(_back, setup_context=_keep)
 
 def _launch(kernel: Any, which: int, q: Tensor, k: Tensor, window: int, *more: Tensor) -> None:
     (batch, length, heads, width), kv_heads = q.shape, k.shape[2]
-    queries, keys, warps, stages = TILES[1 if width > 64 else 0][which]
+    queries, keys, warps, stages = TILES[width > 64][which]
     grid = (triton.cdiv(length, keys), kv_heads, batch) if which == 2 else (triton.cdiv(length, queries), heads, batch)
     sizes = length, heads, heads // kv_heads, width**-0.5 / LN_2.value, window, width, queries, keys
     kernel[grid](q, k, *more, *sizes, num_warps=warps, num_stages=stages)

@@ -52,8 +52,7 @@ def predictor_of(
     art: Artifact, network: Network, options: EvalOptions, *, ranks: Ranks | None = None,
     seeding: Future[tuple[list[StreamCache], float]] | None = None, watch: Sequence[int] = (), product: ProductScorer | None = None, together: int = 1,
 ) -> Predictor:
-    """seeding: the cache, where it is already being made.  watch, together: see Predictor.
-    product: where it is not the usual one (stepwise.py).  Raises FileFormatError for a foreign gate."""
+    """seeding: the cache, where it is already being made.  The rest: see Predictor.  Raises FileFormatError for a foreign gate."""
     ngrams = art.table is not None  # without a table the network predicts alone
     gate = load_gate(art.gate, learning=ngrams and options.online and options.gate_learns)
     cache, *others = (seeding or seeded(art)).result()[0]

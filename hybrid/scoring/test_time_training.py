@@ -121,8 +121,7 @@ class AdaptedNetwork:
             group = list(same)
             mine = group[len(group) * self.ranks.rank // self.ranks.world : len(group) * (self.ranks.rank + 1) // self.ranks.world]
             for at in range(0, len(mine), batch):
-                block = np.stack([tokens[begin : end + 1] for begin, end in mine[at : at + batch]]).astype(np.int64)
-                pairs = self.ranks.sent(block)
+                pairs = self.ranks.sent(np.stack([tokens[begin : end + 1] for begin, end in mine[at : at + batch]]).astype(np.int64))
                 self.learner.backward(pairs[:, :-1], pairs[:, 1:], 1 / (stop - start))
 
     def digest(self) -> str:

@@ -4,6 +4,7 @@ docs/architecture.md follows a row through it.  The host runs at most QUEUE_STEP
 device's to within that many steps, and nothing waits.
 """
 
+import gc
 import math
 import time
 from dataclasses import dataclass
@@ -110,6 +111,7 @@ class Trainer:
         counting = Worker("warm-up", 1)
         if self.ahead is not None:
             counting.submit(self.ahead.warm_up)  # beside the compiler, which waits for others much of its time
+        gc.disable()  # what the compiler makes stays; going through it again and again is a tenth of its time
         for _ in range(settings.warmup_steps):
             self.forward_backward(rows)
             self.update(0.5)
@@ -121,6 +123,7 @@ class Trainer:
             self.model.freeze_learned()
             self.forward_backward(rows)
             self.state.unfreeze()
+        gc.enable()
         counting.wait()
         with torch.no_grad():
             torch._foreach_copy_(self.state.parameters, before)
