@@ -8,13 +8,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load": "hybrid.api.model",
-    "Model": "hybrid.api.model",
-    "Score": "hybrid.api.text_score",
-    "EvalOptions": "hybrid.scoring.options",
-    "train": "hybrid.api.training",
-    "audit_scorer": "hybrid.auditing.audit",
-    "SeedgramError": "ngram.errors",
+    "load": "hybrid.api.model", "Model": "hybrid.api.model", "Score": "hybrid.api.text_score",
+    "EvalOptions": "hybrid.scoring.options", "train": "hybrid.api.training",
+    "audit_scorer": "hybrid.auditing.audit", "SeedgramError": "ngram.errors",
 }
 __all__ = list(_HOMES)
 

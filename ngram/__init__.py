@@ -6,17 +6,10 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "NgramModel": "ngram.library.model",
-    "State": "ngram.library.scores",
-    "Tokenizer": "ngram.tokenizer",
-    "WordVocabulary": "ngram.words",
-    "TokenIds": "ngram.vocabulary",
-    "NgramCache": "ngram.counting.counter",
-    "NgramTable": "ngram.table",
-    "OnlineCache": "ngram.online.cache",
-    "build_table": "ngram.counting.build_table",
-    "merge": "ngram.counting.run",
-    "SeedgramError": "ngram.errors",
+    "NgramModel": "ngram.library.model", "State": "ngram.library.scores", "SeedgramError": "ngram.errors",
+    "Tokenizer": "ngram.tokenizer", "WordVocabulary": "ngram.words", "TokenIds": "ngram.vocabulary",
+    "NgramCache": "ngram.counting.counter", "NgramTable": "ngram.table", "OnlineCache": "ngram.online.cache",
+    "build_table": "ngram.counting.build_table", "merge": "ngram.counting.run",
 }
 __all__ = list(_HOMES)
 

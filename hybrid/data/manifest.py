@@ -54,7 +54,7 @@ def manifest_of(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:
 
 
 def check_shards(shards: Stream | Sequence[str | os.PathLike[str]], model: bytes) -> dict[str, Any]:
-    """The manifest of some shards ({} where they have none), after a look at what goes wrong without a word: all that reads shards begins here.
+    """The manifest of some shards ({} where they have none), after a look at what goes wrong without a word.
 
     shards: their paths, or the open stream of them; model: the SentencePiece model that is to read them.  Raises DataError when a shard is
     there twice, was altered since its manifest was written, or, also without a manifest, belongs to another tokenizer."""

@@ -51,12 +51,11 @@ class HybridLM(nn.Module):
     def _fill_maps(self) -> None:
         """Regenerates every frozen map, matrices in parallel."""
 
-        def fill(item: tuple[tuple[int, str], Projection]) -> None:
-            (layer, _), projection = item
-            if projection.frozen:
-                projection.fill(self.config.basis, [derive_seed(self.config.map_seed, layer, PARTS[matrix]) for matrix in projection.names])
+        def fill(item: tuple[int, Projection]) -> None:
+            layer, projection = item
+            projection.fill(self.config.basis, [derive_seed(self.config.map_seed, layer, PARTS[matrix]) for matrix in projection.names])
 
-        each(fill, self.projections().items())
+        each(fill, ((layer, projection) for (layer, _), projection in self.projections().items() if projection.frozen))
 
     def projections(self) -> dict[tuple[int, str], Projection]:
         """Every group of block matrices by (layer, module name), in the order of the forward pass."""

@@ -25,7 +25,7 @@ def count_stored(model: HybridLM) -> int:
 
 
 def count_frozen(model: HybridLM) -> int:
-    """Entries of the frozen random maps, which are regenerated from seeds and stored nowhere."""
+    """Entries of the frozen random maps, which are stored nowhere."""
     return sum(p.map.numel() for p in model.projections().values() if p.frozen)
 
 
@@ -51,7 +51,7 @@ def check_maps(model: HybridLM, stored: Mapping[str, str]) -> None:
         if found.get(name) != stored.get(name):
             raise MapMismatch(
                 f"{name}: this machine's {model.config.basis} map has checksum {found.get(name)}, the model was trained with "
-                f"{stored.get(name)}; use the numpy and BLAS of the training machine, or train with --basis hadamard"
+                f"{stored.get(name)}; use the torch of the training machine, or train with --basis hadamard"
             )
 
 

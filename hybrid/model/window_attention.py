@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Queries and keys of a tile, warps, stages, of the three kernels: the fastest of those tried on an H100, for heads to 64 and 128 (LOG.md, 2026-11-28)
+# Queries and keys of a tile, warps, stages, of the three kernels: the fastest tried on an H100, for heads to 64 and 128 (LOG.md)
 TILES = ((64, 64, 4, 2), (64, 64, 4, 3), (64, 64, 4, 3)), ((128, 64, 8, 3), (128, 64, 8, 3), (64, 128, 8, 3))
 LN_2 = tl.constexpr(0.6931471805599453)
 
@@ -115,7 +115,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> tuple[Tensor, Tenso
 
 @torch.library.custom_op("seedgram::window_attention_backward", mutates_args=())
 def _gradients(q: Tensor, k: Tensor, v: Tensor, y: Tensor, levels: Tensor, dy: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
-    (dq, dk, dv), dots = _each_like(q, k, v), torch.empty_like(levels)
+    dq, dk, dv, dots = map(torch.empty_like, (q, k, v, levels))
     _launch(_to_queries, 1, q, k, window, v, y, dy, levels, dots, dq)
     _launch(_to_keys, 2, q, k, window, v, dy, levels, dots, dk, dv)
     return dq, dk, dv
@@ -126,9 +126,7 @@ def _like(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(q), q.new_empty((q.shape[0], q.shape[2], q.shape[1]), dtype=torch.float32)
 
 
-@_gradients.register_fake
-def _each_like(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, ...]:
-    return tuple(map(torch.empty_like, (q, k, v)))
+_gradients.register_fake(lambda q, k, v, *_: tuple(map(torch.empty_like, (q, k, v))))
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:

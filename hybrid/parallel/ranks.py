@@ -54,6 +54,10 @@ class Ranks:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    @property
+    def device_name(self) -> str:
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
     def sent(self, array: Any) -> torch.Tensor:
         """A NumPy array on the device; nobody waits for the copy."""
         tensor = torch.from_numpy(array)

@@ -1,4 +1,4 @@
-"""The challenge's own environment variables, in one table.  No other file reads them; torchrun's are read in parallel/ranks.py."""
+"""The challenge's own environment variables.  No other file reads them; torchrun's are read in parallel/ranks.py."""
 
 from collections.abc import Mapping
 
@@ -6,16 +6,9 @@ from hybrid.settings.config import FIELDS, ConfigError
 
 # name: key in the parsed flags.  A flag on the command line wins over the environment.
 CHALLENGE_NAMES = {
-    "DATA_PATH": "data",
-    "TOKENIZER_PATH": "tokenizer",
-    "RUN_ID": "out",
-    "VOCAB_SIZE": "model.vocab_size",
-    "MAX_WALLCLOCK_SECONDS": "train.seconds",
-    "ITERATIONS": "train.steps",
-    "SEED": "train.seed",
-    "TRAIN_BATCH_TOKENS": "train.batch_tokens",
-    "TRAIN_SEQ_LEN": "train.seq_len",
-    "VAL_LOSS_EVERY": "train.val_every",
+    "DATA_PATH": "data", "TOKENIZER_PATH": "tokenizer", "RUN_ID": "out", "VOCAB_SIZE": "model.vocab_size",
+    "MAX_WALLCLOCK_SECONDS": "train.seconds", "ITERATIONS": "train.steps", "SEED": "train.seed",
+    "TRAIN_BATCH_TOKENS": "train.batch_tokens", "TRAIN_SEQ_LEN": "train.seq_len", "VAL_LOSS_EVERY": "train.val_every",
 }
 
 

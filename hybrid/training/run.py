@@ -34,7 +34,7 @@ def train(settings: Config, places: Places, ranks: Ranks) -> dict[str, Any]:
             writer.path.unlink(missing_ok=True)
         ranks.barrier()  # the folder is there, and a checkpoint that is still in it is one to continue from
         with closing(RunLog(out / "train.jsonl", active=ranks.is_first)) as log:
-            log.record("start", config=settings.to_json(), world=ranks.world, data=inputs.loader.digests, **environment(ranks.device))
+            log.record("start", config=settings.to_json(), world=ranks.world, data=inputs.loader.digests, **environment(ranks))
             trainer = Trainer(settings, inputs, ranks, log)
             result = trainer.run(writer)
             summary: dict[str, Any] = {"preset": settings.preset, "seed": settings.train.seed, "world": ranks.world, **vars(result)}

@@ -14,18 +14,18 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TimeElapsedColumn
 
+from hybrid.parallel.ranks import Ranks
 from ngram.errors import SeedgramError
 from ngram.terminal import stage
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(ranks: Ranks) -> dict[str, Any]:
     """Commit, versions and device, to judge the log's figures by."""
     commit = None  # installed without git, or not a checkout
     with suppress(OSError, subprocess.SubprocessError):
         command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
         commit = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return {"commit": commit, "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version(), "device": name}
+    return {"commit": commit, "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version(), "device": ranks.device_name}
 
 
 class RunLog:

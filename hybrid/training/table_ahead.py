@@ -1,12 +1,16 @@
 """From counts to a table that only waits for its size, made beside training once everything is counted."""
 
+import subprocess
+import sys
 import time
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from hybrid.storing.counted_code import ROOT
 from ngram.arrays import digest
+from ngram.compiled import KernelCache
 from ngram.counting.build_table import build_table
 from ngram.counting.row_counter import RowCounter
 from ngram.counting.run import Run
@@ -40,8 +44,11 @@ class TableAhead:
         self._worker.wait()
         return self._stages
 
-    def warm_up(self) -> None:
-        """Compiles every kernel from counting on; counts nothing."""
+    def warm_up(self, aside: bool = False) -> None:
+        """Compiles every kernel from counting on, `aside` first in another process, where it takes no lock of this one; counts nothing."""
+        if aside:
+            numbers, heard = (self.cache.vocab_size, self.cache.order, self.cache.bos), None if KernelCache.announces else subprocess.DEVNULL
+            subprocess.run([sys.executable, "-m", __name__, *map(str, numbers)], cwd=ROOT, stderr=heard, start_new_session=True)
         other = TableAhead(self.cache, self._room)
         other._make(self.cache.warm_up())
         other._stages.begin(self._room)
@@ -57,3 +64,8 @@ class TableAhead:
         clock.append(time.monotonic())
         seconds = zip(("merge_s", "table_s", "rank_s"), np.diff(clock).tolist(), strict=True)
         self.figures = {"positions": counted.total(), "ngrams": sum(table.sizes()), "digest": digest(*counted.columns()), **dict(seconds)}
+
+
+if __name__ == "__main__":
+    KernelCache.announces = True
+    TableAhead(RowCounter(*map(int, sys.argv[1:])), 1 << 20).warm_up()

@@ -110,8 +110,8 @@ class Trainer:
         rows = self.loader.batch(0)
         counting = Worker("warm-up", 1)
         if self.ahead is not None:
-            counting.submit(self.ahead.warm_up)  # beside the compiler, which waits for others much of its time
-        gc.disable()  # what the compiler makes stays; going through it again and again is a tenth of its time
+            counting.submit(partial(self.ahead.warm_up, self.loss != self.model.loss))
+        gc.disable()  # searching what the compiler makes is a tenth of its time
         for _ in range(settings.warmup_steps):
             self.forward_backward(rows)
             self.update(0.5)
@@ -143,8 +143,7 @@ class Trainer:
         """Trains until the clock or the step count is used up, SIGTERM or Ctrl-C.  The weights end unrounded."""
         settings, state = self.config.train, self.state
         warmup_s = self._warm_up_or_resume(writer)
-        patience_s = self.ranks.timeout_s if self.ranks.world > 1 else math.inf
-        losses = LossReader(state.step, patience_s)
+        losses = LossReader(state.step, self.ranks.timeout_s if self.ranks.world > 1 else math.inf)
         begin, saved_at = time.monotonic() - state.wall_s, time.monotonic()
         with self.log.bar("training"), terminated() as signals:
             while True:

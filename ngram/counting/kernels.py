@@ -114,9 +114,8 @@ def exact_count(counts: Array, i: int, over_index: Array, over_count: Array) -> 
 def merge_runs(a: Array, b: Array, out: Array) -> tuple[int, int]:
     """Merges two sorted runs, adding counts of equal keys.
 
-    a, b, out: tuples (hi, lo, counts, over_index, over_count); out has room for both.  The loop has no
-    unpredictable branch: which side is smaller is a coin toss, and a mispredicted branch costs more than the rest.
-    Returns (number of keys, number of overflow entries)."""
+    a, b, out: tuples (hi, lo, counts, over_index, over_count); out has room for both.  The loop
+    has no branch that nobody can predict.  Returns (number of keys, number of overflow entries)."""
     a_hi, a_lo, a_counts, a_index, a_exact = a
     b_hi, b_lo, b_counts, b_index, b_exact = b
     hi, lo, counts, over_index, over_count = out

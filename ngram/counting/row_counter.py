@@ -40,7 +40,7 @@ class RowCounter:
         self._lent: Run | None = None
 
     def warm_up(self) -> Run:
-        """Compiles the counting kernels on a few tokens, whose counts it returns; counts nothing itself.  Compiling holds the interpreter lock."""
+        """Compiles the counting kernels on a few tokens, whose counts it returns; counts nothing itself."""
         small = RowCounter(self.vocab_size, self.order, self.bos, buffer_positions=8)
         small.update(np.zeros((1, self.history + 64), self._type))
         return small.run()

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -131,6 +132,21 @@ def test_kernels_that_are_prepared_beside_the_compiler_add_no_name_to_numpy() ->
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[[], [], [], []]\n"
+
+
+def test_kernels_compiled_aside_are_only_loaded_here_and_said_once(tmp_path: Path) -> None:
+    code = (
+        "from hybrid.training.table_ahead import KernelCache, RowCounter, TableAhead\n"
+        "from ngram.compiled import compile_seconds\n"
+        "KernelCache.announces = True\n"
+        "TableAhead(RowCounter(1024, 7, 1), 1 << 24).warm_up(aside=True)\n"
+        "print(compile_seconds())\n"
+    )
+    place = {**os.environ, "SEEDGRAM_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=place, capture_output=True, text=True, check=True)
+    assert done.stdout == "0.0\n"
+    assert done.stderr.count("compiling kernels for this machine, once") == 1
+    assert len(list(tmp_path.glob("cache/kernels/*/*"))) > 10
 
 
 def test_microbatches_give_the_gradient_of_the_whole_batch(tiny_data: Path, tmp_path: Path) -> None:
