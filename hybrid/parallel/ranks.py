@@ -64,7 +64,7 @@ class Ranks:
         return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
 
     def keep_memory(self) -> None:
-        """For programs: on a CPU glibc keeps freed pages, whose clearing took 6 % of training (LOG.md, 2026-11-28)."""
+        """For programs: on a CPU glibc keeps freed pages, whose clearing took 6 % of training (LOG.md)."""
         with suppress(AttributeError, TypeError):  # not glibc
             if self.device.type == "cpu":
                 for option in -3, -1:  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD

@@ -10,7 +10,7 @@ from hybrid.settings.config import GROUP_OF, Config, ConfigError, override
 
 # What #1095 and #1113 share with the challenge's record line
 _RECORD_LINE = dict(depth_norm_scale=True, smear_gate=True, value_embed_dim=128, value_embed_layers=2)
-# What gains most in 110 s on one GPU (LOG.md, 2026-11-26); sharp queries, a low cap
+# What gains most in 110 s on one GPU (LOG.md); sharp queries, a low cap
 _SHORT_RUN = dict(muon_row_decay=0.95, matrix_weight_decay=0.1, momentum_rise=0.1, lr_floor=0.05)
 _SHARP = dict(query_gain=4.0, softcap=15.0)
 # #1301: 12 layers of SwiGLU, no adapter
@@ -26,7 +26,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         weight_step=0.24, embed_bits=8, embed_step=0.04, rare_step=0.25, table_step=0.5, gptq_tokens=131072,
     ),
     # #1095: every block matrix a frozen orthogonal map + LoRA of rank 64; its extras as listed in its code.  Adapters want half the rate of
-    # whole matrices (LOG.md, 2026-11-27; windows: 2026-11-28).
+    # whole matrices (LOG.md).
     "seed1095": dict(_RECORD_LINE | _SHORT_RUN | _SHARP, window=128, whole_layers=2, bigram_buckets=3072, xsa_layers=5, matrix_lr=0.016, gptq_tokens=131072),
     # #1113: 11 layers, the same idea at rank 32, with value residual and U-net skips.
     "random1113": dict(
@@ -57,7 +57,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
     ),
     # #874: the plainest of the family: 5 layers, every matrix a Gaussian map with an adapter of rank 16.
     "gaussian874": dict(activation="relu2", rope_dims=64, basis="gaussian", map_seed=874, rank_attention=16, rank_mlp=16),
-    # The yardstick: the challenge's naive baseline, nothing frozen, with windows.  Of 5, 6 and 7 bits, 5 leave the best blend (LOG.md, 2026-11-26).
+    # The yardstick: the challenge's naive baseline, nothing frozen, with windows.  Of 5, 6 and 7 bits, 5 leave the best blend (LOG.md).
     "dense9": dict(
         window=128, whole_layers=2, layers=9, mlp_mult=2.0, activation="relu2", rope_dims=64, freeze="none", skips=True, seq_len=1024, weight_bits=5,
         gptq_tokens=131072,

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -48,7 +49,8 @@ class TableAhead:
         """Compiles every kernel from counting on, `aside` first in another process, where it takes no lock of this one; counts nothing."""
         if aside:
             numbers, heard = (self.cache.vocab_size, self.cache.order, self.cache.bos), None if KernelCache.announces else subprocess.DEVNULL
-            subprocess.run([sys.executable, "-m", __name__, *map(str, numbers)], cwd=ROOT, stderr=heard, start_new_session=True)
+            with suppress(OSError):
+                subprocess.run([sys.executable, "-m", __name__, *map(str, numbers)], cwd=ROOT, stderr=heard, start_new_session=True)
         other = TableAhead(self.cache, self._room)
         other._make(self.cache.warm_up())
         other._stages.begin(self._room)

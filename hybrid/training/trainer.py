@@ -105,25 +105,28 @@ class Trainer:
     def warm_up(self) -> float:
         """Compiles and warms all that the run will use, then restores weights and optimisers.  Counts nothing.  Returns seconds."""
         begin, settings = time.monotonic(), self.config.train
-        before = [p.detach().clone() for p in self.state.parameters]
+        searched, before = gc.isenabled(), [p.detach().clone() for p in self.state.parameters]
         fresh = [optimiser.state_dict() for optimiser in self.state.optimisers]
         rows = self.loader.batch(0)
         counting = Worker("warm-up", 1)
         if self.ahead is not None:
             counting.submit(partial(self.ahead.warm_up, self.loss != self.model.loss))
         gc.disable()  # searching what the compiler makes is a tenth of its time
-        for _ in range(settings.warmup_steps):
-            self.forward_backward(rows)
-            self.update(0.5)
-        if settings.warmup_steps and settings.qat_from >= 0:  # the graphs of later phases too: nothing is compiled mid-run
-            self._round()
-            self.forward_backward(rows)
-            self.model.set_fake_bits(0)
-        if settings.warmup_steps and settings.freeze_at >= 0:
-            self.model.freeze_learned()
-            self.forward_backward(rows)
-            self.state.unfreeze()
-        gc.enable()
+        try:
+            for _ in range(settings.warmup_steps):
+                self.forward_backward(rows)
+                self.update(0.5)
+            if settings.warmup_steps and settings.qat_from >= 0:  # the graphs of later phases too: nothing is compiled mid-run
+                self._round()
+                self.forward_backward(rows)
+                self.model.set_fake_bits(0)
+            if settings.warmup_steps and settings.freeze_at >= 0:
+                self.model.freeze_learned()
+                self.forward_backward(rows)
+                self.state.unfreeze()
+        finally:
+            if searched:
+                gc.enable()
         counting.wait()
         with torch.no_grad():
             torch._foreach_copy_(self.state.parameters, before)

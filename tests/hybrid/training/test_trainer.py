@@ -1,5 +1,6 @@
 """The training loop: what is counted, what warm-up leaves behind, when phases begin, what a checkpoint must fit."""
 
+import gc
 import itertools
 import json
 import os
@@ -20,6 +21,7 @@ from hybrid.settings.config import override
 from hybrid.training import checkpoint, pack
 from hybrid.training.batches import LossReader, TrainError
 from hybrid.training.run_log import RunLog
+from hybrid.training.table_ahead import TableAhead
 from hybrid.training.trainer import Trainer
 from ngram.arrays import Tokens
 from ngram.counting.row_counter import RowCounter
@@ -134,6 +136,24 @@ def test_kernels_that_are_prepared_beside_the_compiler_add_no_name_to_numpy() ->
     assert done.stdout == "[[], [], [], []]\n"
 
 
+@pytest.mark.parametrize("searched", [True, False])
+def test_the_search_for_garbage_goes_on_after_the_warm_up_as_before_it_also_where_that_fails(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, searched: bool
+) -> None:
+    run, seen = trainer(settings(steps=1), tiny_data, tmp_path), []
+    (gc.enable if searched else gc.disable)()
+    try:
+        monkeypatch.setattr(run, "update", lambda _: seen.append(gc.isenabled()))
+        run.warm_up()
+        assert not any(seen) and seen and gc.isenabled() == searched
+        monkeypatch.setattr(run, "update", lambda _: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            run.warm_up()
+        assert gc.isenabled() == searched
+    finally:
+        gc.enable()
+
+
 def test_kernels_compiled_aside_are_only_loaded_here_and_said_once(tmp_path: Path) -> None:
     code = (
         "from hybrid.training.table_ahead import KernelCache, RowCounter, TableAhead\n"
@@ -147,6 +167,13 @@ def test_kernels_compiled_aside_are_only_loaded_here_and_said_once(tmp_path: Pat
     assert done.stdout == "0.0\n"
     assert done.stderr.count("compiling kernels for this machine, once") == 1
     assert len(list(tmp_path.glob("cache/kernels/*/*"))) > 10
+
+
+def test_where_no_other_process_can_be_started_kernels_are_compiled_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/there/is/no/python")
+    ahead = TableAhead(RowCounter(1024, 7, 1), 1 << 24)
+    ahead.warm_up(aside=True)
+    assert ahead.cache.positions == 0
 
 
 def test_microbatches_give_the_gradient_of_the_whole_batch(tiny_data: Path, tmp_path: Path) -> None:
