@@ -35,6 +35,7 @@ from hybrid.storing import artifact
 from ngram.arrays import U16
 from ngram.container import atomic_write
 from ngram.errors import SeedgramError
+from ngram.terminal import stage
 
 SLACK = 0.0001  # payload may exceed or undercut the promise by this share …
 SLACK_BYTES = 16  # … and so many bytes in all
@@ -134,7 +135,8 @@ def _code(
     data, coded = stream_coder.encode(art, sha, stretch.tokens, settings, device, stretch.said)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "coded").write_bytes(data)
-        decoded = _decode_elsewhere(path, out, Path(folder))
+        with stage(f"decoding {out}, {len(stretch.tokens):,} tokens, in a process of its own"):
+            decoded = _decode_elsewhere(path, out, Path(folder))
         same_tokens = np.array_equal(np.fromfile(Path(folder) / "tokens", dtype="<u2"), stretch.tokens)
         same_bytes = (Path(folder) / "bytes").read_bytes() == stretch.said
     gap, allowed = abs(8 * coded.payload_bytes - coded.bits), SLACK * coded.bits + 8 * SLACK_BYTES

@@ -19,6 +19,7 @@ import torch
 from hybrid.scoring.options import EvalOptions
 from ngram.arrays import F64
 from ngram.errors import SeedgramError
+from ngram.terminal import stage
 
 ROOT = Path(__file__).resolve().parents[2]
 LAST_DIGIT = 1e-4  # of the figure in eval.py's table
@@ -89,7 +90,8 @@ def run_eval(
         several = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
         command = [sys.executable, *several, *start, "--artifact", str(artifact), "--data", str(data), "--device", device.type]
         command += [*flags_of(options), "--json", str(result), "--bits", str(bits)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env={**os.environ, **own})
+        with stage(f"eval.py over {options.max_tokens:,} tokens" if options.max_tokens else "eval.py"):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env={**os.environ, **own})
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["no reason given"]
             reason = ([line for line in lines if re.match(r"\w+Error: ", line)] or lines)[-1]  # torchrun says more behind it

@@ -235,7 +235,7 @@ FAULTS = (
         "the product's share comes from every rank, once more for each",
         PREDICTOR,
         "dist.all_reduce(product_n, group=self.ranks.patient_group)",
-        "dist.all_reduce(product_n, group=self.ranks.patient_group), product_n.mul_(self.ranks.world)",
+        "dist.all_reduce(product_n, group=self.ranks.patient_group); product_n = product_n * self.ranks.world",
         TWO_RANKS,
     ),
     Fault(

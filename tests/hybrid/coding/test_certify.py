@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hybrid.cli import seedgram
 from hybrid.coding import certify, compress
 from hybrid.data.write_shards import write_shard
 from hybrid.parallel.ranks import Ranks
+from hybrid.scoring import printed
 from hybrid.scoring.options import AdaptConfig, EvalOptions
 from hybrid.scoring.printed import Printed, run_eval
 from ngram.errors import SeedgramError
@@ -36,9 +38,17 @@ def test_a_certificate_passes_and_is_decoded_by_a_process_that_has_nothing_else(
             return run_eval(*arguments)
 
     monkeypatch.setattr(certify, "run_eval", forked)
+    said: list[str] = []  # on a terminal, while nothing is to be seen of other processes
+    for module in (certify, printed):
+        monkeypatch.setattr(module, "stage", lambda title: said.append(title) or nullcontext())
     write_shard(tmp_path / "x_val_000000.bin", tiny.stream(seed=2, count=30))
     result = certificate(tiny_file, tmp_path, 2000)
     assert result["passed"], result["faults"]
+    wide, part = (f"{tokens:,} tokens" for tokens in (result["tokens"], result["in_order"]["tokens"]))
+    alone = "in a process of its own"
+    assert [title.replace(f"{tmp_path}/", "") for title in said] == [
+        f"decoding F, {wide}, {alone}", f"eval.py over {wide}", f"decoding F.order, {part}, {alone}", f"eval.py over {part}",
+    ]
     assert 2000 <= result["bytes"] < 2020 and 600 <= result["in_order"]["bytes"] < 620
     for figures, name in ((result, "F"), (result["in_order"], "F.order")):
         assert figures["certified_bpb"] == 8 * (tmp_path / name).stat().st_size / figures["bytes"]  # the whole file, header included
