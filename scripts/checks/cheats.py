@@ -14,7 +14,6 @@ import json
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +93,8 @@ def main() -> int:
         for kind in wanted
         if seed < (flags.honest if kind in honest_scorers.HONEST else flags.seeds) and (kind.__name__, seed, flags.tokens) not in done
     ]
-    # not as forks; and without max_tasks_per_child, with which Python 3.11 waited for ever once every process had done its share
-    with ProcessPoolExecutor(flags.jobs, get_context("spawn")) as pool, flags.record.open("a") as file:
+    # max_tasks_per_child: processes then start from nothing instead of as forks; and none may come to that number, after which Python 3.11 waits for ever
+    with ProcessPoolExecutor(flags.jobs, max_tasks_per_child=len(todo) + 1) as pool, flags.record.open("a") as file:
         for ended in as_completed([pool.submit(audited, kind, seed, flags.tokens) for kind, seed in todo]):
             print(json.dumps(ended.result()), file=file, flush=True)
     return 0 if table(read(flags.record)) else 1
