@@ -12,8 +12,8 @@ from hybrid.model.attention import MAX_CONTEXT, Past, Rope, Window, rms_norm, ro
 from hybrid.model.blocks import Block, HashedBigram, SharedValues, SmearGate, ValueTable, is_frozen
 from hybrid.model.projection import Projection, normal
 from hybrid.model.random_maps import derive_seed
-from hybrid.parallel.side_by_side import each
 from hybrid.settings.config import ModelConfig
+from ngram.threads import each
 
 EMBEDDING_STD = 0.005  # of the challenge's baseline for tied embeddings: first logits near 0
 PARTS = {name: index for index, name in enumerate(("q", "k", "v", "o", "gate", "up", "down"))}  # seeds depend on this order

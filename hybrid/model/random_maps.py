@@ -13,6 +13,7 @@ rounded to bf16, where the difference vanishes, and `map_checksum` tells when it
 """
 
 import hashlib
+import threading
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,9 @@ from ngram.splitmix import splitmix64
 
 BF16_ONE = 0x3F80  # bit pattern of 1.0; a set top bit makes it -1.0
 GAUSSIAN_LANES = 12  # Irwin–Hall: 12 uniform 16-bit integers have variance 2³² - 1, so σ = 2¹⁶ but for 1e-10
+
+
+_all_cores = threading.Lock()  # one factorisation at a time: each takes them all
 
 
 class MapMismatch(SeedgramError):
@@ -96,7 +100,9 @@ def _hadamard(seed: int, tall: int, short: int) -> U16:
 
 def _orthogonal(seed: int, tall: int, short: int) -> U16:
     """bf16 of the Q of a QR factorisation with positive diagonal of R: Haar-distributed columns."""
-    q, r = torch.linalg.qr(torch.from_numpy(integer_gaussian(seed, tall * short).reshape(tall, short) * 2.0**-16))
+    entries = torch.from_numpy(integer_gaussian(seed, tall * short).reshape(tall, short) * 2.0**-16)
+    with _all_cores:
+        q, r = torch.linalg.qr(entries)
     return to_bf16_bits((q * torch.where(r.diagonal() < 0, -1.0, 1.0)).numpy())
 
 

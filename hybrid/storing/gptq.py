@@ -14,7 +14,6 @@ from torch import Tensor
 
 from hybrid.model.hybrid_lm import HybridLM
 from hybrid.model.projection import Projection
-from hybrid.parallel import side_by_side
 from ngram import threads
 from ngram.arrays import F32, F64
 from ngram.compiled import njit
@@ -57,7 +56,12 @@ def second_moments(model: HybridLM, windows: Iterable[Tensor]) -> dict[str, F64]
 def error_factors(moments: Mapping[str, F64]) -> dict[str, F64]:
     """{name: `error_factor` of its moments}; matrices that share an array of moments share its factor."""
     distinct = {id(moment): moment for moment in moments.values()}
-    factors = dict(zip(distinct, side_by_side.each(error_factor, distinct.values()), strict=True))
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)  # with more, the last bits depend on how many, and small products wait for threads longer than they work
+    try:
+        factors = dict(zip(distinct, threads.each(error_factor, distinct.values()), strict=True))
+    finally:
+        torch.set_num_threads(count)
     return {name: factors[id(moment)] for name, moment in moments.items()}
 
 
