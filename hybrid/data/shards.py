@@ -208,5 +208,5 @@ class Loader:
         return np.array(self._row(1 + done, self.train_tokens - 1 - done))
 
     def holdout(self) -> Tokens:
-        """The held-out end of the training stream, (n,) uint16."""
+        """The held-out end of the training stream, (n,) uint16; it is neither trained on nor counted."""
         return self.stream.read(self.train_tokens, len(self.stream))

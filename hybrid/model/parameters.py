@@ -25,7 +25,7 @@ def count_stored(model: HybridLM) -> int:
 
 
 def count_frozen(model: HybridLM) -> int:
-    """Entries of the frozen random maps, which are stored nowhere."""
+    """Entries of the frozen random maps, which are regenerated from seeds and stored nowhere."""
     return sum(p.map.numel() for p in model.projections().values() if p.frozen)
 
 

@@ -110,7 +110,7 @@ class Trainer:
         rows = self.loader.batch(0)
         counting = Worker("warm-up", 1)
         if self.ahead is not None:
-            counting.submit(partial(self.ahead.warm_up, self.loss != self.model.loss))
+            counting.submit(partial(self.ahead.warm_up, self.loss != self.model.loss))  # not in this process where torch's compiler works
         gc.disable()  # searching what the compiler makes is a tenth of its time
         try:
             for _ in range(settings.warmup_steps):
