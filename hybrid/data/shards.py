@@ -143,8 +143,8 @@ class Loader:
 
     Token 0 of the stream is given; row r has the targets 1 + r·T … (r+1)·T behind the H tokens before them (PAD before the
     beginning).  Rows come in one seeded permutation an epoch, epochs back to back; step s takes `batch_rows` of them, and rank k
-    of W the k-th of W equal parts.  Rows of later epochs begin up to T-1 tokens earlier (docs/decisions.md).
-    The end of the stream (`holdout`) is in no row."""
+    of W the k-th of W equal parts.  Rows of later epochs begin up to T-1 tokens earlier (docs/decisions.md).  The end of
+    the stream (`holdout`) is in no row."""
 
     def __init__(
         self, paths: Iterable[str | os.PathLike[str]], *, batch_rows: int, seq_len: int, history: int = 6, rank: int = 0, world: int = 1,

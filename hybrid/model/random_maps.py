@@ -25,8 +25,6 @@ from ngram.splitmix import splitmix64
 
 BF16_ONE = 0x3F80  # bit pattern of 1.0; a set top bit makes it -1.0
 GAUSSIAN_LANES = 12  # Irwin–Hall: 12 uniform 16-bit integers have variance 2³² - 1, so σ = 2¹⁶ but for 1e-10
-
-
 _all_cores = threading.Lock()  # one factorisation at a time: each takes them all
 
 
